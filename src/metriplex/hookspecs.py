@@ -1,0 +1,108 @@
+"""What a plugin may implement.
+
+A plugin is an object whose methods are marked with `metriplex.hookimpl`. It implements the hooks it
+supports; what it doesn't implement, it isn't asked. A method may leave out arguments it has no use
+for, but not rename them: a hook that is misspelled, or asks for an unknown argument, is an error
+that names it when the run is constructed.
+
+Threads: for one run, all hooks of one backend are called one after another from one worker thread
+that belongs to this backend and this run alone, never from the training thread. A backend object
+that is given to two runs is called from two threads.
+
+Failures: a hook that raises hurts nobody but its own backend. `OSError` (so also `ConnectionError`,
+`TimeoutError` and `metriplex.TransientError`) means that the failure may pass: the same call is
+made again, with the same arguments, after a pause; a backend makes sure that the second call does
+not store twice what the first one stored. Any other exception loses the records of that call; they
+are counted, and after several failures in a row the backend is suspended.
+
+A backend may have an attribute `flush_secs` (float, seconds, default 5.0): the longest time that
+records wait for `flush` while more of them keep arriving, or none do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
+
+import pluggy
+
+from metriplex.records import RunInfo, Scalar, Scalars, Text, Video  # noqa: TC001
+
+PROJECT = "metriplex"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class BackendSpec:
+    """The hooks of a backend: `metriplex.backends` entry points name factories of such objects."""
+
+    @hookspec
+    def open_run(self, run: RunInfo) -> None:
+        """Called once a run, before every other hook: create files, connect.
+
+        Args:
+            run: The run; `run.directory` exists and belongs to this run alone.
+        """
+
+    @hookspec
+    def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
+        """Called for the run's hyper-parameters, usually once, before the first scalars.
+
+        Args:
+            run: The run.
+            hparams: Flat: nested names are joined by `/`.
+        """
+
+    @hookspec
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        """Called with all the records that have come since the last call, at least one.
+
+        Args:
+            run: The run.
+            records: In the order in which the program logged them, lane by lane; steps may repeat
+                or go back where the user's do. Values may be NaN or infinite only for
+                `train/learning_rate` (NaN: unknown) or when the user asked to keep them.
+        """
+
+    @hookspec
+    def log_text(self, run: RunInfo, text: Text) -> None:
+        """Called for a piece of text.
+
+        Args:
+            run: The run.
+            text: The record.
+        """
+
+    @hookspec
+    def log_video(self, run: RunInfo, video: Video) -> None:
+        """Called for a clip.
+
+        Args:
+            run: The run.
+            video: The record; `video.frames` is uint8 `[time, height, width, 3]`.
+        """
+
+    @hookspec
+    def flush(self, run: RunInfo) -> None:
+        """Called after a user's `flush`, and at least every `flush_secs` while records come.
+
+        When it returns, everything that was logged before must survive a SIGKILL of this process.
+
+        Args:
+            run: The run.
+        """
+
+    @hookspec
+    def close_run(self, run: RunInfo, status: str) -> None:
+        """Called once, last: flush, then release files, threads and connections.
+
+        Args:
+            run: The run.
+            status: `"finished"`, `"failed"` (an exception left the `with` block) or
+                `"interrupted"` (Ctrl-C, SIGTERM).
+        """
+
+
+BACKEND_HOOKS: tuple[str, ...] = tuple(
+    name for name, value in vars(BackendSpec).items() if hasattr(value, f"{PROJECT}_spec")
+)

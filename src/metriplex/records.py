@@ -1,0 +1,143 @@
+"""What crosses the plugin hooks: frozen dataclasses of NumPy and plain Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - part of public annotations, read at run time
+from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - part of public annotations, read at run time
+from typing import TypeAlias
+
+import numpy as np
+
+Scalar: TypeAlias = bool | int | float
+"""One logged value: exact, whatever the dtype it had on the device."""
+
+
+def lane_name(lane: int) -> str:
+    """Names a lane of a vmapped axis, as directories and child runs show it.
+
+    Args:
+        lane: Index of the lane along the flattened vmapped axes, from 0.
+
+    Returns:
+        `seed_000`, `seed_001`, ...
+    """
+    return f"seed_{lane:03d}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One run: what a backend needs to know to open it. Equal and hashable by `id`.
+
+    Attributes:
+        id: Unique in this process and, with high probability, everywhere (a hex string).
+        name: The run's name, which is also the name of its directory.
+        directory: Where the run's files go; exists when a backend sees it.
+        start_time: Seconds since the Unix epoch at which the run was created.
+        total_steps: Environment steps that the whole training will take, if known.
+        resume_step: The first step that this process logs again, when the run continues an
+            earlier one: what was logged at this step and beyond is superseded. None for a new run.
+    """
+
+    id: str
+    name: str = field(compare=False)
+    directory: Path = field(compare=False)
+    start_time: float = field(compare=False)
+    total_steps: int | None = field(default=None, compare=False)
+    resume_step: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """All the scalars that one lane logged at one step.
+
+    Attributes:
+        step: Environment steps taken so far, over all environments of the lane; exact beyond 2**31.
+        values: Tag to value. Tags are non-empty and joined by `/`. A value that was float16,
+            bfloat16 or float32 on the device is the Python float of exactly that value.
+        iteration: Index of the training iteration, from 0; None for what was logged outside one.
+        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
+        wall_time: Seconds since the Unix epoch at which the host received the record.
+    """
+
+    step: int
+    values: Mapping[str, Scalar]
+    iteration: int | None = None
+    lane: int | None = None
+    wall_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text (Markdown, where the backend shows it) at one step.
+
+    Attributes:
+        step: Environment steps taken so far.
+        tag: Name under which it is shown.
+        text: The text.
+        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
+        wall_time: Seconds since the Unix epoch.
+    """
+
+    step: int
+    tag: str
+    text: str
+    lane: int | None = None
+    wall_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video:
+    """A clip at one step.
+
+    Attributes:
+        step: Environment steps taken so far.
+        tag: Name under which it is shown, `eval/video` for evaluation videos.
+        frames: uint8 `[time, height, width, 3]`, RGB.
+        fps: Frames a second at which the clip plays at its true speed.
+        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
+        wall_time: Seconds since the Unix epoch.
+    """
+
+    step: int
+    tag: str
+    frames: np.ndarray
+    fps: float
+    lane: int | None = None
+    wall_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Rejects frames that no encoder could take.
+
+        Raises:
+            ValueError: `frames` is not uint8 `[time, height, width, 3]`, or `fps` not positive.
+        """
+        frames = np.asarray(self.frames)
+        shape_ok = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
+        if not shape_ok or frames.dtype != np.uint8:
+            raise ValueError(
+                f"`frames` of a video must be uint8 [time, height, width, 3], not empty; got "
+                f"{frames.dtype} {list(frames.shape)} for `{self.tag}`"
+            )
+        if not self.fps > 0:
+            raise ValueError(f"`fps` of a video must be positive; got {self.fps} for `{self.tag}`")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of the records that were meant for one backend.
+
+    Attributes:
+        backend: The backend's name in this run.
+        delivered: Records that the backend took without an error (a video or text counts as one).
+        undelivered: Records that it did not: dropped from a full queue, failed, or still queued
+            when the run was closed.
+        error: The last error that the backend raised, as `Type: message`; None if it raised none.
+        suspended: Whether the backend was given up because it kept failing.
+    """
+
+    backend: str
+    delivered: int
+    undelivered: int
+    error: str | None = None
+    suspended: bool = False

@@ -1,0 +1,344 @@
+"""The learning rate, read out of whatever optimizer state the training loop carries.
+
+A state is a tree, and optax marks what its parts mean by the names of their fields, so the search
+goes by those names and not by classes: it reads the states of every optax release, their copies as
+dictionaries (checkpoints, `nnx.state`) and the train states that hold them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from types import ModuleType
+from typing import Any, Final, NamedTuple, TypeAlias, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+TAG: Final = "train/learning_rate"
+"""The tag of a rate that needs no label, and the prefix of those that do."""
+
+GivenRate: TypeAlias = "float | jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]"
+"""A constant rate or an optax schedule: a function of the number of updates applied before."""
+
+_MAX_DEPTH: Final = 100
+_MAX_NODES: Final = 100_000
+_LEAVES: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
+_OPAQUE: Final = (*_LEAVES, type(None), type, ModuleType)
+# SAM's adversarial step is not a step of training; the others hold no optimizer state at all.
+_NOT_SEARCHED: Final = frozenset(
+    {"adv_state", "apply_fn", "hyperparams", "hyperparams_states", "model", "params", "tx"}
+)
+_PLATEAU: Final = frozenset({"plateau_count", "scale"})
+_LINE_SEARCH: Final = frozenset({"grad", "info", "learning_rate", "value"})
+
+
+def learning_rates(opt_state: object, given: GivenRate | None = None) -> dict[str, jax.Array]:
+    """Reads the learning rate that the last applied update used.
+
+    Pure and traceable; changes nothing and never raises, whatever `opt_state` is. Before the first
+    update it is the rate that the first update will use.
+
+    - What `optax.inject_hyperparams` stores as `learning_rate` is read, wherever it is in the
+      state. Of nested injections the innermost one counts: it alone scales the update.
+    - Several rates (the groups of `optax.partition`, several optimizers in one dictionary, tuple or
+      dataclass) get a tag each, `train/learning_rate/<label>`: the group's label, the dictionary's
+      key, the field's name or the position, as far as it tells the rates apart.
+    - `optax.contrib.reduce_on_plateau` and line searches multiply the rate of their chain; a line
+      search alone is the rate.
+
+    Args:
+        opt_state: An optax state, or what holds one or more: tuples, dictionaries, dataclasses,
+            flax's and equinox's train states.
+        given: Used where the state holds no rate. A schedule is evaluated at the number of updates
+            applied before the last one, as `optax.inject_hyperparams` does; the number is the
+            `count` in the state, so under `optax.MultiSteps` mini-steps don't count. Where several
+            counts differ, the largest one is meant.
+
+    Returns:
+        Tag to scalar of shape `[]`: float32, or the floating dtype that the state holds. NaN where
+        the rate is unknown or not one number; never empty.
+    """
+    try:
+        search = _Search()
+        reading = search.read(opt_state)
+        rates = _tagged(reading)
+        if not any(rate is not None for rate in rates.values()):
+            rate = _evaluate(given, search.step)
+            if given is None and reading.searched:
+                rate = jnp.float32(1)
+            rate = _scaled(rate, reading.factor)
+            rates = rates if rates and rate is None else {TAG: rate}
+        return {tag: _unknown() if rate is None else rate for tag, rate in rates.items()}
+    except Exception:  # noqa: BLE001 - training must survive any object that is given as a state
+        return {TAG: _unknown()}
+
+
+def explain_unknown(opt_state: object, given: GivenRate | None = None) -> str:
+    """Says why `learning_rates` gives NaN, for the one message that a user sees about it.
+
+    Args:
+        opt_state: What `learning_rates` was given.
+        given: What `learning_rates` was given.
+
+    Returns:
+        One or two sentences: why, what was found in the state, and how to mend it. Empty if every
+        rate is known (though its value may still be NaN). Never raises.
+    """
+    try:
+        search = _Search()
+        reading = search.read(opt_state)
+        unreadable = [tag for tag, rate in _tagged(reading).items() if rate is None]
+        if (reading.rates and not unreadable) or (given is None and reading.searched):
+            return ""
+        if given is not None and _evaluate(given, search.step) is not None:
+            return ""
+        found = ", ".join(f"`{name}`" for name in list(search.types)[:8]) or "nothing"
+        if opt_state is None and given is None:
+            why = "no optimizer state was given; give `opt_state=` to `on_iteration`, or"
+        elif given is not None and callable(given) and search.step is None:
+            why = (
+                f"the optimizer state (of {found}) holds no step count at which the schedule "
+                "`learning_rate=` could be evaluated;"
+            )
+        elif given is not None:
+            why = "`learning_rate=` is not one number, or the schedule raised an error;"
+        elif unreadable:
+            why = (
+                f"what the optimizer state (of {found}) holds as `learning_rate` is not one number;"
+            )
+        else:
+            why = f"the optimizer state (of {found}) holds none;"
+        mend = "pass `learning_rate=`, a number or the optimizer's schedule, to the callback"
+    except Exception as error:  # noqa: BLE001 - a message is not worth an exception
+        why, mend = (
+            f"the optimizer state could not be read ({type(error).__name__});",
+            "pass `learning_rate=` to the callback",
+        )
+    return f"`{TAG}` is unknown and logged as NaN: {why} {mend}. Training is not affected."
+
+
+class _Rate(NamedTuple):
+    path: tuple[str, ...]
+    value: jax.Array | None
+    """None: held by the state, but not one number."""
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one part of a state says of the rate.
+
+    Attributes:
+        rates: The rates that are held, with the keys that tell them apart.
+        factor: What multiplies a rate that is not held here; already in those that are.
+        searched: Whether a line search made the factor, which then is a rate by itself.
+        bare: Whether the part is the factor's own state, so that it scales its neighbours.
+    """
+
+    rates: tuple[_Rate, ...] = ()
+    factor: jax.Array | None = None
+    searched: bool = False
+    bare: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.rates) or self.factor is not None
+
+
+@final
+class _Search:
+    """One walk over a state, and what it met on the way.
+
+    Attributes:
+        step: Number of updates applied, int32 or as found; None where nothing counts them.
+        types: Names of the classes met, in order.
+    """
+
+    def __init__(self) -> None:
+        self.types: dict[str, None] = {}
+        self._counts: dict[int, list[jax.Array]] = {}
+        # Holds the nodes too: an id is only unique while its object lives.
+        self._seen: dict[int, tuple[object, _Reading]] = {}
+
+    @property
+    def step(self) -> jax.Array | None:
+        if not self._counts:
+            return None
+        return functools.reduce(jnp.maximum, self._counts[min(self._counts)])
+
+    def read(self, node: object, depth: int = 0) -> _Reading:
+        if isinstance(node, _OPAQUE) or depth > _MAX_DEPTH or len(self._seen) > _MAX_NODES:
+            return _Reading()
+        if id(node) not in self._seen:
+            self._seen[id(node)] = node, _Reading()  # what a cycle finds
+            self._seen[id(node)] = node, self._read_container(node, depth)
+        return self._seen[id(node)][1]
+
+    def _read_container(self, node: object, depth: int) -> _Reading:
+        if type(node).__module__ != "builtins":
+            self.types.setdefault(type(node).__name__)
+        children = _children(node)
+        fields = {_text(key): child for key, child in children}
+        self._count(node, fields)
+        if fields.keys() >= _PLATEAU:
+            return _Reading(factor=_scalar(fields["scale"]), bare=True)
+        if fields.keys() >= _LINE_SEARCH:
+            return _Reading(factor=_scalar(fields["learning_rate"]), searched=True, bare=True)
+        inner = _merged(
+            [
+                (_text(key), self.read(child, depth + 1))
+                for key, child in children
+                if _text(key) not in _NOT_SEARCHED
+            ]
+        )
+        if "hyperparams" in fields and not inner.rates:
+            held = {_text(key): value for key, value in _children(fields["hyperparams"])}
+            if "learning_rate" in held:
+                rate = _scaled(_scalar(held["learning_rate"]), inner.factor)
+                return _Reading((_Rate((), rate),), inner.factor)
+        return inner
+
+    def _count(self, node: object, fields: dict[str, Any]) -> None:
+        """Keeps the number of updates that a node counts, by how sure that number is."""
+        if fields.keys() == {"count"}:  # `ScaleByScheduleState`: counts for the schedule itself
+            rank, count = 0, _scalar(fields["count"], jnp.integer)
+        elif "count" in fields and not fields.keys() & {"plateau_count", "grad_acc"}:
+            rank, count = 1, _scalar(fields["count"], jnp.integer)
+        elif fields.keys() >= {"gradient_step", "mini_step"}:
+            rank, count = 2, _scalar(fields["gradient_step"], jnp.integer)
+        elif fields.keys() >= {"step_count", "max_lr"}:  # schedule-free counts from 1
+            rank, count = 2, _scalar(fields["step_count"], jnp.integer)
+            count = None if count is None else count - 1
+        elif "t" in fields and fields.keys() & {"n", "m"}:  # Adan and simplified AdEMAMix
+            rank, count = 2, _scalar(fields["t"], jnp.integer)
+        elif "step" in fields and "opt_state" in fields and getattr(node, "tx", None) is not None:
+            rank, count = 3, _scalar(fields["step"], jnp.integer)  # flax's train states
+        else:
+            return
+        if count is not None:
+            self._counts.setdefault(rank, []).append(count)
+
+
+def _merged(parts: list[tuple[str, _Reading]]) -> _Reading:
+    """Joins the readings of a node's children, labelled by key where several hold rates."""
+    factor = functools.reduce(_product, (part.factor for _, part in parts if part.bare), None)
+    searched = any(part.searched for _, part in parts if part.bare)
+    parts = [(key, part) for key, part in parts if part and not part.bare]
+    holders = [(key, part) for key, part in parts if part.rates]
+    rates = tuple(
+        _Rate(rate.path if len(holders) == 1 else (key, *rate.path), _scaled(rate.value, factor))
+        for key, part in holders
+        for rate in part.rates
+    )
+    parts = holders or parts
+    if len(parts) == 1:
+        factor = _product(factor, parts[0][1].factor)
+        searched = searched or parts[0][1].searched
+    elif any(part.factor is not None for _, part in parts):
+        factor, searched = _unknown(), False  # each of another group of parameters: no single one
+    return _Reading(rates, factor, searched)
+
+
+def _tagged(reading: _Reading) -> dict[str, jax.Array | None]:
+    tags: dict[str, jax.Array | None] = {}
+    for path, value in reading.rates:
+        tag = base = "/".join((TAG, *path))
+        copies = 1
+        while tag in tags:
+            copies += 1
+            tag = f"{base}_{copies}"
+        tags[tag] = value
+    return tags
+
+
+def _children(node: object) -> list[tuple[Hashable, Any]]:
+    """Children of a container with their keys, whether or not it is a pytree. Never raises."""
+    try:
+        if isinstance(node, _OPAQUE):
+            return []
+        names = getattr(node, "_fields", None)
+        if isinstance(node, tuple) and isinstance(names, tuple):
+            return list(zip(names, node, strict=True))
+        if isinstance(node, Mapping):
+            # Sorted as jit sorts them, so that labels which collide are numbered alike everywhere.
+            return sorted(node.items(), key=lambda item: _text(item[0]))
+        if isinstance(node, (tuple, list)):
+            return list(enumerate(node))
+        if dataclasses.is_dataclass(node):
+            return [
+                (field.name, getattr(node, field.name, None)) for field in dataclasses.fields(node)
+            ]
+        leaves = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda part: part is not node)
+        if leaves and leaves[0][1] is node:
+            return list(vars(node).items())
+        return [(jax.tree_util.keystr(path, simple=True), child) for path, child in leaves]
+    except Exception:  # noqa: BLE001 - a container that can't be opened holds nothing to be read
+        return []
+
+
+def _text(key: object) -> str:
+    try:
+        return str(key) or repr(key)
+    except Exception:  # noqa: BLE001 - a label may be any hashable, also one that can't be printed
+        return type(key).__name__
+
+
+def _scalar(value: object, kind: type[Any] = jnp.floating) -> jax.Array | None:
+    """The one number that a leaf, or a variable around one, holds; None if it isn't one number.
+
+    Args:
+        value: A number, an array of size one or a container with one child that is either.
+        kind: `jnp.floating`: integers are taken as float32, or `jnp.integer`.
+    """
+    for _ in range(4):
+        if isinstance(value, _LEAVES):
+            break
+        children = _children(value)
+        value = children[0][1] if len(children) == 1 and not isinstance(value, Mapping) else None
+    if not isinstance(value, _LEAVES) or isinstance(value, (bool, str, bytes)):
+        return None
+    if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
+        return None
+    array = jnp.asarray(value, jnp.float32 if type(value) is float else None)
+    if array.size != 1:
+        return None
+    if jnp.issubdtype(array.dtype, kind):
+        dtype = array.dtype
+    elif kind is jnp.floating and jnp.issubdtype(array.dtype, jnp.integer):
+        dtype = jnp.float32
+    else:
+        return None
+    return jax.lax.convert_element_type(array.reshape(()), dtype)
+
+
+def _evaluate(given: GivenRate | None, step: jax.Array | None) -> jax.Array | None:
+    """A given rate as a scalar; None if there is none, or it is not one number.
+
+    Without a step count, only a schedule whose value doesn't depend on it has a known rate.
+    """
+    if given is None or not callable(given):
+        return _scalar(given)
+    try:
+        if step is not None:
+            return _scalar(given(jnp.maximum(step, 1) - 1))
+        values: list[object] = []
+        jax.eval_shape(lambda count: values.append(given(count)), jnp.int32(0))
+        constant = not isinstance(values[0], Tracer)
+        return _scalar(values[0]) if constant else None
+    except Exception:  # noqa: BLE001 - a schedule that can't be evaluated gives no rate
+        return None
+
+
+def _scaled(rate: jax.Array | None, factor: jax.Array | None) -> jax.Array | None:
+    return rate if rate is None or factor is None else (rate * factor).astype(rate.dtype)
+
+
+def _product(a: jax.Array | None, b: jax.Array | None) -> jax.Array | None:
+    return b if a is None else _scaled(a, b)
+
+
+def _unknown() -> jax.Array:
+    return jnp.full((), jnp.nan, jnp.float32)

@@ -1,0 +1,116 @@
+"""Checking a plugin's hooks before any of them is called.
+
+pluggy reports a misspelled hook and an unknown argument; what it silently never calls, or calls
+without the arguments that were meant, is an error here too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from metriplex.errors import PluginError
+from metriplex.hookspecs import BACKEND_HOOKS, PROJECT, BackendSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+def marked_hooks(owner: object) -> Iterator[tuple[str, str, Callable[..., object]]]:
+    """Method name, hook name and function of everything that is marked as a hook."""
+    for attribute in dir(owner):
+        function = _function(owner, attribute)
+        options = getattr(function, f"{PROJECT}_impl", None)
+        if function is not None and isinstance(options, dict):
+            yield attribute, options.get("specname") or attribute, function
+
+
+def _function(owner: object, attribute: str) -> Callable[..., object] | None:
+    """A method's function, found without running properties."""
+    found = inspect.getattr_static(owner, attribute, None)
+    found = getattr(found, "__func__", found)
+    return found if inspect.isfunction(found) else None
+
+
+def check_hooks(owner: object, label: str) -> tuple[str, ...]:
+    """The hooks that a plugin object, or the class of one, implements, in the order of the spec."""
+    label = f"{label} ({owner.__name__ if inspect.isclass(owner) else type(owner).__name__})"
+    hooks = set()
+    for attribute, hook, function in marked_hooks(owner):
+        if hook in BACKEND_HOOKS:
+            hooks.add(hook)
+            _check_signature(owner, attribute, hook, function, label)
+        elif not getattr(function, f"{PROJECT}_impl").get("optionalhook"):
+            raise PluginError(
+                f"{label}: method `{attribute}` is marked as a hook, but there is no hook "
+                f"`{hook}`.{closest([hook], BACKEND_HOOKS)} The hooks are "
+                f"{listing(BACKEND_HOOKS)}"
+            )
+    forgotten = [h for h in BACKEND_HOOKS if h not in hooks and _function(owner, h) is not None]
+    if forgotten:
+        raise PluginError(
+            f"{label}: {listing(forgotten)} would never be called, because the mark "
+            "`@metriplex.hookimpl` is missing; methods that override a hook need it too"
+        )
+    if not hooks:
+        raise PluginError(
+            f"{label} implements no hook: mark its methods with `@metriplex.hookimpl`. The hooks "
+            f"are {listing(BACKEND_HOOKS)}"
+        )
+    return tuple(hook for hook in BACKEND_HOOKS if hook in hooks)
+
+
+def _check_signature(
+    owner: object, attribute: str, hook: str, function: Callable[..., object], label: str
+) -> None:
+    """Rejects what pluggy would not call, or call without the arguments that were meant."""
+    method = f"{label}: hook `{hook}` (method `{attribute}`)"
+    plain = inspect.unwrap(function)
+    if inspect.iscoroutinefunction(plain) or inspect.isgeneratorfunction(plain):
+        raise PluginError(
+            f"{method} must be a plain function: nobody would run the body of this one, which is a "
+            "generator or a coroutine"
+        )
+    offered = list(inspect.signature(getattr(BackendSpec, hook)).parameters)[1:]
+    parameters = list(inspect.signature(function).parameters.values())
+    if _binds_first(owner, attribute):
+        if not parameters or parameters[0].name in offered:
+            raise PluginError(f"{method} has no `self` as its first parameter: add it")
+        parameters = parameters[1:]
+    for parameter in parameters:
+        optional = parameter.default is not inspect.Parameter.empty
+        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if optional and parameter.name not in offered:
+            continue
+        if parameter.name in offered and not optional and not keyword_only:
+            continue
+        if parameter.name in offered:
+            why = "must be a plain positional argument without a default, or it is never filled in"
+        else:
+            why = f"is not offered.{closest([parameter.name], offered)} Offered are"
+            why = f"{why} {listing(offered)}"
+        raise PluginError(f"{method}: its argument `{parameter}` {why}")
+
+
+def _binds_first(owner: object, attribute: str) -> bool:
+    """Whether the first parameter is `self` or `cls` and no argument of the hook."""
+    found = inspect.getattr_static(owner, attribute)
+    if isinstance(found, staticmethod):
+        return False
+    own = not inspect.isclass(owner) and attribute in getattr(owner, "__dict__", {})
+    return inspect.ismethod(found) or not own
+
+
+def closest(wrong: Iterable[str], right: Iterable[str]) -> str:
+    """A sentence that names what was probably meant, or nothing."""
+    by_lower = {name.lower(): name for name in right}
+    matches = [difflib.get_close_matches(name.lower(), by_lower, 1) for name in wrong]
+    meant = [by_lower[match] for match in chain.from_iterable(matches)]
+    return f" Did you mean {listing(meant)}?" if meant else ""
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names in backticks, as error messages show them."""
+    return ", ".join(f"`{name}`" for name in names)

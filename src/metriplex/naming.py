@@ -1,0 +1,214 @@
+"""What a run and its directory are called."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metriplex.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+TIME_FORMAT = "%Y%m%d_%H%M%S"
+MAX_NAME_BYTES = 200
+"""Longest name, in UTF-8; file systems allow 255, and suffixes such as `_2` need room."""
+
+_MAX_PART_BYTES = 80
+_PROBE_BYTES = 4096
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_UNUSUAL = re.compile(r"[^\w.+=@-]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_WINDOWS_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL"} | {f"{port}{n}" for port in ("COM", "LPT") for n in range(10)}
+)
+_MENDS = {
+    errno.ENOSPC: "the disk is full: free some space, or give another `log_dir`",
+    errno.EDQUOT: "your disk quota is used up: free some space, or give another `log_dir`",
+    errno.EFBIG: "files may not grow there (`ulimit -f`): raise the limit",
+    errno.ENOTDIR: "a part of the path is a file: remove it, or give another `log_dir`",
+    errno.EEXIST: "it is a file: remove it, or give another `log_dir`",
+    errno.ENAMETOOLONG: "the path is too long: give a shorter `log_dir` or `name`",
+}
+
+
+def run_name(name: str | None, env: object, policy: object, now: datetime) -> str:
+    """Names a run by what is known of it.
+
+    Without a name it is `{policy}_{env}_{time}`, `{env}_{time}`, `{policy}_{time}` or
+    `training_{time}`, in that order of preference by what was given. `{env}` and `{policy}` are the
+    object's attribute `name` if that is a non-empty string; otherwise a string stands for itself,
+    a function or class for its own name, and any other object for the name of its class.
+    Characters that could not be part of a file name everywhere become `-` (`ALE/Pong-v5` becomes
+    `ALE-Pong-v5`) and long parts are cut off, so a generated name is always usable.
+
+    Args:
+        name: The run's name as the user gave it, used as it is; None to generate one.
+        env: The environment, or None.
+        policy: The policy, or None.
+        now: Local time at which the run was created; the generated name holds it as
+            `%Y%m%d_%H%M%S`.
+
+    Returns:
+        A name that `create_directory` accepts.
+
+    Raises:
+        ConfigurationError: `name` can't be the name of a directory on every system.
+    """
+    if name is not None:
+        check_name(name)
+        return name
+    parts = [_part(thing) for thing in (policy, env) if thing is not None] or ["training"]
+    return "_".join([*parts, now.strftime(TIME_FORMAT)])
+
+
+def check_name(name: object) -> None:
+    """Rejects a name that is not one plain path component on Linux, macOS and Windows alike.
+
+    Args:
+        name: What the user gave as `name`.
+
+    Raises:
+        ConfigurationError: It is no string or empty, holds a path separator, a control character or
+            one of `<>:"|?*`, starts with a dot, starts or ends with a space, ends with a dot, is
+            longer than 200 bytes, or is reserved on Windows.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"`name` must be a string or None, got {name!r} of type `{type(name).__name__}`"
+        )
+    why = _objection(name)
+    if why is not None:
+        usable = _usable(name)
+        mend = f"; `{usable}` would do" if usable else ""
+        raise ConfigurationError(
+            f"`name` is the name of a directory under `log_dir`, but {name!r} {why}{mend} "
+            "(other folders belong in `log_dir`)"
+        )
+
+
+def create_directory(log_dir: str | os.PathLike[str], name: str) -> Path:
+    """Creates a fresh directory for a run; two callers never get the same one.
+
+    Creation is atomic, so this also holds for two processes that start in the same second: the
+    later one gets `{name}_2`, the next one `{name}_3`, and so on.
+
+    Args:
+        log_dir: Where the directories of runs are; created if missing, `~` is the home directory.
+        name: The directory's name.
+
+    Returns:
+        The absolute path of a directory directly under `log_dir` that is empty and can be written.
+
+    Raises:
+        ConfigurationError: `name` is not usable (see `check_name`), or the directory can't be
+            created or written: `log_dir` is a file, belongs to somebody else, or the disk is full.
+    """
+    check_name(name)
+    parent = _local_directory(log_dir)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = _make_unique(parent, name)
+    except OSError as error:
+        raise _unusable(parent, error) from error
+    try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        directory.rmdir()
+        raise _unusable(parent, error) from error
+    return directory
+
+
+def _make_unique(parent: Path, name: str) -> Path:
+    for attempt in count(1):
+        directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+    raise AssertionError  # pragma: no cover - `count` doesn't end
+
+
+def _local_directory(log_dir: str | os.PathLike[str]) -> Path:
+    """Makes `log_dir` absolute, so that a later `os.chdir` doesn't move the run."""
+    try:
+        text = os.fspath(log_dir)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ConfigurationError(
+            f"`log_dir` must be a non-empty path (string or `pathlib.Path`), got {log_dir!r}"
+        )
+    if _URL.match(text):
+        raise ConfigurationError(
+            f"`log_dir` must be a local directory, got {text!r}: mount it, or copy the run later"
+        )
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"`log_dir` {text!r} has no home directory to start from: give a full path"
+        ) from error
+
+
+def _unusable(parent: Path, error: OSError) -> ConfigurationError:
+    mend = _MENDS.get(error.errno or 0, "give a `log_dir` that you may write to")
+    return ConfigurationError(
+        f"can't create a run's directory in `log_dir` {str(parent)!r} "
+        f"({type(error).__name__}: {error.strerror or error}): {mend}"
+    )
+
+
+def _objection(name: str) -> str | None:
+    """Says what is wrong with a name, as the end of a sentence; None if nothing is."""
+    forbidden = _FORBIDDEN.search(name)
+    if not name.strip():
+        return "is empty"
+    if forbidden:
+        return f"contains {forbidden.group()!r}"
+    if name.startswith("."):
+        return "starts with a dot"
+    if name != name.strip() or name.endswith("."):
+        return "starts or ends with a space, or ends with a dot"
+    if _is_device(name):
+        return "is reserved on Windows"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    if size > MAX_NAME_BYTES:
+        return f"is {size} bytes long (at most {MAX_NAME_BYTES})"
+    return None
+
+
+def _is_device(name: str) -> bool:
+    return name.split(".")[0].rstrip().upper() in _WINDOWS_DEVICES
+
+
+def _usable(text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
+    """Turns any text into a name without objections, or into nothing if nothing is left."""
+    plain = _UNUSUAL.sub("-", text).lstrip(".-")
+    plain = plain.encode()[:max_bytes].decode(errors="ignore").rstrip(".-")
+    return f"{plain.replace('.', '-')}-" if _is_device(plain) else plain
+
+
+def _part(thing: object) -> str:
+    candidates = (_name_of(thing), getattr(thing, "__name__", None), type(thing).__name__)
+    usable = (_usable(c, _MAX_PART_BYTES) for c in candidates if isinstance(c, str))
+    return next(filter(None, usable), "unnamed")
+
+
+def _name_of(thing: object) -> object:
+    if isinstance(thing, str):
+        return thing
+    try:
+        return getattr(thing, "name", None)
+    except Exception:  # noqa: BLE001 - a property of somebody else's class; a name is not worth it
+        return None

@@ -1,0 +1,354 @@
+"""Finding plugins by entry point, making backends of them, and calling one backend's hooks.
+
+A distribution offers a plugin by an entry point in one of the groups `metriplex.backends`,
+`metriplex.renderers` and `metriplex.environments`. Only what a run asks for is imported, so a
+broken plugin that nobody asked for hurts nobody; `installed` names it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import chain, count
+from typing import TYPE_CHECKING, final, get_type_hints
+
+import pluggy
+
+from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.hookcheck import check_hooks, closest, listing, marked_hooks
+from metriplex.hookspecs import PROJECT, BackendSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+DEFAULT_BACKEND = "tensorboard"
+DEFAULT_FLUSH_SECS = 5.0
+GROUPS: Mapping[str, str] = {
+    "backend": "metriplex.backends",
+    "renderer": "metriplex.renderers",
+    "environment": "metriplex.environments",
+}
+"""Kind of plugin to the entry-point group in which it is found."""
+
+_ACCEPTED = (
+    "the name of an installed backend, a dictionary `{name: options}`, a backend object, or a list "
+    "of these"
+)
+
+
+@final
+class Backend:
+    """One backend of one run: a plugin object, and the hooks that it implements.
+
+    Attributes:
+        name: The backend's name in this run.
+        plugin: The object whose methods are the hooks.
+        hooks: The hooks of `metriplex.hookspecs.BackendSpec` that it implements.
+        flush_secs: Longest time in seconds that records wait for `flush`; the plugin's attribute
+            of that name as it was at construction, 5.0 if it has none.
+    """
+
+    __slots__ = ("_callers", "flush_secs", "hooks", "name", "plugin")
+
+    def __init__(self, name: str, plugin: object) -> None:
+        """Checks every hook of the plugin before the first one is called.
+
+        Args:
+            name: The backend's name in this run.
+            plugin: The object whose methods are the hooks.
+
+        Raises:
+            PluginError: A hook is misspelled, isn't marked, asks for an argument that it can't be
+                given, or there is none at all.
+            ConfigurationError: `plugin.flush_secs` is not a positive number.
+        """
+        if inspect.isclass(plugin):
+            raise PluginError(
+                f"backend `{name}` is the class `{plugin.__name__}`: give an instance of it, "
+                f"`{plugin.__name__}(...)`"
+            )
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(BackendSpec)
+        self.name = name
+        self.plugin = plugin
+        self.hooks = frozenset(check_hooks(plugin, f"backend `{name}`"))
+        try:
+            manager.register(plugin, name)
+            manager.check_pending()
+        except Exception as error:
+            raise PluginError(f"backend `{name}` can't be registered: {error}") from error
+        self._callers = manager.hook
+        self.flush_secs = _flush_secs(plugin, name)
+
+    def call(self, hook: str, **kwargs: object) -> None:
+        """Calls the plugin's implementation of a hook on the calling thread, if it has one.
+
+        Args:
+            hook: Name of a hook of `metriplex.hookspecs.BackendSpec`.
+            **kwargs: All arguments of the hook; the plugin gets those that it names.
+
+        Raises:
+            BaseException: Whatever the plugin raises, unchanged.
+        """
+        getattr(self._callers, hook)(**kwargs)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PluginReport:
+    """What is known of one installed plugin.
+
+    Attributes:
+        kind: `backend`, `renderer` or `environment`.
+        name: Name by which it is asked for.
+        distribution: Name of the distribution that brings it.
+        version: That distribution's version.
+        hooks: The hooks it implements; empty if it is broken, or made by a function whose return
+            type isn't annotated.
+        error: Why it is broken; None if it isn't.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...]
+    error: str | None
+
+
+def create_backends(requested: object = None) -> list[Backend]:
+    """Makes the backends of a run.
+
+    Args:
+        requested: The name of an installed backend; a mapping from names to the options of their
+            constructors (`{"tensorboard": {"flush_secs": 5}}`); an object with hooks; or a sequence
+            of these in any mix. None means `"tensorboard"`; an empty sequence logs nowhere.
+
+    Returns:
+        One backend for each that was asked for, in that order, with distinct names: the entry
+        point's name, or the object's attribute `name` if that is a string, or its class's name
+        (`MyOwnBackend` is `my_own`); the second `tensorboard` is `tensorboard_2`.
+
+    Raises:
+        PluginError: A backend is not installed, is installed more than once, or is broken.
+        ConfigurationError: `requested` is nothing of the above, or an option's value is rejected.
+    """
+    backends: list[Backend] = []
+    for name, plugin in _requested_plugins(DEFAULT_BACKEND if requested is None else requested):
+        if any(plugin is backend.plugin for backend in backends):
+            raise ConfigurationError(
+                f"`backends` holds the same object twice: {plugin!r}. It would log everything "
+                "twice; make a second object if that is meant"
+            )
+        taken = {backend.name for backend in backends}
+        candidates = chain([name], (f"{name}_{i}" for i in count(2)))
+        backends.append(Backend(next(c for c in candidates if c not in taken), plugin))
+    return backends
+
+
+def installed() -> list[PluginReport]:
+    """Imports every installed plugin and reports what it is, or why it is broken.
+
+    Returns:
+        One report for every entry point of the three groups, sorted by kind and name. Nothing that
+        a plugin does while it is imported is raised, except KeyboardInterrupt.
+    """
+    reports: list[PluginReport] = []
+    for kind, group in GROUPS.items():
+        entries = sorted(_entry_points(group), key=lambda entry: (entry.name, _distribution(entry)))
+        reports += [_report(kind, entry, entries) for entry in entries]
+    return reports
+
+
+def _report(
+    kind: str, entry: metadata.EntryPoint, entries: Iterable[metadata.EntryPoint]
+) -> PluginReport:
+    hooks: tuple[str, ...] = ()
+    error = None
+    rivals = [e for e in entries if e.name == entry.name and e.value != entry.value]
+    try:
+        product = _product(_load(kind, entry))
+        if product is not None and kind == "backend":
+            hooks = check_hooks(product, f"backend `{entry.name}`")
+        elif product is not None:
+            hooks = tuple(hook for _, hook, _ in marked_hooks(product))
+    except PluginError as problem:
+        error = str(problem)
+    if rivals and error is None:
+        error = f"the name is also registered by {', '.join(map(_origin, rivals))}"
+    distribution, version = _distribution(entry)
+    return PluginReport(kind, entry.name, distribution, version, hooks, error)
+
+
+def _product(factory: Callable[..., object]) -> type | None:
+    """The class of what a factory makes, if that can be known without calling it."""
+    if inspect.isclass(factory):
+        return factory
+    try:
+        product = get_type_hints(factory).get("return")
+    except Exception:  # noqa: BLE001 - an annotation may name anything; it is only a hint
+        return None
+    return product if inspect.isclass(product) and product is not object else None
+
+
+def _requested_plugins(requested: object) -> Iterator[tuple[str, object]]:
+    if isinstance(requested, Sequence) and not isinstance(requested, (str, bytes, bytearray)):
+        for item in requested:
+            if isinstance(item, (list, tuple)):
+                raise ConfigurationError(f"`backends` takes {_ACCEPTED}; got a list in a list")
+            yield from _requested_plugins(item)
+    elif isinstance(requested, str):
+        yield requested, _construct(requested, None)
+    elif isinstance(requested, Mapping):
+        for name, options in requested.items():
+            if not isinstance(name, str):
+                raise ConfigurationError(f"the name of a backend must be a string, got {name!r}")
+            yield name, _construct(name, options)
+    elif type(requested).__module__ == "builtins" and not (
+        inspect.ismodule(requested) or inspect.isclass(requested)
+    ):
+        raise ConfigurationError(
+            f"`backends` takes {_ACCEPTED}; got {requested!r} of type `{type(requested).__name__}`"
+        )
+    else:
+        yield _object_name(requested), requested
+
+
+def _object_name(plugin: object) -> str:
+    name = getattr(plugin, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    owner = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
+    stem = owner.__name__.rpartition(".")[2].removesuffix("Backend") or "backend"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", stem).lower()
+
+
+def _construct(name: str, options: object) -> object:
+    """Makes the object that an installed backend's factory gives for these options."""
+    if options is None:
+        options = {}
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise ConfigurationError(
+            f"the options of backend `{name}` must be a dictionary of the arguments of its "
+            f"constructor, such as {{'flush_secs': 5}}; got {options!r}"
+        )
+    entry = _find(name)
+    factory = _load("backend", entry)
+    _check_options(factory, options, f"backend `{name}`")
+    try:
+        return factory(**options)
+    except MetriplexError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"backend `{name}` ({_origin(entry)}) can't be constructed with the options "
+            f"{dict(options)!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_options(
+    factory: Callable[..., object], options: Mapping[str, object], label: str
+) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        usable = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        accepted = [p.name for p in signature.parameters.values() if p.kind in usable]
+        unknown = [option for option in options if option not in accepted]
+        raise PluginError(
+            f"the options of {label} don't fit: {error}.{closest(unknown, accepted)} "
+            f"It accepts {listing(accepted) or 'no options'}"
+        ) from error
+
+
+def _find(name: str) -> metadata.EntryPoint:
+    entries = _entry_points(GROUPS["backend"])
+    found = {entry.value: entry for entry in entries if entry.name == name}
+    if len(found) > 1:
+        raise PluginError(
+            f"backend `{name}` is installed more than once: by "
+            f"{' and by '.join(map(_origin, found.values()))}. Uninstall all but one, or give the "
+            "object itself instead of its name"
+        )
+    if found:
+        return next(iter(found.values()))
+    names = sorted({entry.name for entry in entries})
+    project = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "NAME"
+    raise PluginError(
+        f"backend `{name}` is not installed.{closest([name], names)} Installed: "
+        f"{listing(names) or 'none'}. To install it: `pip install metriplex-{project}`"
+    )
+
+
+def _entry_points(group: str) -> list[metadata.EntryPoint]:
+    try:
+        return list(metadata.entry_points(group=group))
+    except Exception:  # noqa: BLE001 - one distribution with unreadable metadata hides all others
+        return list(_readable_entry_points(group))
+
+
+def _readable_entry_points(group: str) -> Iterator[metadata.EntryPoint]:
+    seen = set()
+    for distribution in metadata.distributions():
+        try:
+            name = re.sub(r"[-_.]+", "-", distribution.name).lower()
+            entries = list(distribution.entry_points.select(group=group))
+        except Exception:  # noqa: BLE001, S112 - it is not known to be a plugin of ours at all
+            continue
+        if name not in seen:
+            seen.add(name)
+            yield from entries
+
+
+def _load(kind: str, entry: metadata.EntryPoint) -> Callable[..., object]:
+    """Imports the factory that an entry point names."""
+    label = f"{kind} `{entry.name}` ({_origin(entry)})"
+    try:
+        factory = entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"{label} is installed but can't be imported: {type(error).__name__}: {error}. "
+            f"Reinstalling may mend it: `pip install --force-reinstall {_distribution(entry)[0]}`"
+        ) from error
+    if not callable(factory):
+        raise PluginError(
+            f"{label} is broken: its entry point must name a class or a function that makes the "
+            f"plugin, not {factory!r}"
+        )
+    return factory
+
+
+def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that brings an entry point."""
+    try:
+        distribution = entry.dist
+        if distribution is not None:
+            return str(distribution.name), str(distribution.version)
+    except Exception:  # noqa: BLE001, S110 - its metadata may be missing or damaged in any way
+        pass
+    return "unknown", "unknown"
+
+
+def _origin(entry: metadata.EntryPoint) -> str:
+    return f"`{entry.value}` of {' '.join(_distribution(entry))}"
+
+
+def _flush_secs(plugin: object, name: str) -> float:
+    seconds = getattr(plugin, "flush_secs", DEFAULT_FLUSH_SECS)
+    real = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not real or not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"`flush_secs` of backend `{name}` must be a positive number of seconds, "
+            f"got {seconds!r}"
+        )
+    return float(seconds)

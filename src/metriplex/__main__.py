@@ -1,0 +1,10 @@
+"""`python -m metriplex` is the command `metriplex`."""
+
+from __future__ import annotations
+
+import sys
+
+from metriplex.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""An exact 64-bit counter for programs that run without x64: two 32-bit words with a carry."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metriplex.errors import ConfigurationError, LoggingError
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+
+_WORD = 32
+_MASK = 2**_WORD - 1
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Counter:
+    """A count from 0 to 2**64 - 1; beyond that it starts again at 0.
+
+    Attributes:
+        low: uint32, the count modulo 2**32.
+        high: uint32 of the same shape, the count divided by 2**32.
+    """
+
+    low: jax.Array
+    high: jax.Array
+
+
+def zero() -> Counter:
+    """Starts a counter.
+
+    Returns:
+        A counter that stands at 0, of shape `[]`, with a buffer of its own for each word.
+    """
+    return Counter(low=jnp.zeros((), jnp.uint32), high=jnp.zeros((), jnp.uint32))
+
+
+def add(counter: Counter, amount: int | ArrayLike) -> Counter:
+    """Counts on, exactly.
+
+    Args:
+        counter: Where the count stands.
+        amount: How much is added: a Python int from 0 to 2**64 - 1, or an array of integers that
+            are not negative, whose shape broadcasts with the counter's.
+
+    Returns:
+        The counter, `amount` further, modulo 2**64.
+
+    Raises:
+        ConfigurationError: `amount` is a Python int that is negative or doesn't fit in 64 bits.
+        LoggingError: `amount` is not an integer.
+    """
+    low, high = _words(amount)
+    total = counter.low + low
+    carry = (total < counter.low).astype(jnp.uint32)
+    return Counter(low=total, high=counter.high + high + carry)
+
+
+def to_int(low: ArrayLike, high: ArrayLike) -> int:
+    """Joins the two words on the host.
+
+    Args:
+        low: One uint32, `Counter.low`.
+        high: One uint32, `Counter.high`.
+
+    Returns:
+        The count.
+    """
+    return (int(np.asarray(high).item()) << _WORD) | int(np.asarray(low).item())
+
+
+def _words(amount: int | ArrayLike) -> tuple[jax.Array, jax.Array]:
+    if isinstance(amount, int | np.integer) and not isinstance(amount, bool):
+        number = operator.index(amount)
+        if not 0 <= number < 2 ** (2 * _WORD):
+            raise ConfigurationError(
+                f"`amount` must be from 0 to 2**64 - 1; got {number}. A counter only goes forward"
+            )
+        return jnp.uint32(number & _MASK), jnp.uint32(number >> _WORD)
+    array = jnp.asarray(amount)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise LoggingError(
+            f"`amount` must be an int or an array of integers; got dtype {array.dtype}. Cast it, "
+            "for example with `.astype(jnp.int32)`"
+        )
+    if array.dtype.itemsize * 8 <= _WORD:
+        return array.astype(jnp.uint32), jnp.zeros((), jnp.uint32)
+    return (array & _MASK).astype(jnp.uint32), (array >> _WORD).astype(jnp.uint32)

@@ -1,0 +1,332 @@
+"""Episode statistics as a pytree that a compiled training loop carries: pure, on the device.
+
+Every leaf is `[num_envs]` and every operation of `update` is elementwise over the environments, so
+that one partition spec shards the whole state and a step costs no reduction and no communication;
+`averages` and `window` reduce, once a record.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast, final
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from metriplex.errors import ConfigurationError, LoggingError
+
+AxisName: TypeAlias = str | tuple[str, ...]
+"""One or several mapped axes of `pmap`, `shard_map` or `vmap(axis_name=)`."""
+
+Weights: TypeAlias = tuple[ArrayLike, ArrayLike]
+"""Of the newest episode and of those before it: alpha and 1 - alpha, both rounded once."""
+
+_LONGEST = 2**31 - 1
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EpisodeWindow:
+    """The episodes that each environment finished since the last record; all leaves `[num_envs]`.
+
+    Attributes:
+        count: int32, how many there were; the other leaves mean something only where it is not 0.
+        return_min: float32, the smallest return.
+        return_max: float32, the largest return.
+        return_sum: float32, the sum of the returns.
+        length_min: int32, the fewest steps.
+        length_max: int32, the most steps.
+        length_sum: int32, the sum of the lengths.
+    """
+
+    count: jax.Array
+    return_min: jax.Array
+    return_max: jax.Array
+    return_sum: jax.Array
+    length_min: jax.Array
+    length_max: jax.Array
+    length_sum: jax.Array
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EpisodeStats:
+    """What is known about the episodes of each environment; all leaves `[num_envs]`.
+
+    Attributes:
+        episode_return: float32, the rewards of the running episode, summed.
+        episode_length: int32, the steps of the running episode.
+        return_ema: float32, exponential moving average of the returns of the finished episodes.
+        length_ema: float32, the same of their lengths.
+        finished: bool, whether the environment has finished an episode; before that the two
+            averages are 0 and mean nothing.
+        window: The episodes finished since the last record.
+    """
+
+    episode_return: jax.Array
+    episode_length: jax.Array
+    return_ema: jax.Array
+    length_ema: jax.Array
+    finished: jax.Array
+    window: EpisodeWindow
+
+
+def init_stats(num_envs: int) -> EpisodeStats:
+    """Statistics before the first step.
+
+    Args:
+        num_envs: How many environments step together.
+
+    Returns:
+        The state, with a buffer of its own for each leaf, so that it can be donated.
+
+    Raises:
+        ConfigurationError: `num_envs` is not a positive integer.
+    """
+    number = _positive(num_envs)
+    return EpisodeStats(
+        episode_return=jnp.zeros(number, jnp.float32),
+        episode_length=jnp.zeros(number, jnp.int32),
+        return_ema=jnp.zeros(number, jnp.float32),
+        length_ema=jnp.zeros(number, jnp.float32),
+        finished=jnp.zeros(number, jnp.bool_),
+        window=_empty_window(number),
+    )
+
+
+def update(
+    stats: EpisodeStats, reward: ArrayLike, done: ArrayLike, *, alpha: float
+) -> EpisodeStats:
+    """Takes in one step of all environments, or a rollout of many steps.
+
+    An episode's return is the sum of its rewards in float32, its length the number of its steps;
+    the step at which `done` is true belongs to the episode that it ends. At the first episode that
+    an environment finishes, its average starts at that episode's value `x`; afterwards
+
+        ema = alpha * x + (1 - alpha) * ema
+
+    An average that is not finite, because an episode's return was not, starts again at the next
+    episode of that environment; other environments never notice. Gradients stop here.
+
+    Args:
+        stats: The state so far.
+        reward: `[num_envs]` for a step, `[time, num_envs]` for a rollout, of any real dtype; with
+            one environment also `[]` for a step.
+        done: Whether the step ended an episode, of the same shape: bool, or numbers of which
+            every one that is not 0 counts as true.
+        alpha: Weight of the newest episode, in (0, 1].
+
+    Returns:
+        The new state, of the same shapes and dtypes. A rollout gives what its steps give one by
+        one, to the bit.
+
+    Raises:
+        LoggingError: At trace time: the shapes differ, are neither a step nor a rollout of
+            `num_envs` environments, or a dtype is not real.
+    """
+    reward = _real("reward", reward).astype(jnp.float32)
+    done = _real("done", done).astype(jnp.bool_)
+    num_envs = stats.episode_return.shape[-1]
+    if num_envs == 1 and reward.shape == done.shape == ():
+        reward, done = reward[None], done[None]
+    _check_shapes(reward.shape, done.shape, num_envs)
+    return cast("EpisodeStats", _update(stats, reward, done, (alpha, 1 - alpha)))
+
+
+def averages(
+    stats: EpisodeStats, axis_name: AxisName | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The means of the moving averages over the environments that have finished an episode.
+
+    Args:
+        stats: The state.
+        axis_name: Mapped axes over which the environments are spread; the result is then that of
+            all environments, and the same everywhere.
+
+    Returns:
+        The average return (float32 `[]`), the average length (float32 `[]`), and whether any
+        environment has finished an episode (bool `[]`); the averages are 0 where none has.
+    """
+    present = stats.finished
+    number = _psum(jnp.sum(present, dtype=jnp.int32), axis_name)
+    divisor = jnp.maximum(number, 1).astype(jnp.float32)
+
+    def mean(ema: jax.Array) -> jax.Array:
+        return _psum(jnp.sum(jnp.where(present, ema, 0.0)), axis_name) / divisor
+
+    return mean(stats.return_ema), mean(stats.length_ema), number > 0
+
+
+def window(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, jax.Array]:
+    """Count, minimum, maximum and mean of the episodes finished since the last record.
+
+    Args:
+        stats: The state.
+        axis_name: Mapped axes over which the environments are spread, as for `averages`.
+
+    Returns:
+        Scalars `[]`: `count` (int32), `return_min`, `return_max`, `return_mean` (float32),
+        `length_min`, `length_max` (int32), `length_mean` (float32). All but `count` are present
+        only where `count` is positive, and 0 where it isn't.
+    """
+    episodes = stats.window
+    count = _psum(jnp.sum(episodes.count), axis_name)
+    divisor = jnp.maximum(count, 1).astype(jnp.float32)
+
+    def smallest(values: jax.Array) -> jax.Array:
+        least = jnp.min(values)
+        least = least if axis_name is None else lax.pmin(least, axis_name)
+        return jnp.where(count > 0, least, jnp.zeros_like(least))
+
+    def largest(values: jax.Array) -> jax.Array:
+        most = jnp.max(values)
+        most = most if axis_name is None else lax.pmax(most, axis_name)
+        return jnp.where(count > 0, most, jnp.zeros_like(most))
+
+    def mean(sums: jax.Array) -> jax.Array:
+        # in float32: the int32 lengths of all environments together may overflow
+        return _psum(jnp.sum(sums.astype(jnp.float32)), axis_name) / divisor
+
+    return {
+        "count": count,
+        "return_min": smallest(episodes.return_min),
+        "return_max": largest(episodes.return_max),
+        "return_mean": mean(episodes.return_sum),
+        "length_min": smallest(episodes.length_min),
+        "length_max": largest(episodes.length_max),
+        "length_mean": mean(episodes.length_sum),
+    }
+
+
+def reset_window(stats: EpisodeStats, where: ArrayLike = True) -> EpisodeStats:
+    """Starts the window anew, as is done after a record.
+
+    Args:
+        stats: The state.
+        where: Whether to do it, a bool `[]` that may be traced.
+
+    Returns:
+        The state with an empty window where `where` is true, and as it was where it isn't.
+    """
+    empty = _empty_window(stats.episode_return.shape[-1])
+    cleared = jax.tree.map(lambda new, old: jnp.where(where, new, old), empty, stats.window)
+    return replace(stats, window=cleared)
+
+
+def _empty_window(num_envs: int) -> EpisodeWindow:
+    return EpisodeWindow(
+        count=jnp.zeros(num_envs, jnp.int32),
+        return_min=jnp.full(num_envs, jnp.inf, jnp.float32),
+        return_max=jnp.full(num_envs, -jnp.inf, jnp.float32),
+        return_sum=jnp.zeros(num_envs, jnp.float32),
+        length_min=jnp.full(num_envs, _LONGEST, jnp.int32),
+        length_max=jnp.zeros(num_envs, jnp.int32),
+        length_sum=jnp.zeros(num_envs, jnp.int32),
+    )
+
+
+@jax.jit
+def _update(
+    stats: EpisodeStats, reward: jax.Array, done: jax.Array, weights: Weights
+) -> EpisodeStats:
+    reward, done = lax.stop_gradient((reward, done))
+    if reward.ndim == 1:
+        return _step(stats, reward, done, weights)
+    stats = _varying_like(stats, reward, done)
+    return lax.scan(lambda carry, xs: (_step(carry, *xs, weights), None), stats, (reward, done))[0]
+
+
+def _step(
+    stats: EpisodeStats, reward: jax.Array, done: jax.Array, weights: Weights
+) -> EpisodeStats:
+    newest_weight, past_weight = weights
+    total = stats.episode_return + reward
+    length = stats.episode_length + 1
+
+    def average(ema: jax.Array, newest: jax.Array) -> jax.Array:
+        newest = newest.astype(jnp.float32)
+        # `maximum` changes no finite product, but it stands between product and sum: without it
+        # compilers round the two once or twice as they please, and a rollout would differ from
+        # its steps in the last bit
+        lowest = jnp.finfo(jnp.float32).min
+        moved = jnp.maximum(newest_weight * newest, lowest) + jnp.maximum(past_weight * ema, lowest)
+        continues = stats.finished & jnp.isfinite(ema) & jnp.isfinite(newest)
+        return jnp.where(done, jnp.where(continues, moved, newest), ema)
+
+    def where_done(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(done, new, old)
+
+    old = stats.window
+    return EpisodeStats(
+        episode_return=where_done(jnp.zeros_like(total), total),
+        episode_length=where_done(jnp.zeros_like(length), length),
+        return_ema=average(stats.return_ema, total),
+        length_ema=average(stats.length_ema, length),
+        finished=stats.finished | done,
+        window=EpisodeWindow(
+            count=old.count + done.astype(jnp.int32),
+            return_min=where_done(jnp.minimum(old.return_min, total), old.return_min),
+            return_max=where_done(jnp.maximum(old.return_max, total), old.return_max),
+            return_sum=where_done(old.return_sum + total, old.return_sum),
+            length_min=where_done(jnp.minimum(old.length_min, length), old.length_min),
+            length_max=where_done(jnp.maximum(old.length_max, length), old.length_max),
+            length_sum=where_done(old.length_sum + length, old.length_sum),
+        ),
+    )
+
+
+def _varying_like(stats: EpisodeStats, reward: jax.Array, done: jax.Array) -> EpisodeStats:
+    # under shard_map the carry of a scan must vary over the same mesh axes before and after; to
+    # select between equals costs nothing and takes over the axes over which the condition varies
+    never = jnp.any((reward != 0) | done, axis=0) & False
+    varying = jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), stats)
+    return cast("EpisodeStats", varying)
+
+
+def _psum(value: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    return value if axis_name is None else cast("jax.Array", lax.psum(value, axis_name))
+
+
+def _positive(num_envs: int) -> int:
+    try:
+        number = operator.index(num_envs)
+    except TypeError:
+        number = 0
+    if isinstance(num_envs, bool) or number < 1:
+        raise ConfigurationError(
+            f"`num_envs` must be a positive int, the number of environments that step together; "
+            f"got {num_envs!r}"
+        )
+    return number
+
+
+def _real(name: str, value: ArrayLike) -> jax.Array:
+    array = jnp.asarray(value)
+    if not (array.dtype == jnp.bool_ or jnp.issubdtype(array.dtype, jnp.number)) or jnp.issubdtype(
+        array.dtype, jnp.complexfloating
+    ):
+        raise LoggingError(f"`{name}` must be of a real dtype or bool; got {array.dtype}")
+    return array
+
+
+def _check_shapes(reward: tuple[int, ...], done: tuple[int, ...], num_envs: int) -> None:
+    if reward == done and len(reward) in {1, 2} and reward[-1] == num_envs:
+        return
+    if reward != done:
+        mend = "give one `done` for every reward (broadcast or index the one that is too large)"
+    elif len(reward) == 2 and reward[0] == num_envs:
+        mend = "if these are [num_envs, time], transpose both: time comes first"
+    elif num_envs == 1 and len(reward) == 1:
+        mend = "a rollout of one environment is `reward[:, None]` and `done[:, None]`"
+    else:
+        mend = "pass the number of environments to `init`, and all of them to every update"
+    raise LoggingError(
+        f"`reward` has shape {reward} and `done` has shape {done}; both must be ({num_envs},) for "
+        f"a step, or (time, {num_envs}) for a rollout, since the state is one of {num_envs} "
+        f"environment{'s' if num_envs > 1 else ''}. To mend it: {mend}"
+    )

@@ -1,1 +1,7 @@
-"""Placeholder until the backend lands."""
+"""The console backend of metriplex: a live table, a chart and a progress bar in the terminal."""
+
+from __future__ import annotations
+
+from metriplex_console.backend import ConsoleBackend
+
+__all__ = ["ConsoleBackend"]

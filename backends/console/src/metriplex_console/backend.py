@@ -1,0 +1,159 @@
+"""The console backend: which view shows which run."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, TextIO, final
+
+from rich.file_proxy import FileProxy
+
+from metriplex import ClosedError, ConfigurationError, RunInfo, Scalar, Scalars, hookimpl
+from metriplex_console.live import LiveView
+from metriplex_console.plain import PlainView
+from metriplex_console.redirect import is_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metriplex_console.view import View
+
+
+@final
+class ConsoleBackend:
+    """Shows a run in the terminal: live where there is one, else as plain lines.
+
+    On a terminal: a panel with a chart of `chart` over the whole run, the newest value of every tag
+    grouped by prefix, and the progress, with a bar where `RunInfo.total_steps` is known. The user's
+    own prints and log lines appear above it. Records of several lanes are shown as mean, standard
+    deviation and range over the lanes' newest values. One run of a process is shown live; those
+    that are opened beside it get plain lines.
+
+    Elsewhere (pipes, files, continuous integration, notebooks, `TERM=dumb`): lines like
+    `step=512 iteration=3 episode/return=21.5`, without escape codes.
+
+    Everything goes to standard error, so that standard output stays the user's.
+
+    Args:
+        refresh_per_second: How often the live display is redrawn while records arrive.
+        every_secs: The shortest time between two plain lines, in seconds; 0 for a line a step.
+        max_rows: The most lines that the live table takes; None for as many as fit.
+        chart: The tag that is charted; None for no chart.
+        live: True for the live display and False for plain lines, whatever the output is; None
+            to decide by whether it is a terminal.
+        file: A text stream to write to; None for the `sys.stderr` that is there when a run opens.
+
+    Raises:
+        metriplex.ConfigurationError: An option has a value that can't be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        refresh_per_second: float = 4.0,
+        every_secs: float = 10.0,
+        max_rows: int | None = None,
+        chart: str | None = "episode/return",
+        live: bool | None = None,
+        file: TextIO | None = None,
+    ) -> None:
+        _check_number("refresh_per_second", refresh_per_second, "above 0, at most 60", 1e-3, 60)
+        _check_number("every_secs", every_secs, "0 or more", 0, math.inf)
+        if max_rows is not None:
+            _check_number("max_rows", max_rows, "a whole number from 1, or None", 1, math.inf)
+        if chart is not None and not (isinstance(chart, str) and chart):
+            raise ConfigurationError(
+                f"`chart` of the console backend must be a tag like 'episode/return', or None; "
+                f"got {chart!r}"
+            )
+        if live not in (None, True, False):
+            raise ConfigurationError(
+                f"`live` of the console backend must be True, False or None; got {live!r}"
+            )
+        if file is not None and not hasattr(file, "write"):
+            raise ConfigurationError(
+                f"`file` of the console backend must be an open text stream, or None for "
+                f"standard error; got {file!r}"
+            )
+        self.flush_secs = max(every_secs, 1.0)
+        self._refresh_per_second = refresh_per_second
+        self._every_secs = every_secs
+        self._max_rows = max_rows
+        self._chart = chart
+        self._live = live
+        self._file = file
+        self._views: dict[str, View] = {}
+        self._lock = threading.Lock()
+
+    @hookimpl
+    def open_run(self, run: RunInfo) -> None:
+        """Starts the live display, or prints the first line."""
+        with self._lock:
+            if run.id not in self._views:
+                self._views[run.id] = self._open_view(run)
+
+    def _open_view(self, run: RunInfo) -> View:
+        file = self._file if self._file is not None else sys.stderr
+        if self._live if self._live is not None else _can_be_live(file):
+            view = LiveView.open(
+                run,
+                file,
+                refresh_per_second=self._refresh_per_second,
+                max_rows=self._max_rows,
+                charted=self._chart,
+            )
+            if view is not None:
+                return view
+        return PlainView(run, file, self._every_secs)
+
+    def _view(self, run: RunInfo) -> View:
+        with self._lock:
+            view = self._views.get(run.id)
+        if view is None:
+            raise ClosedError(
+                f"run `{run.name}` is not open in the console backend: `open_run` comes before "
+                f"everything else, and nothing can be logged after `close_run`"
+            )
+        return view
+
+    @hookimpl
+    def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
+        """Prints the hyper-parameters as one line."""
+        self._view(run).hparams(hparams)
+
+    @hookimpl
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        """Takes the newest values; a live display draws them from a thread of its own.
+
+        Raises:
+            metriplex.ClosedError: The run is not open.
+            OSError: The output can't be written to.
+        """
+        self._view(run).update(records)
+
+    @hookimpl
+    def flush(self, run: RunInfo) -> None:
+        """Prints the line that has waited for `every_secs`, if there is one."""
+        self._view(run).flush()
+
+    @hookimpl
+    def close_run(self, run: RunInfo, status: str) -> None:
+        """Shows the final state and restores the terminal; a second call does nothing."""
+        with self._lock:
+            view = self._views.pop(run.id, None)
+        if view is not None:
+            view.close(status)
+
+
+def _can_be_live(file: TextIO) -> bool:
+    """A terminal that obeys escape codes, where nobody else has a live display of rich's."""
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return is_terminal(file) and not dumb and not isinstance(file, FileProxy)
+
+
+def _check_number(name: str, value: object, wanted: str, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise ConfigurationError(f"`{name}` of the console backend must be {wanted}; got {value!r}")

@@ -1,0 +1,165 @@
+"""Numbers, durations and names as people read them: pure functions of plain values."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from metriplex import Scalar
+
+UNKNOWN = "unknown"
+_THOUSANDS_UP_TO = 10**15
+
+
+def is_learning_rate(tag: str) -> bool:
+    """Whether a tag names a learning rate, whose NaN means that it is not known.
+
+    >>> is_learning_rate("train/learning_rate/critic"), is_learning_rate("train/loss")
+    (True, False)
+    """
+    return "learning_rate" in tag.split("/")
+
+
+def format_number(value: Scalar) -> str:
+    """Writes a number with four significant digits, and integers in full, for a table.
+
+    Args:
+        value: The number; NaN and infinities are fine.
+
+    Returns:
+        Text without spaces.
+
+    >>> [format_number(x) for x in (1234567, 12345.678, 487.25, 0.5, 3e-4, 1.5e-7, 2.5e9)]
+    ['1,234,567', '12,346', '487.2', '0.5', '0.0003', '1.5e-7', '2.5e9']
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < _THOUSANDS_UP_TO else _scientific(value)
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if value == 0:
+        return "0"
+    exponent = int(f"{value:.3e}".partition("e")[2])  # after rounding: 999.96 counts as 1000
+    if exponent < -4 or exponent > 6:
+        return _scientific(value)
+    if exponent >= 3:
+        return f"{value:,.0f}"
+    if exponent >= 0:
+        return f"{value:.{3 - exponent}f}"
+    return f"{value:.{3 - exponent}f}".rstrip("0")
+
+
+def _scientific(value: float) -> str:
+    try:
+        mantissa, _, exponent = f"{value:.3e}".partition("e")
+    except OverflowError:  # an integer beyond the range of a float
+        return f"{'-' if value < 0 else ''}10^{len(str(abs(value))) - 1}"
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def format_value(tag: str, value: Scalar) -> str:
+    """Writes the value of a tag for a table: a NaN learning rate is `unknown`.
+
+    >>> format_value("train/learning_rate", float("nan")), format_value("train/loss", 0.25)
+    ('unknown', '0.25')
+    """
+    if isinstance(value, float) and math.isnan(value) and is_learning_rate(tag):
+        return UNKNOWN
+    return format_number(value)
+
+
+def format_plain(value: Scalar) -> str:
+    """Writes a number for a line that programs read: six digits, nothing between thousands.
+
+    >>> [format_plain(x) for x in (1234567, 12345.678, 3e-4, True)]
+    ['1234567', '12345.7', '0.0003', '1']
+    """
+    return str(int(value)) if isinstance(value, int) else f"{value:.6g}"
+
+
+def format_duration(seconds: float) -> str:
+    """Writes a duration as `m:ss`, `h:mm:ss` or `d days h:mm:ss`.
+
+    Args:
+        seconds: Seconds; negative ones (a clock that was set back) count as 0.
+
+    >>> [format_duration(s) for s in (5, 65.7, 3600, 200_000, float("inf"))]
+    ['0:05', '1:05', '1:00:00', '2d 7:33:20', '-']
+    """
+    if not math.isfinite(seconds):
+        return "-"
+    whole = max(0, int(seconds))
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}:{minute:02d}:{second:02d}"
+    if hours:
+        return f"{hour}:{minute:02d}:{second:02d}"
+    return f"{minute}:{second:02d}"
+
+
+def printable(text: str) -> str:
+    r"""Escapes what would move a terminal's cursor or break a line.
+
+    >>> printable("a\nb\x1b[2J")
+    'a\\nb\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: str, width: int, ellipsis: str = "…") -> str:
+    """Cuts the middle out of a text that is wider than `width` cells; both ends tell more.
+
+    >>> shorten("value_function_explained_variance", 16)
+    'value_f…variance'
+    """
+    if cell_len(text) <= width:
+        return text
+    room = width - cell_len(ellipsis)
+    if room < 1:
+        return set_cell_size(text, max(width, 0))
+    tail = text
+    while cell_len(tail) > (room + 1) // 2:
+        tail = tail[1:]
+    return set_cell_size(text, room - cell_len(tail)) + ellipsis + tail
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Splits a tag into its group (everything before the last `/`) and its name.
+
+    >>> split_tag("train/policy/loss"), split_tag("loss")
+    (('train/policy', 'loss'), ('', 'loss'))
+    """
+    group, _, name = tag.rpartition("/")
+    return (group, name) if name else ("", tag)
+
+
+def key_values(pairs: Iterable[tuple[str, str]]) -> str:
+    """Joins names and values into one line that `grep` and `awk` take apart: `a=1 b=2`."""
+    return " ".join(f"{printable(name)}={printable(value)}" for name, value in pairs)
+
+
+def format_hparams(hparams: Mapping[str, Scalar | str]) -> str:
+    """Writes hyper-parameters as one line; a text with spaces is quoted.
+
+    >>> format_hparams({"lr": 3e-4, "env": "CartPole", "note": "try 2"})
+    "lr=0.0003 env=CartPole note='try 2'"
+    """
+    return key_values((name, _hparam(value)) for name, value in hparams.items())
+
+
+def _hparam(value: Scalar | str) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return value if value and not any(c.isspace() for c in value) else repr(value)
+    return format_plain(value)

@@ -1,0 +1,121 @@
+"""Plain lines for pipes, files, continuous integration and notebooks."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, TextIO, final
+
+from metriplex_console.board import Board, TagValues
+from metriplex_console.formatting import (
+    UNKNOWN,
+    format_duration,
+    format_hparams,
+    format_plain,
+    is_learning_rate,
+    key_values,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metriplex import RunInfo, Scalar, Scalars
+
+_open_runs: set[str] = set()
+_open_lock = threading.Lock()
+
+
+@final
+class PlainView:
+    """One line of `tag=value` at most every `every_secs`; the last state always gets its line.
+
+    A line holds the newest value of every tag that was logged since the line before, so that what
+    is logged seldom is never skipped.
+
+    Args:
+        run: The run.
+        file: Where the lines go, each flushed at once.
+        every_secs: The shortest time between two lines, in seconds.
+    """
+
+    def __init__(self, run: RunInfo, file: TextIO, every_secs: float) -> None:
+        self._run = run
+        self._file = file
+        self._every_secs = every_secs
+        self._board = Board(charted=None)
+        self._changed: set[str] = set()
+        self._step: int | None = None
+        self._printed_at = -math.inf
+        with _open_lock:
+            _open_runs.add(run.id)
+        self._write([("run", run.name), ("directory", str(run.directory))])
+
+    def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
+        """Prints the hyper-parameters as one line."""
+        self._write_line(f"{self._label()}hparams {format_hparams(hparams)}")
+
+    def update(self, records: Sequence[Scalars]) -> None:
+        """Takes records in, and prints the lines that are due."""
+        for record in records:
+            if record.step != self._step and self._is_due():
+                self._write_newest()
+            self._step = record.step
+            self._changed.update(record.values)
+            self._board.update([record])
+        self.flush()
+
+    def flush(self) -> None:
+        """Prints the line that has waited long enough."""
+        if self._is_due():
+            self._write_newest()
+
+    def close(self, status: str) -> None:
+        """Prints what is still to be printed, and how the run ended."""
+        if self._changed:
+            self._write_newest()
+        facts = [("status", status)]
+        if self._step is not None:
+            facts.append(("step", str(self._step)))
+        elapsed = format_duration(time.time() - self._run.start_time)
+        self._write([*facts, ("elapsed", elapsed)], labelled=True)
+        with _open_lock:
+            _open_runs.discard(self._run.id)
+
+    def _is_due(self) -> bool:
+        return bool(self._changed) and time.monotonic() - self._printed_at >= self._every_secs
+
+    def _write_newest(self) -> None:
+        snapshot = self._board.snapshot()
+        facts = [("step", str(self._step))]
+        if snapshot.iteration is not None:
+            facts.append(("iteration", str(snapshot.iteration)))
+        if snapshot.lanes:
+            facts.append(("lanes", str(snapshot.lanes)))
+        facts += [(v.tag, _format(v)) for v in snapshot.tags if v.tag in self._changed]
+        self._write(facts, labelled=True)
+        self._changed.clear()
+        self._printed_at = time.monotonic()
+
+    def _label(self) -> str:
+        """Says whose line it is while several runs are open in this process."""
+        return f"{key_values([('run', self._run.name)])} " if len(_open_runs) > 1 else ""
+
+    def _write(self, facts: Sequence[tuple[str, str]], *, labelled: bool = False) -> None:
+        self._write_line((self._label() if labelled else "") + key_values(facts))
+
+    def _write_line(self, line: str) -> None:
+        encoding = getattr(self._file, "encoding", None) or "utf-8"
+        line = line.encode(encoding, "backslashreplace").decode(encoding)
+        self._file.write(f"{line}\n")
+        self._file.flush()
+
+
+def _format(values: TagValues) -> str:
+    """`value`, or `mean+-std` over lanes."""
+    summary = values.summary()
+    value = summary.value
+    if isinstance(value, float) and math.isnan(value) and is_learning_rate(values.tag):
+        return UNKNOWN
+    text = format_plain(value)
+    return text if summary.std is None else f"{text}+-{format_plain(summary.std)}"

@@ -1,0 +1,223 @@
+"""Which tag goes where: groups under headings, flowed into as many columns as there is room for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+from rich.cells import cell_len
+
+from metriplex_console.board import Summary, TagValues, as_float
+from metriplex_console.formatting import format_number, format_value, printable, split_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GAP = 4
+INDENT = 2
+_FIRST_GROUPS = ("episode", "train", "eval")
+_LAST_GROUPS = ("time",)
+_LINES_A_COLUMN = 6
+_WIDEST_COLUMN = 44
+_SHORTEST_NAME = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tag as text.
+
+    Attributes:
+        group: The tag without its last part; empty for a tag without `/`.
+        name: The last part of the tag.
+        value: The value, or the mean over lanes.
+        std: Standard deviation over lanes; empty for one lane.
+        low: The lowest value of a lane; empty for one lane.
+        high: The highest value of a lane; empty for one lane.
+        unusual: Whether the value is unknown or not finite.
+    """
+
+    group: str
+    name: str
+    value: str
+    std: str = ""
+    low: str = ""
+    high: str = ""
+    unusual: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Widths in cells of the parts of every entry; 0 for a part that isn't shown."""
+
+    name: int
+    value: int
+    std: int = 0
+    low: int = 0
+    high: int = 0
+
+    @property
+    def numbers(self) -> int:
+        """Cells right of the name, with the gaps before each part."""
+        width = 2 + self.value
+        if self.std:
+            width += 3 + self.std
+        if self.low:
+            width += 2 + self.low + 3 + self.high
+        return width
+
+    @property
+    def natural(self) -> int:
+        """Cells of a column in which no name is shortened."""
+        return INDENT + self.name + self.numbers
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything goes.
+
+    Attributes:
+        columns: Per column its lines: a heading (str), an entry, or None for an empty line.
+        width: Cells of one column.
+        widths: Widths within one column.
+        hidden: Tags for which there was no room.
+    """
+
+    columns: tuple[tuple[str | Entry | None, ...], ...]
+    width: int
+    widths: Widths
+    hidden: int
+
+
+def to_entry(values: TagValues) -> Entry:
+    """Writes the newest values of a tag as text."""
+    group, name = split_tag(values.tag)
+    summary: Summary = values.summary()
+    value = format_value(values.tag, summary.value)
+    entry = Entry(printable(group), printable(name), value)
+    if summary.std is None or summary.low is None or summary.high is None:
+        return replace(entry, unusual=not math.isfinite(as_float(summary.value)))
+    std, low, high = (format_number(x) for x in (summary.std, summary.low, summary.high))
+    return replace(entry, std=std, low=low, high=high)
+
+
+def arrange(tags: Sequence[TagValues], width: int, height: int) -> Layout:
+    """Lays tags out in a field.
+
+    Args:
+        tags: The tags, in the order in which they appeared.
+        width: Cells of the field.
+        height: Lines of the field.
+
+    Returns:
+        The layout; no column is longer than `height`, all of them fit into `width`.
+    """
+    entries = [to_entry(tag) for tag in tags]
+    groups = _grouped(entries)
+    widths = _measure(entries, width)
+    lines = len(entries) + len(groups)
+    most = max(1, (width + GAP) // (widths.natural + GAP))
+    count = min(most, max(1, math.ceil(lines / _LINES_A_COLUMN)))
+    columns = _fit(groups, count, height) or _fit(groups, most, height)
+    if columns is None:
+        count, columns = most, _split(groups, most, height)[:most]
+    count = max(count, len(columns))
+    share = (width - GAP * (count - 1)) // count
+    column_width = min(share, max(_WIDEST_COLUMN, widths.natural))
+    shown = sum(isinstance(line, Entry) for column in columns for line in column)
+    return Layout(tuple(map(tuple, columns)), column_width, widths, len(entries) - shown)
+
+
+def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.group, []).append(entry)
+
+    def rank(group: str) -> int:
+        root = group.partition("/")[0]
+        if root in _FIRST_GROUPS:
+            return _FIRST_GROUPS.index(root)
+        return len(_FIRST_GROUPS) + (root in _LAST_GROUPS)
+
+    return [groups[group] for group in sorted(groups, key=rank)]
+
+
+def _measure(entries: Sequence[Entry], width: int) -> Widths:
+    """Widths of all parts, without those that would leave no room for the names."""
+
+    def widest(part: str) -> int:
+        return max((cell_len(getattr(entry, part)) for entry in entries), default=0)
+
+    name = widest("name")
+    value = max(widest("value"), 7)  # so that columns don't move with every digit
+    std, low, high = widest("std"), widest("low"), widest("high")
+    candidates = [Widths(name, value)]
+    if std:
+        candidates = [
+            Widths(name, value, max(std, 6), max(low, 7), max(high, 7)),
+            Widths(name, value, max(std, 6)),
+            *candidates,
+        ]
+    needed = INDENT + min(name, _SHORTEST_NAME)
+    for widths in candidates[:-1]:
+        # A range is worth less than whole names, a standard deviation more.
+        if (widths.natural if widths.low else needed + widths.numbers) <= width:
+            return widths
+    return candidates[-1]
+
+
+_Column = list["str | Entry | None"]
+
+
+def _fit(groups: Sequence[list[Entry]], count: int, height: int) -> list[_Column] | None:
+    """The lowest arrangement in `count` columns that shows everything; None if there is none.
+
+    Groups are kept whole and apart from each other where that does not cost much height.
+    """
+    total = sum(len(group) + 1 for group in groups)
+    lowest = max(1, math.ceil(total / count))
+    for spaced in (True, False):
+        for limit in range(lowest, min(height, lowest * 3 // 2 + 2) + 1):
+            columns = _whole(groups, limit, spaced=spaced)
+            if columns is not None and len(columns) <= count:
+                return columns
+    for limit in range(lowest, height + 1):
+        columns = _split(groups, count, limit)
+        if len(columns) <= count:
+            return columns
+    return None
+
+
+def _whole(groups: Sequence[list[Entry]], height: int, *, spaced: bool) -> list[_Column] | None:
+    columns: list[_Column] = [[]]
+    for group in groups:
+        block: _Column = [*_heading(group), *group]
+        if len(block) > height:
+            return None
+        gap: _Column = [None] if spaced and columns[-1] else []
+        if len(columns[-1]) + len(gap) + len(block) > height:
+            columns.append(block)
+        else:
+            columns[-1] += gap + block
+    return columns
+
+
+def _split(groups: Sequence[list[Entry]], count: int, height: int) -> list[_Column]:
+    """Fills column after column; a group that goes on in the next one repeats its heading."""
+    columns: list[_Column] = [[]]
+    for group in groups:
+        for index, entry in enumerate(group):
+            heading = _heading(group)
+            starts = index == 0 or not columns[-1]
+            if len(columns[-1]) + (len(heading) if starts else 0) + 1 > height:
+                columns.append([])
+                starts = True
+            if len(columns) > count:
+                return columns
+            columns[-1] += [*heading, entry] if starts and height > len(heading) else [entry]
+    return columns
+
+
+def _heading(group: Sequence[Entry]) -> list[str | Entry | None]:
+    return [group[0].group] if group[0].group else []

@@ -1,1 +1,7 @@
-"""Placeholder until the backend lands."""
+"""The TensorBoard backend of metriplex."""
+
+from __future__ import annotations
+
+from metriplex_tensorboard.backend import TensorBoardBackend
+
+__all__ = ["TensorBoardBackend"]

@@ -1,0 +1,124 @@
+"""One event file: TFRecord framing, and writing that a full disk can't tear or double.
+
+The framing is that of TensorFlow's `record_writer.h`: length (uint64), masked checksum of the
+length, data, masked checksum of the data; all little-endian, checksums CRC-32C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterable  # noqa: TC003 - part of public annotations
+from io import FileIO
+from pathlib import Path  # noqa: TC003 - part of public annotations
+from typing import final
+
+from crc32c import crc32c
+
+_pack_checksum = struct.Struct("<I").pack
+_NAME = re.compile(r"events\.out\.tfevents\.(\d+)(?:\.(\d{9})\.)?")
+
+
+def frame(data: bytes) -> bytes:
+    """Frames one record.
+
+    Args:
+        data: A serialized event.
+
+    Returns:
+        The bytes that go into the file.
+    """
+    return b"".join((_header(len(data)), data, _checksum(data)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _header(length: int) -> bytes:
+    encoded = struct.pack("<Q", length)
+    return encoded + _checksum(encoded)
+
+
+def _checksum(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return _pack_checksum(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFF_FFFF)
+
+
+@final
+class EventFile:
+    """An event file of its own, created when it is first written.
+
+    Records wait in memory for `write`, which stores all of them or, for what a reader of the file
+    can see, none. No descriptor stays open in between, so there may be hundreds of files. Not for
+    several threads at once.
+
+    Attributes:
+        directory: Where the file is created; made if only its parent exists.
+        suffix: Ends the file's name.
+    """
+
+    def __init__(self, directory: Path, suffix: str = "") -> None:
+        self.directory = directory
+        self.suffix = suffix
+        self._path: Path | None = None
+        self._pending: list[bytes] = []
+        self._stored = 0
+
+    def append(self, records: Iterable[bytes]) -> None:
+        """Takes framed records; does no I/O."""
+        self._pending.extend(records)
+
+    def write(self) -> None:
+        """Writes everything that was appended; then it survives this process.
+
+        Raises:
+            OSError: Nothing was stored, and everything is kept for the next call. That one begins
+                at the same offset, so what the first left behind is overwritten, not repeated.
+        """
+        if not self._pending:
+            return
+        data = b"".join(self._pending)
+        with self._open() as file:
+            file.seek(self._stored)
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(self._stored)
+                raise
+        self._stored += len(data)
+        self._pending.clear()
+
+    def _open(self) -> FileIO:
+        if self._path is not None:
+            return FileIO(self._path, "r+")
+        self.directory.mkdir(exist_ok=True)
+        while True:
+            path = self.directory / _file_name(self.directory, self.suffix)
+            with contextlib.suppress(FileExistsError):
+                file = FileIO(path, "x")
+                self._path = path
+                return file
+
+
+def _file_name(directory: Path, suffix: str) -> str:
+    """Names a file later, in name order, than all the event files of the directory.
+
+    TensorBoard reads files in the order of their names, which must be that of their events for a
+    continued run to supersede what came before, even if the clock was set back meanwhile.
+    """
+    stamp = time.time_ns()
+    for name in os.listdir(directory):  # noqa: PTH208 - names are all that is needed
+        if found := _NAME.match(name):
+            seconds, nanoseconds = found.groups(default="999999999")
+            stamp = max(stamp, int(seconds) * 10**9 + int(nanoseconds) + 1)
+    seconds, nanoseconds = divmod(stamp, 10**9)
+    return (
+        f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}."
+        f"{socket.gethostname()}.{os.getpid()}{suffix}"
+    )

@@ -1,0 +1,197 @@
+"""Serialized `Event` messages: what TensorBoard reads, one message a record of an event file.
+
+Scalars are encoded here by hand, because they are what there are many of; everything else is made
+of tensorboardX's own messages. The wire format is protocol buffers' (protobuf.dev, "Encoding"), the
+field numbers are those of TensorFlow's `event.proto` and `summary.proto`.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - part of public annotations
+
+from tensorboardX import summary as summaries
+
+from metriplex import LoggingError, Scalar, Scalars, Text, Video
+from metriplex_tensorboard.gif import encode_gif
+from metriplex_tensorboard.protos import (
+    Event,
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionLog,
+    Status,
+    Summary,
+    SummaryMetadata,
+)
+
+_FILE_VERSION = "brain.Event:2"
+_STATUS = {"finished": "STATUS_SUCCESS", "failed": "STATUS_FAILURE"}
+
+# Field keys: field number << 3 | wire type (0 varint, 1 eight bytes, 2 counted, 5 four bytes).
+_EVENT_WALL_TIME = 1 << 3 | 1
+_EVENT_STEP = 2 << 3 | 0
+_EVENT_SUMMARY = bytes([5 << 3 | 2])
+_SUMMARY_VALUE = bytes([1 << 3 | 2])
+_VALUE_TAG = bytes([1 << 3 | 2])
+_VALUE_SIMPLE = bytes([2 << 3 | 5])
+
+_pack_head = struct.Struct("<BdB").pack
+
+
+def scalar_event(record: Scalars) -> bytes:
+    """Encodes all the values of one step as one event.
+
+    Args:
+        record: The step; values are rounded to float32, beyond its range to an infinity, as
+            `SummaryWriter.add_scalar` does. A `wall_time` of 0 stands for now.
+
+    Returns:
+        The serialized event.
+
+    Raises:
+        LoggingError: The step is no int64.
+    """
+    parts, pack = _layout(tuple(record.values))
+    parts = parts.copy()
+    parts[1::2] = record.values.values()
+    try:
+        summary = pack(*parts)
+    except OverflowError:
+        parts[1::2] = [_float32(value) for value in record.values.values()]
+        summary = pack(*parts)
+    head = _pack_head(_EVENT_WALL_TIME, record.wall_time or time.time(), _EVENT_STEP)
+    return head + _varint(_int64(record.step)) + summary
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(tags: tuple[str, ...]) -> tuple[list[bytes | Scalar], Callable[..., bytes]]:
+    """The bytes between the values, every other item, and what packs both; loops repeat tags."""
+    prefixes = []
+    for tag in tags:
+        name = _utf8(tag)
+        head = _VALUE_TAG + _varint(len(name)) + name + _VALUE_SIMPLE
+        prefixes.append(_SUMMARY_VALUE + _varint(len(head) + 4) + head)
+    size = sum(len(prefix) + 4 for prefix in prefixes)
+    summary = _EVENT_SUMMARY + _varint(size)
+    if not prefixes:
+        return [summary], struct.Struct(f"<{len(summary)}s").pack
+    prefixes[0] = summary + prefixes[0]
+    parts: list[bytes | Scalar] = [part for prefix in prefixes for part in (prefix, 0.0)]
+    return parts, struct.Struct("<" + "".join(f"{len(prefix)}sf" for prefix in prefixes)).pack
+
+
+def _varint(value: int) -> bytes:
+    """Base 128, least significant group first; `value` is not negative."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _int64(step: int) -> int:
+    if not -(2**63) <= step < 2**63:
+        raise LoggingError(
+            f"`step` must fit into a signed 64-bit integer, which is what an event file stores; "
+            f"got {step}"
+        )
+    return step & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _float32(value: Scalar) -> float:
+    try:
+        struct.pack("<f", value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+    return value
+
+
+def _utf8(text: str) -> bytes:
+    """UTF-8; a lone surrogate, which has none, becomes its escape instead of losing the step."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _text(text: str) -> str:
+    return _utf8(text).decode("utf-8")
+
+
+def head_events(purge_step: int | None) -> list[bytes]:
+    """The events that every file begins with.
+
+    Args:
+        purge_step: TensorBoard then drops what earlier files of the same directory hold at this
+            step and beyond; None for a run that continues no other.
+
+    Returns:
+        The format's version, then the start of the session if there is something to purge.
+    """
+    events = [Event(wall_time=time.time(), file_version=_FILE_VERSION)]
+    if purge_step is not None:
+        start = SessionLog(status=SessionLog.START)
+        events.append(Event(wall_time=time.time(), step=purge_step, session_log=start))
+    return [bytes(event.SerializeToString()) for event in events]
+
+
+def text_event(text: Text) -> bytes:
+    """Encodes a piece of text for TensorBoard's TEXT tab, as `SummaryWriter.add_text` does."""
+    summary = summaries.text(_text(text.tag), _text(text.text))
+    return _summary_event(summary, text.step, text.wall_time)
+
+
+def video_event(video: Video) -> bytes:
+    """Encodes a clip as a GIF for TensorBoard's IMAGES tab, as `SummaryWriter.add_video` does."""
+    _, height, width, channels = video.frames.shape
+    image = Summary.Image(
+        height=height,
+        width=width,
+        colorspace=channels,
+        encoded_image_string=encode_gif(video.frames, video.fps),
+    )
+    summary = Summary(value=[Summary.Value(tag=_text(video.tag), image=image)])
+    return _summary_event(summary, video.step, video.wall_time)
+
+
+def hparams_events(hparams: Mapping[str, Scalar | str], metrics: Sequence[str]) -> list[bytes]:
+    """Encodes hyper-parameters for TensorBoard's HPARAMS tab, as `add_hparams` does.
+
+    Args:
+        hparams: Name to value.
+        metrics: Tags of the scalars to be shown beside them.
+
+    Returns:
+        The events that describe the experiment and start the session.
+    """
+    clean = {
+        _text(name): _text(value) if isinstance(value, str) else value
+        for name, value in hparams.items()
+    }
+    experiment, start, _ = summaries.hparams(clean, dict.fromkeys(metrics, 0.0))
+    return [_summary_event(summary, 0, 0.0) for summary in (experiment, start)]
+
+
+def session_end_event(status: str) -> bytes:
+    """Encodes the end of the session that `hparams_events` started.
+
+    Args:
+        status: As `close_run` gets it. An interrupted run, which may be continued, has neither
+            succeeded nor failed: its status is unknown.
+
+    Returns:
+        The serialized event.
+    """
+    end = SessionEndInfo(status=Status.Value(_STATUS.get(status, "STATUS_UNKNOWN")))
+    content = HParamsPluginData(session_end_info=end, version=0).SerializeToString()
+    plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content)
+    value = Summary.Value(
+        tag="_hparams_/session_end_info", metadata=SummaryMetadata(plugin_data=plugin)
+    )
+    return _summary_event(Summary(value=[value]), 0, 0.0)
+
+
+def _summary_event(summary: Summary, step: int, wall_time: float) -> bytes:
+    _int64(step)
+    event = Event(wall_time=wall_time or time.time(), step=step, summary=summary)
+    return bytes(event.SerializeToString())

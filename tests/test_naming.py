@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -228,20 +229,22 @@ def test_a_path_that_is_too_long(tmp_path: Path) -> None:
         create_directory(tmp_path / ("x" * 300), "run")
 
 
+PROGRAM = textwrap.dedent("""
+    import sys
+    from metriplex.errors import ConfigurationError
+    from metriplex.naming import create_directory
+    try:
+        create_directory(sys.argv[1], "run")
+    except ConfigurationError as error:
+        print(type(error.__cause__).__name__, error)
+""")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
 def test_a_directory_that_takes_no_bytes_is_an_error_and_is_removed(tmp_path: Path) -> None:
-    program = """
-        import resource, sys
-        from metriplex.errors import ConfigurationError
-        from metriplex.naming import create_directory
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        try:
-            create_directory(sys.argv[1], "run")
-        except ConfigurationError as error:
-            print(type(error.__cause__).__name__, error)
-    """
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "logs")],
+        [sys.executable, "-c", limit + PROGRAM, str(tmp_path / "logs")],
         check=True,
         capture_output=True,
         text=True,
@@ -249,3 +252,29 @@ def test_a_directory_that_takes_no_bytes_is_an_error_and_is_removed(tmp_path: Pa
     assert done.stdout.startswith("OSError can't create a run's directory")
     assert "raise the limit" in done.stdout
     assert list((tmp_path / "logs").iterdir()) == []
+
+
+UNSHARE = ["unshare", "--map-root-user", "--mount"]
+
+
+def _can_mount() -> bool:
+    tmpfs = [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"]
+    return shutil.which("unshare") is not None and not subprocess.run(tmpfs, check=False).returncode
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs a mount namespace for a small tmpfs")
+def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
+    script = (
+        'mount -t tmpfs -o size=4k none "$1" && head -c 4096 /dev/zero > "$1/full" && '
+        '"$2" -c "$3" "$1" && ls "$1"'
+    )
+    done = subprocess.run(
+        [*UNSHARE, "sh", "-c", script, "sh", str(tmp_path), sys.executable, PROGRAM],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    message, left = done.stdout.splitlines()
+    assert message.startswith("OSError can't create a run's directory")
+    assert "the disk is full: free some space" in message
+    assert left == "full"

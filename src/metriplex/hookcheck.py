@@ -80,18 +80,18 @@ def _check_signature(
             raise PluginError(f"{method} has no `self` as its first parameter: add it")
         parameters = parameters[1:]
     for parameter in parameters:
-        optional = parameter.default is not inspect.Parameter.empty
-        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        if optional and parameter.name not in offered:
+        offers = parameter.name in offered
+        optional = parameter.default is not parameter.empty
+        filled = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if (offers and filled and not optional) or (optional and not offers):
             continue
-        if parameter.name in offered and not optional and not keyword_only:
-            continue
-        if parameter.name in offered:
+        if offers:
             why = "must be a plain positional argument without a default, or it is never filled in"
         else:
-            why = f"is not offered.{closest([parameter.name], offered)} Offered are"
-            why = f"{why} {listing(offered)}"
-        raise PluginError(f"{method}: its argument `{parameter}` {why}")
+            meant = closest([parameter.name], offered)
+            why = f"is not offered.{meant} Offered are {listing(offered)}"
+        plain_parameter = parameter.replace(annotation=parameter.empty)
+        raise PluginError(f"{method}: its argument `{plain_parameter}` {why}")
 
 
 def _binds_first(owner: object, attribute: str) -> bool:

@@ -25,7 +25,7 @@ GivenRate: TypeAlias = "float | jax.typing.ArrayLike | Callable[[jax.Array], jax
 """A constant rate or an optax schedule: a function of the number of updates applied before."""
 
 _MAX_DEPTH: Final = 100
-_MAX_NODES: Final = 100_000
+_MAX_NODES: Final = 50_000
 _LEAVES: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
 _OPAQUE: Final = (*_LEAVES, type(None), type, ModuleType)
 # SAM's adversarial step is not a step of training; the others hold no optimizer state at all.
@@ -67,10 +67,7 @@ def learning_rates(opt_state: object, given: GivenRate | None = None) -> dict[st
         reading = search.read(opt_state)
         rates = _tagged(reading)
         if not any(rate is not None for rate in rates.values()):
-            rate = _evaluate(given, search.step)
-            if given is None and reading.searched:
-                rate = jnp.float32(1)
-            rate = _scaled(rate, reading.factor)
+            rate = _substitute(given, search, reading)
             rates = rates if rates and rate is None else {TAG: rate}
         return {tag: _unknown() if rate is None else rate for tag, rate in rates.items()}
     except Exception:  # noqa: BLE001 - training must survive any object that is given as a state
@@ -91,34 +88,35 @@ def explain_unknown(opt_state: object, given: GivenRate | None = None) -> str:
     try:
         search = _Search()
         reading = search.read(opt_state)
-        unreadable = [tag for tag, rate in _tagged(reading).items() if rate is None]
-        if (reading.rates and not unreadable) or (given is None and reading.searched):
+        tagged = _tagged(reading)
+        unreadable = [tag for tag, rate in tagged.items() if rate is None]
+        some_known = len(unreadable) < len(tagged)
+        if some_known and not unreadable:
             return ""
-        if given is not None and _evaluate(given, search.step) is not None:
+        if not some_known and _substitute(given, search, reading) is not None:
             return ""
-        found = ", ".join(f"`{name}`" for name in list(search.types)[:8]) or "nothing"
-        if opt_state is None and given is None:
-            why = "no optimizer state was given; give `opt_state=` to `on_iteration`, or"
-        elif given is not None and callable(given) and search.step is None:
-            why = (
-                f"the optimizer state (of {found}) holds no step count at which the schedule "
-                "`learning_rate=` could be evaluated;"
-            )
+        found = ", ".join(f"`{name}`" for name in list(search.types)[:8]) or "plain values"
+        tags = ", ".join(f"`{tag}`" for tag in unreadable) or f"`{TAG}`"
+        mend = "Pass `learning_rate=` (a number or the optimizer's schedule) to the callback."
+        if some_known:
+            why = f"the optimizer state (of {found}) does not hold it as one number"
+            mend = "Log what you need of it in `training_log=`."
+        elif callable(given) and search.step is None:
+            why = f"the optimizer state (of {found}) counts no steps for the schedule"
+            mend = "Pass `learning_rate=` (a number) to the callback."
         elif given is not None:
-            why = "`learning_rate=` is not one number, or the schedule raised an error;"
+            why = "the callback's `learning_rate=` gives no value that is one number"
+        elif opt_state is None:
+            why = "no optimizer state was given"
+            mend = f"Give `opt_state=` to `on_iteration`. {mend}"
         elif unreadable:
-            why = (
-                f"what the optimizer state (of {found}) holds as `learning_rate` is not one number;"
-            )
+            why = f"the optimizer state (of {found}) does not hold it as one number"
         else:
-            why = f"the optimizer state (of {found}) holds none;"
-        mend = "pass `learning_rate=`, a number or the optimizer's schedule, to the callback"
+            why = f"the optimizer state (of {found}) does not hold it"
     except Exception as error:  # noqa: BLE001 - a message is not worth an exception
-        why, mend = (
-            f"the optimizer state could not be read ({type(error).__name__});",
-            "pass `learning_rate=` to the callback",
-        )
-    return f"`{TAG}` is unknown and logged as NaN: {why} {mend}. Training is not affected."
+        tags, why = f"`{TAG}`", f"the optimizer state could not be read ({type(error).__name__})"
+        mend = "Pass `learning_rate=` (a number) to the callback."
+    return f"{tags} is unknown and logged as NaN: {why}. {mend} Training is not affected."
 
 
 class _Rate(NamedTuple):
@@ -300,26 +298,33 @@ def _scalar(value: object, kind: type[Any] = jnp.floating) -> jax.Array | None:
         value = children[0][1] if len(children) == 1 and not isinstance(value, Mapping) else None
     if not isinstance(value, _LEAVES) or isinstance(value, (bool, str, bytes)):
         return None
-    if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
+    try:
+        # A deleted (donated) array has no value, though it still has a shape and a dtype.
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
+            return None
+        array = jnp.asarray(value, jnp.float32 if type(value) is float else None)
+    except Exception:  # noqa: BLE001 - an array that jax refuses, of strings or objects
         return None
-    array = jnp.asarray(value, jnp.float32 if type(value) is float else None)
-    if array.size != 1:
-        return None
-    if jnp.issubdtype(array.dtype, kind):
-        dtype = array.dtype
-    elif kind is jnp.floating and jnp.issubdtype(array.dtype, jnp.integer):
-        dtype = jnp.float32
-    else:
-        return None
-    return jax.lax.convert_element_type(array.reshape(()), dtype)
+    if array.size == 1 and jnp.issubdtype(array.dtype, kind):
+        return jax.lax.convert_element_type(array.reshape(()), array.dtype)
+    if array.size == 1 and kind is jnp.floating and jnp.issubdtype(array.dtype, jnp.integer):
+        return array.reshape(()).astype(jnp.float32)
+    return None
 
 
-def _evaluate(given: GivenRate | None, step: jax.Array | None) -> jax.Array | None:
-    """A given rate as a scalar; None if there is none, or it is not one number.
+def _substitute(given: GivenRate | None, search: _Search, reading: _Reading) -> jax.Array | None:
+    """The rate where the state holds none: the given one, or what a line search found."""
+    if given is None:
+        return reading.factor if reading.searched else None
+    return _scaled(_evaluate(given, search.step), reading.factor)
+
+
+def _evaluate(given: GivenRate, step: jax.Array | None) -> jax.Array | None:
+    """A given rate as a scalar; None if it is not one number.
 
     Without a step count, only a schedule whose value doesn't depend on it has a known rate.
     """
-    if given is None or not callable(given):
+    if not callable(given):
         return _scalar(given)
     try:
         if step is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metriplex.callback import MetricsCallback
 from metriplex.errors import (
     ClosedError,
     ConfigurationError,
@@ -12,22 +13,33 @@ from metriplex.errors import (
     TransientError,
 )
 from metriplex.hookspecs import hookimpl
+from metriplex.pattern import (
+    JITSummaryWriter,
+    TensorBoardCallback,
+    callback_with_numpy_wrapper,
+)
 from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video, lane_name
+from metriplex.state import MetricsState
 
 __all__ = [
     "ClosedError",
     "ConfigurationError",
     "Delivery",
+    "JITSummaryWriter",
     "LoggingError",
+    "MetricsCallback",
+    "MetricsState",
     "MetriplexError",
     "NonFiniteError",
     "PluginError",
     "RunInfo",
     "Scalar",
     "Scalars",
+    "TensorBoardCallback",
     "Text",
     "TransientError",
     "Video",
+    "callback_with_numpy_wrapper",
     "hookimpl",
     "lane_name",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast, final
+from typing import TypeAlias, TypeVar, cast, final
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ AxisName: TypeAlias = str | tuple[str, ...]
 
 Weights: TypeAlias = tuple[ArrayLike, ArrayLike]
 """Of the newest episode and of those before it: alpha and 1 - alpha, both rounded once."""
+
+Stats = TypeVar("Stats", "EpisodeStats", "EpisodeWindow")
 
 _LONGEST = 2**31 - 1
 
@@ -65,7 +67,7 @@ class EpisodeStats:
         length_ema: float32, the same of their lengths.
         finished: bool, whether the environment has finished an episode; before that the two
             averages are 0 and mean nothing.
-        window: The episodes finished since the last record.
+        window: The episodes finished since the last record; None if they are not kept.
     """
 
     episode_return: jax.Array
@@ -73,14 +75,15 @@ class EpisodeStats:
     return_ema: jax.Array
     length_ema: jax.Array
     finished: jax.Array
-    window: EpisodeWindow
+    window: EpisodeWindow | None
 
 
-def init_stats(num_envs: int) -> EpisodeStats:
+def init_stats(num_envs: int, *, window: bool = True) -> EpisodeStats:
     """Statistics before the first step.
 
     Args:
         num_envs: How many environments step together.
+        window: Whether to keep the episodes finished since the last record, for `window`.
 
     Returns:
         The state, with a buffer of its own for each leaf, so that it can be donated.
@@ -95,7 +98,7 @@ def init_stats(num_envs: int) -> EpisodeStats:
         return_ema=jnp.zeros(number, jnp.float32),
         length_ema=jnp.zeros(number, jnp.float32),
         finished=jnp.zeros(number, jnp.bool_),
-        window=_empty_window(number),
+        window=_empty_window(number) if window else None,
     )
 
 
@@ -175,6 +178,8 @@ def window(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, 
         only where `count` is positive, and 0 where it isn't.
     """
     episodes = stats.window
+    if episodes is None:
+        raise ConfigurationError("the state keeps no window: make it with `window=True`")
     count = _psum(jnp.sum(episodes.count), axis_name)
     divisor = jnp.maximum(count, 1).astype(jnp.float32)
 
@@ -213,7 +218,7 @@ def reset_window(stats: EpisodeStats, where: ArrayLike = True) -> EpisodeStats:
     Returns:
         The state with an empty window where `where` is true, and as it was where it isn't.
     """
-    empty = _empty_window(stats.episode_return.shape[-1])
+    empty = _spread_like(_empty_window(stats.episode_return.shape[-1]), stats.episode_return)
     cleared = jax.tree.map(lambda new, old: jnp.where(where, new, old), empty, stats.window)
     return replace(stats, window=cleared)
 
@@ -235,9 +240,11 @@ def _update(
     stats: EpisodeStats, reward: jax.Array, done: jax.Array, weights: Weights
 ) -> EpisodeStats:
     reward, done = lax.stop_gradient((reward, done))
+    stats = _spread_like(
+        stats, jnp.sum(reward * done, axis=0) if reward.ndim == 2 else reward * done
+    )
     if reward.ndim == 1:
         return _step(stats, reward, done, weights)
-    stats = _varying_like(stats, reward, done)
     return lax.scan(lambda carry, xs: (_step(carry, *xs, weights), None), stats, (reward, done))[0]
 
 
@@ -261,31 +268,38 @@ def _step(
     def where_done(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(done, new, old)
 
-    old = stats.window
     return EpisodeStats(
         episode_return=where_done(jnp.zeros_like(total), total),
         episode_length=where_done(jnp.zeros_like(length), length),
         return_ema=average(stats.return_ema, total),
         length_ema=average(stats.length_ema, length),
         finished=stats.finished | done,
-        window=EpisodeWindow(
-            count=old.count + done.astype(jnp.int32),
-            return_min=where_done(jnp.minimum(old.return_min, total), old.return_min),
-            return_max=where_done(jnp.maximum(old.return_max, total), old.return_max),
-            return_sum=where_done(old.return_sum + total, old.return_sum),
-            length_min=where_done(jnp.minimum(old.length_min, length), old.length_min),
-            length_max=where_done(jnp.maximum(old.length_max, length), old.length_max),
-            length_sum=where_done(old.length_sum + length, old.length_sum),
-        ),
+        window=None if stats.window is None else _extend(stats.window, total, length, done),
     )
 
 
-def _varying_like(stats: EpisodeStats, reward: jax.Array, done: jax.Array) -> EpisodeStats:
-    # under shard_map the carry of a scan must vary over the same mesh axes before and after; to
-    # select between equals costs nothing and takes over the axes over which the condition varies
-    never = jnp.any((reward != 0) | done, axis=0) & False
-    varying = jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), stats)
-    return cast("EpisodeStats", varying)
+def _extend(
+    old: EpisodeWindow, total: jax.Array, length: jax.Array, done: jax.Array
+) -> EpisodeWindow:
+    new = EpisodeWindow(
+        count=old.count + 1,
+        return_min=jnp.minimum(old.return_min, total),
+        return_max=jnp.maximum(old.return_max, total),
+        return_sum=old.return_sum + total,
+        length_min=jnp.minimum(old.length_min, length),
+        length_max=jnp.maximum(old.length_max, length),
+        length_sum=old.length_sum + length,
+    )
+    return jax.tree.map(lambda newer, older: jnp.where(done, newer, older), new, old)
+
+
+def _spread_like(tree: Stats, like: jax.Array) -> Stats:
+    # a scan's carry must not change its type, nor may a selection mix types, of which the mesh axes
+    # are a part over which an array varies (shard_map) or is sharded (explicit axes): a factor of
+    # one costs nothing, changes no bit and brings those of `like` along
+    one = jnp.isfinite(like) | True
+    spread = jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
+    return cast("Stats", spread)
 
 
 def _psum(value: jax.Array, axis_name: AxisName | None) -> jax.Array:

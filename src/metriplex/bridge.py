@@ -1,0 +1,280 @@
+"""The only way from a compiled program to the host.
+
+One unordered `jax.debug.callback` carries a block of rows (`metriplex.packing`), however many
+values and vmapped lanes there are; the host function only enqueues it. A drain thread, one a
+process, decodes blocks and hands their rows to the sink that the row's run handle names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from metriplex.packing import NO_SEQUENCE, Header, unpack
+from metriplex.sequence import Row
+
+logger = logging.getLogger("metriplex")
+
+ABORTED = (
+    'a NaN or an infinity was logged while `nonfinite="abort"`: the program was stopped; the tag, '
+    "step and lane are in the log and in the error that `flush` and `close` raise"
+)
+
+
+class Sink(Protocol):
+    """What rows are delivered to."""
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        """Takes the rows of one block that carry this sink's handle. The drain thread calls."""
+
+
+_blocks: queue.SimpleQueue[tuple[float, Any] | threading.Event] = queue.SimpleQueue()
+_sinks: dict[int, Sink] = {}
+_closed: dict[int, str] = {}
+_handles = itertools.count(1)
+_drain: threading.Thread | None = None
+_start_lock = threading.Lock()
+
+
+# ---- on the device ------------------------------------------------------------------------------
+
+
+def _receive(block: jax.Array) -> None:
+    """The host function: it only enqueues.
+
+    jax calls it on the main thread or on threads of XLA. Reading the block here, calling jax or
+    waiting can deadlock (jax issues 24255 and 25861), so the drain thread does that.
+    """
+    item = (time.time(), block)
+    try:
+        _blocks.put(item)
+    except BaseException:
+        # Ctrl-C can land between any two bytecodes: the row is kept, and if it was already
+        # there its sequence number tells.
+        _blocks.put(item)
+        raise
+
+
+def _receive_and_stop(block: jax.Array) -> None:
+    _receive(block)
+    raise FloatingPointError(ABORTED)
+
+
+@jax.custom_batching.custom_vmap
+def _emit(block: jax.Array) -> tuple[()]:
+    jax.debug.callback(_receive, block)
+    return ()
+
+
+@_emit.def_vmap
+def _emit_batch(_size: int, _batched: Any, block: jax.Array) -> tuple[tuple[()], tuple[()]]:
+    return _emit(block), ()  # the lanes are in front of the block now: still one call
+
+
+def _make_conditional(host: Callable[[jax.Array], None]) -> Callable[..., tuple[()]]:
+    """A call of `host` with a block if any lane wants it."""
+
+    def call(fire: jax.Array, block: jax.Array) -> None:
+        # Lanes that don't fire travel along with those that do, marked as invalid.
+        marks = fire[..., None].astype(jnp.uint32)
+        jax.debug.callback(host, block.at[..., Header.VALID].mul(marks))
+
+    @jax.custom_batching.custom_vmap
+    def conditional(fire: jax.Array, block: jax.Array) -> tuple[()]:
+        lax.cond(fire.any(), call, lambda *_: None, fire, block)
+        return ()
+
+    @conditional.def_vmap
+    def _(
+        size: int, batched: Sequence[bool], *arrays: jax.Array
+    ) -> tuple[tuple[()], tuple[()]]:
+        spread = (
+            array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
+            for array, is_batched in zip(arrays, batched, strict=True)
+        )
+        return conditional(*spread), ()
+
+    return conditional
+
+
+_emit_if = _make_conditional(_receive)
+_abort_if = _make_conditional(_receive_and_stop)
+
+
+def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
+    """Sends rows to the host; works eagerly and under every transformation of jax.
+
+    Args:
+        block: uint32 `[rows, words]`, from `metriplex.packing.pack`; under vmap the lanes' blocks
+            arrive together in one call.
+        where: Whether to send; data, not control flow, so it may differ from lane to lane.
+    """
+    block = lax.stop_gradient(block)
+    if isinstance(where, bool):
+        if where:
+            _emit(block)
+    else:
+        _emit_if(where, block)
+
+
+def abort(block: jax.Array, *, where: jax.Array) -> None:
+    """Sends rows and stops the compiled program with a `FloatingPointError`.
+
+    Args:
+        block: uint32 `[rows, words]`: rows that would be lost with the program; the host removes
+            those that it has already.
+        where: Whether to do so; under vmap, one lane is enough.
+    """
+    _abort_if(where, lax.stop_gradient(block))
+
+
+# ---- on the host --------------------------------------------------------------------------------
+
+
+def register(sink: Sink) -> int:
+    """Gives a sink the handle that rows carry in their header, and starts the drain thread."""
+    global _drain
+    with _start_lock:
+        if _drain is None or not _drain.is_alive():
+            _drain = threading.Thread(target=_run_drain, name="metriplex-drain", daemon=True)
+            _drain.start()
+    handle = next(_handles)
+    _sinks[handle] = sink
+    return handle
+
+
+def unregister(handle: int, name: str) -> None:
+    """Forgets a sink. Rows that still come for it are reported in the log under `name`."""
+    if _sinks.pop(handle, None) is not None:
+        _closed[handle] = name
+
+
+def drain() -> None:
+    """Waits until every row that has reached the host is with its sink. Any thread but the drain's."""
+    if _drain is not None and _drain.is_alive() and threading.current_thread() is not _drain:
+        done = threading.Event()
+        _blocks.put(done)
+        done.wait()
+
+
+def barrier() -> None:
+    """Waits for the programs that this thread has dispatched, then drains.
+
+    `jax.effects_barrier` knows only the programs of its own thread: call this in the thread that
+    dispatched them.
+
+    Raises:
+        Exception: What a failed program of this thread raises.
+    """
+    try:
+        jax.effects_barrier()
+    finally:
+        drain()
+
+
+def _run_drain() -> None:
+    while True:
+        item = _blocks.get()
+        if isinstance(item, threading.Event):
+            item.set()
+            continue
+        try:
+            _deliver(*item)
+        except Exception:
+            logger.exception("metriplex could not read a block of rows; it is lost")
+
+
+def _deliver(wall_time: float, block: Any) -> None:
+    words = np.asarray(block)
+    lanes = int(np.prod(words.shape[:-2], dtype=int))
+    vmapped = words.ndim > 2
+    rows = words.reshape(-1, words.shape[-1])
+    position = np.repeat(np.arange(lanes), words.shape[-2])
+    valid = rows[:, Header.VALID] != 0
+    rows, position = rows[valid], position[valid]
+    if not len(rows):
+        return
+    lane = _lane_numbers(rows, position, lanes, vmapped=vmapped)
+    schemas = rows[:, Header.SCHEMA]
+    for run in np.unique(rows[:, Header.RUN]):
+        of_run = rows[:, Header.RUN] == run
+        decoded: list[Row] = []
+        for schema in np.unique(schemas[of_run]):
+            chosen = of_run & (schemas == schema)
+            decoded += _decode(rows[chosen], lane[chosen], wall_time)
+        _hand_over(int(run), decoded)
+
+
+def _lane_numbers(
+    rows: np.ndarray, position: np.ndarray, lanes: int, *, vmapped: bool
+) -> np.ndarray:
+    """int64 `[rows]`: the lane of each row, -1 where there is none."""
+    given = rows[:, Header.LANE].view(np.int32).astype(np.int64)
+    device = rows[:, Header.DEVICE].view(np.int32).astype(np.int64)
+    counted = np.where(device >= 0, device * lanes + position, position if vmapped else -1)
+    return np.where(given >= 0, given, counted)
+
+
+def _decode(rows: np.ndarray, lane: np.ndarray, wall_time: float) -> list[Row]:
+    step = rows[:, Header.STEP_LOW] | rows[:, Header.STEP_HIGH].astype(np.uint64) << np.uint64(32)
+    iteration = rows[:, Header.ITERATION].view(np.int32)
+    return [
+        Row(
+            kind=kind,
+            sequence=None if number == NO_SEQUENCE else number,
+            fingerprint=hash(row.tobytes()),
+            step=at,
+            iteration=None if index < 0 else index,
+            lane=None if which < 0 else which,
+            values=values,
+            wall_time=wall_time,
+        )
+        for (kind, values), row, number, at, index, which in zip(
+            unpack(rows),
+            rows,
+            rows[:, Header.SEQUENCE].tolist(),
+            step.tolist(),
+            iteration.tolist(),
+            lane.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _hand_over(handle: int, rows: list[Row]) -> None:
+    sink = _sinks.get(handle)
+    if sink is not None:
+        sink.receive(rows)
+    elif (name := _closed.get(handle)) is not None:
+        logger.error(
+            "run `%s` is closed, yet its program goes on logging: %d record(s) from step %d on are "
+            "lost; close the run after the program has ended, and construct a new callback for "
+            "each run instead of closing over an old one",
+            name,
+            len(rows),
+            rows[0].step,
+        )
+
+
+def _forget_in_child() -> None:
+    """A forked child has none of the parent's threads: it must not wait for them, nor log."""
+    global _blocks, _drain
+    _blocks = queue.SimpleQueue()
+    _drain = None
+    _sinks.clear()
+
+
+with contextlib.suppress(AttributeError):  # no fork on Windows
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,226 @@
+"""The row that crosses to the host: values of any dtype, bit for bit, in one vector of uint32 words.
+
+A row is a header of `HEADER` words and the values of one schema. The schema's id stands in the
+header, so rows of several schemas can share a buffer, and the host needs nothing but the words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from metriplex.errors import LoggingError
+
+Value = jax.Array | np.ndarray
+
+
+class Header(enum.IntEnum):
+    """Which word of a row's header holds what."""
+
+    SCHEMA = 0
+    RUN = 1
+    VALID = 2
+    SEQUENCE = 3
+    STEP_LOW = 4
+    STEP_HIGH = 5
+    ITERATION = 6
+    LANE = 7
+    DEVICE = 8
+
+
+HEADER = len(Header)
+NO_SEQUENCE = 0xFFFFFFFF
+"""The sequence number of rows that are delivered as they come."""
+
+
+class Kind(enum.StrEnum):
+    """What a row tells the run."""
+
+    START = "start"
+    RECORD = "record"
+    END = "end"
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one value lies in a row.
+
+    Attributes:
+        tag: The value's name.
+        shape: The value's shape.
+        dtype: The dtype it had on the device, by name.
+        optional: Whether one more word, behind the value, says if the value is present.
+    """
+
+    tag: str
+    shape: tuple[int, ...]
+    dtype: str
+    optional: bool
+
+    @property
+    def words(self) -> int:
+        """The words that the value takes, its presence included."""
+        per_item = 2 if np.dtype(self.dtype).itemsize == 8 else 1
+        return int(np.prod(self.shape, dtype=int)) * per_item + self.optional
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Schema:
+    """What the rows of one logging call look like: static, so known when the call is traced."""
+
+    kind: Kind
+    slots: tuple[Slot, ...]
+
+    @property
+    def words(self) -> int:
+        """The words of a row, its header included."""
+        return HEADER + sum(slot.words for slot in self.slots)
+
+
+_schemas: dict[int, Schema] = {}
+_ids: dict[Schema, int] = {}
+_lock = threading.Lock()
+
+
+def schema_id(schema: Schema) -> int:
+    """Registers a schema and gives its 32-bit id, the same in every process for equal schemas."""
+    with _lock:
+        if schema not in _ids:
+            number = zlib.crc32(repr(schema).encode())
+            while number in _schemas:
+                number = (number + 1) % 2**32
+            _schemas[number] = schema
+            _ids[schema] = number
+        return _ids[schema]
+
+
+def make_schema(kind: Kind, values: Mapping[str, Value], optional: Sequence[str] = ()) -> Schema:
+    """The schema of a row with these values.
+
+    Args:
+        kind: What the row tells the run.
+        values: Tag to array; arrays may be traced.
+        optional: The tags whose presence is known only when the program runs.
+
+    Raises:
+        LoggingError: A value has a dtype that can't be logged.
+    """
+    slots = []
+    for tag, value in values.items():
+        dtype = value.dtype
+        if not (dtype == np.bool_ or jnp.issubdtype(dtype, jnp.integer)) and not jnp.issubdtype(
+            dtype, jnp.floating
+        ):
+            raise LoggingError(
+                f"`{tag}` has dtype `{dtype}`; expected a bool, an integer or a real floating "
+                f"dtype: convert it, or leave it out"
+            )
+        slots.append(Slot(tag, tuple(value.shape), str(dtype), tag in optional))
+    return Schema(kind, tuple(slots))
+
+
+def _to_words(value: Value) -> jax.Array:
+    """The bits of a value as uint32 words; no float arithmetic, which could change a NaN."""
+    dtype = np.dtype(value.dtype)
+    if dtype.itemsize == 8 and isinstance(value, np.ndarray):
+        # A 64-bit constant of the host is exact even where jax has no 64-bit types.
+        return jnp.asarray(np.ascontiguousarray(value).reshape(-1).view(np.uint32))
+    array = lax.stop_gradient(jnp.asarray(value))
+    if jnp.issubdtype(dtype, jnp.floating):
+        bits = jnp.finfo(dtype).bits
+        if bits < 8:
+            array, bits = array.astype(jnp.float32), 32
+        array = lax.bitcast_convert_type(array, {8: jnp.uint8, 16: jnp.uint16}.get(bits, jnp.uint32))
+    elif dtype.itemsize == 8:
+        array = lax.bitcast_convert_type(array, jnp.uint32)
+    elif jnp.issubdtype(dtype, jnp.signedinteger):
+        array = lax.bitcast_convert_type(array.astype(jnp.int32), jnp.uint32)
+    return array.astype(jnp.uint32).reshape(-1)
+
+
+def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
+    """The inverse of `_to_words`: uint32 `[rows, words]` to `[rows, *shape]`, exactly."""
+    dtype = np.dtype(slot.dtype)
+    shape = (len(words), *slot.shape)
+    if dtype == np.bool_:
+        return words.astype(np.bool_).reshape(shape)
+    if jnp.issubdtype(dtype, jnp.floating):
+        bits = jnp.finfo(dtype).bits
+        if bits < 8:
+            return words.view(np.float32).astype(dtype).reshape(shape)
+        if bits < 32:
+            words = words.astype(f"uint{bits}")
+        return words.view(dtype).reshape(shape)
+    if dtype.itemsize == 8:
+        return words.view(dtype).reshape(shape)
+    if jnp.issubdtype(dtype, jnp.signedinteger):
+        words = words.view(np.int32)
+    return words.astype(dtype).reshape(shape)
+
+
+def pack(
+    schema: Schema,
+    header: Mapping[Header, jax.Array | int],
+    values: Mapping[str, Value],
+    present: Mapping[str, jax.Array],
+) -> jax.Array:
+    """One row, on the device.
+
+    Args:
+        schema: The row's schema.
+        header: Every word of the header but the schema's id; int32, uint32 or bool scalars.
+        values: Tag to array, as the schema was made from.
+        present: For every optional tag, a bool scalar.
+
+    Returns:
+        uint32 `[schema.words]`.
+    """
+    head = {**header, Header.SCHEMA: np.uint32(schema_id(schema))}
+    parts = [_to_words(jnp.asarray(head[word])) for word in Header]
+    for slot in schema.slots:
+        parts.append(_to_words(values[slot.tag]))
+        if slot.optional:
+            parts.append(_to_words(present[slot.tag]))
+    return jnp.concatenate(parts)
+
+
+def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
+    """Rows of one schema, on the host.
+
+    Args:
+        words: uint32 `[rows, words]`, all of the schema that the first row names; columns beyond
+            the schema's width are padding.
+
+    Returns:
+        For each row its kind and the values that are present: Python scalars where the value's
+        shape is (), else arrays.
+    """
+    schema = _schemas[int(words[0, Header.SCHEMA])]
+    columns: list[tuple[str, list[Any], list[bool] | None]] = []
+    start = HEADER
+    for slot in schema.slots:
+        stop = start + slot.words - slot.optional
+        array = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
+        if not slot.shape and array.dtype.kind not in "biuf":
+            array = array.astype(np.float32)  # bfloat16 and the float8s: exact
+        column = list(array) if slot.shape else array.tolist()
+        start = stop + slot.optional
+        columns.append((slot.tag, column, words[:, stop].tolist() if slot.optional else None))
+    return [
+        (
+            schema.kind,
+            {tag: column[row] for tag, column, there in columns if there is None or there[row]},
+        )
+        for row in range(len(words))
+    ]

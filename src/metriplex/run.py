@@ -1,0 +1,246 @@
+"""The host side of one run: orders rows, checks values, and hands records to every backend."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, final
+
+import numpy as np
+
+from metriplex.errors import ClosedError, NonFiniteError
+from metriplex.plugins import Backend
+from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video
+from metriplex.sequence import Row, Sequencer
+from metriplex.workers import Worker
+
+logger = logging.getLogger("metriplex")
+
+NonFinite: TypeAlias = Literal["error", "abort", "warn", "keep"]
+
+LEARNING_RATE = "train/learning_rate"
+STEPS_PER_SECOND = "time/steps_per_second"
+
+
+@final
+class Run:
+    """Everything of one run that lives on the host.
+
+    `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
+    both in one order for all backends; no hook is called under it.
+    """
+
+    def __init__(
+        self,
+        info: RunInfo,
+        backends: Sequence[Backend],
+        *,
+        nonfinite: NonFinite = "error",
+        queue_size: int = 65_536,
+    ) -> None:
+        self.info = info
+        self._nonfinite = nonfinite
+        self._workers = [Worker(backend, info, queue_size=queue_size) for backend in backends]
+        self._sequencers: dict[int | None, Sequencer] = {}
+        self._newest: dict[int | None, tuple[int, float]] = {}
+        self._rejected: dict[tuple[str, int | None], int] = {}
+        self._first_rejected: str | None = None
+        self._lock = threading.RLock()
+        self.closed = False
+        self._ended = threading.Event()
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        """Takes rows as they come from the device. The drain thread calls."""
+        with self._lock:
+            due: list[Row] = []
+            for row in rows:
+                sequencer = self._sequencers.get(row.lane)
+                if sequencer is None:
+                    sequencer = self._sequencers[row.lane] = Sequencer()
+                due += sequencer.push(row)
+            self._take(due)
+
+    def release(self) -> None:
+        """Hands on the rows that still wait for earlier ones: the program is known to have ended."""
+        with self._lock:
+            self._take([row for one in self._sequencers.values() for row in one.release()])
+
+    def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
+        """Logs values that are on the host already.
+
+        Args:
+            step: Environment steps taken so far.
+            values: Tag to value.
+
+        Raises:
+            ClosedError: The run is closed.
+        """
+        self._check_open()
+        record = Scalars(step=step, values=dict(values), wall_time=time.time())
+        with self._lock:
+            self._submit_scalars([self._check(record)])
+
+    def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
+        """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
+        self._check_open()
+        self._submit("log_hparams", ("hparams", dict(hparams)), 1)
+
+    def log_text(self, text: Text) -> None:
+        """Logs a piece of text. Raises `ClosedError` if the run is closed."""
+        self._check_open()
+        self._submit("log_text", ("text", text), 1)
+
+    def log_video(self, video: Video) -> None:
+        """Logs a clip. Raises `ClosedError` if the run is closed."""
+        self._check_open()
+        self._submit("log_video", ("video", video), 1)
+
+    def flush(self, timeout: float) -> None:
+        """Waits until every backend has flushed what it was given before, or `timeout` seconds.
+
+        Raises:
+            ClosedError: The run is closed.
+            NonFiniteError: Values were rejected since the last `flush`.
+        """
+        self._check_open()
+        deadline = time.monotonic() + timeout
+        for done in [worker.start_flush() for worker in self._workers]:
+            done.wait(max(deadline - time.monotonic(), 0.0))
+        self._raise_rejected()
+
+    def close(self, status: str, timeout: float) -> None:
+        """Delivers what is queued, closes every backend, and reports what was not delivered.
+
+        Calling it again only waits for the first call to end. A backend that hangs is given up
+        after `timeout` seconds.
+
+        Raises:
+            NonFiniteError: Values were rejected since the last `flush`.
+        """
+        with self._lock:
+            first, self.closed = not self.closed, True
+            if first:
+                self.release()
+        if not first:
+            self._ended.wait(timeout)
+            return
+        deadline = time.monotonic() + timeout
+        for worker in self._workers:
+            worker.start_close(status)
+        ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
+        for worker, has_ended in zip(self._workers, ended, strict=True):
+            self._report(worker.delivery(), timeout, hangs=not has_ended)
+        self._ended.set()
+        self._raise_rejected()
+
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """What has become of the records so far, backend by backend."""
+        return tuple(worker.delivery() for worker in self._workers)
+
+    # ---- records --------------------------------------------------------------------------------
+
+    def _take(self, rows: Sequence[Row]) -> None:
+        # Rows that were buffered on the device arrive at one time: the last one has the rate.
+        last = {(row.lane, row.wall_time): index for index, row in enumerate(rows)}
+        records = []
+        for index, row in enumerate(rows):
+            if row.kind == "start":
+                self._newest[row.lane] = (row.step, row.wall_time)
+            elif row.kind == "record":
+                values = row.values
+                if last[row.lane, row.wall_time] == index:
+                    values = {**values, **self._rate(row)}
+                record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
+                records.append(self._check(record))
+        self._submit_scalars(records)
+
+    def _rate(self, row: Row) -> dict[str, Scalar]:
+        """The rate at which the row's lane has stepped since its last one, if that can be told."""
+        known = self._newest.get(row.lane)
+        self._newest[row.lane] = (row.step, row.wall_time)
+        if known is None or row.step <= known[0] or row.wall_time <= known[1]:
+            return {}
+        return {STEPS_PER_SECOND: (row.step - known[0]) / (row.wall_time - known[1])}
+
+    def _submit_scalars(self, records: Sequence[Scalars]) -> None:
+        records = [record for record in records if record.values]
+        if records:
+            self._submit("log_scalars", ("records", records), len(records))
+
+    def _submit(self, hook: str, argument: tuple[str, object], records: int) -> None:
+        for worker in self._workers:
+            worker.submit(hook, argument, records)
+
+    def _check(self, record: Scalars) -> Scalars:
+        """The record without the values that `nonfinite` rejects."""
+        if self._nonfinite == "keep":
+            return record
+        bad = [
+            tag
+            for tag, value in record.values.items()
+            if not math.isfinite(value) and not _is_unknown_rate(tag, value)
+        ]
+        if not bad:
+            return record
+        for tag in bad:
+            self._reject(tag, record)
+        kept = {tag: value for tag, value in record.values.items() if tag not in bad}
+        return Scalars(record.step, kept, record.iteration, record.lane, record.wall_time)
+
+    def _reject(self, tag: str, record: Scalars) -> None:
+        key = (tag, record.lane)
+        known = key in self._rejected
+        self._rejected[key] = self._rejected.get(key, 0) + 1
+        if known:
+            return
+        lane = "" if record.lane is None else f", lane {record.lane}"
+        what = f"`{tag}` is {record.values[tag]} at step {record.step}{lane}"
+        level = logging.WARNING if self._nonfinite == "warn" else logging.ERROR
+        logger.log(level, "run `%s`: %s; the value reaches no backend", self.info.name, what)
+        if self._first_rejected is None and self._nonfinite != "warn":
+            self._first_rejected = what
+
+    def _raise_rejected(self) -> None:
+        with self._lock:
+            first, self._first_rejected = self._first_rejected, None
+            count = sum(self._rejected.values())
+            tags = ", ".join(sorted({f"`{tag}`" for tag, _ in self._rejected}))
+            if first is not None:
+                self._rejected.clear()
+        if first is not None:
+            raise NonFiniteError(
+                f"run `{self.info.name}`: {first}; {count} value(s) that are NaN or infinite were "
+                f"rejected, of {tags}: mend the training, or construct the callback with "
+                f'`nonfinite="keep"` to log them or `"warn"` to leave them out'
+            )
+
+    # ---- the end --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError(
+                f"run `{self.info.name}` is closed: log before `close` (or inside the `with` "
+                f"block), or construct a new callback"
+            )
+
+    def _report(self, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
+        if not delivery.undelivered and not hangs:
+            return
+        logger.error(
+            "run `%s`: %d of %d record(s) did not reach backend `%s`%s%s",
+            self.info.name,
+            delivery.undelivered,
+            delivery.undelivered + delivery.delivered,
+            delivery.backend,
+            f", which was still busy after {timeout:g} s" if hangs else "",
+            f"; its last error: {delivery.error}" if delivery.error else "",
+        )
+
+
+def _is_unknown_rate(tag: str, value: Scalar) -> bool:
+    """NaN is how an unknown learning rate is logged, and alone is never rejected."""
+    is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
+    return is_rate and bool(np.isnan(value))

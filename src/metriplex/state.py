@@ -1,0 +1,321 @@
+"""What the training loop carries for a callback, and the rows that it sends: pure, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from metriplex import bridge, counter, episodes
+from metriplex.errors import LoggingError
+from metriplex.learning_rate import GivenRate, learning_rates
+from metriplex.learning_rate import TAG as LEARNING_RATE
+from metriplex.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
+from metriplex.training_log import flatten
+
+NO_LANE = -1
+
+
+@final
+@dataclass(frozen=True)
+class Config:
+    """What of a callback's construction shapes the compiled program: equal configurations share it.
+
+    Attributes:
+        alpha: Weight of the newest episode in the averages.
+        episode_stats: Whether count, minimum, maximum and mean of the newest episodes are logged.
+        reduce: What happens to arrays in the training log; None makes them errors.
+        learning_rate: The rate, or a schedule, for optimizer states that hold none.
+        log_every: Iterations between two records.
+        buffer: Rows that are kept on the device before they are sent; 0 sends each at once.
+        buffer_width: Words that a buffered row may take.
+        axis_name: Mapped axes over which the environments are spread; None for all axes of
+            `shard_map` or `pmap`.
+        abort: Whether a NaN or an infinity stops the program.
+    """
+
+    alpha: float = 0.9
+    episode_stats: bool = False
+    reduce: Literal["mean"] | None = None
+    learning_rate: GivenRate | None = None
+    log_every: int = 1
+    buffer: int = 0
+    buffer_width: int = 64
+    axis_name: episodes.AxisName | None = None
+    abort: bool = False
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MetricsState:
+    """The part of the metrics that lives on the device; its shapes never change.
+
+    Attributes:
+        episodes: Episode statistics of `[num_envs]` environments.
+        env_steps: Environment steps taken, exact to 2**64.
+        iteration: int32 `[]`, how many iterations have ended.
+        sequence: uint32 `[]`, how many rows were made.
+        lane: int32 `[]`, the lane's number as it was given to `init`; None if it wasn't.
+        buffer: uint32 `[buffer, buffer_width]`, rows that were not sent yet.
+        buffered: int32 `[]`, how many these are.
+    """
+
+    episodes: episodes.EpisodeStats
+    env_steps: counter.Counter
+    iteration: jax.Array
+    sequence: jax.Array
+    lane: jax.Array | None
+    buffer: jax.Array
+    buffered: jax.Array
+
+
+def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> MetricsState:
+    """The state before the first step; see `MetricsCallback.init`."""
+    state = MetricsState(
+        episodes=episodes.init_stats(num_envs, window=config.episode_stats),
+        env_steps=counter.zero(),
+        iteration=jnp.zeros((), jnp.int32),
+        sequence=jnp.zeros((), jnp.uint32),
+        lane=None if lane is None else jnp.asarray(lane, jnp.int32),
+        buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
+        buffered=jnp.zeros((), jnp.int32),
+    )
+    axes = _manual_axes()
+    if not axes:
+        return state
+    # Under shard_map the carry of a scan must vary over the same mesh axes before and after; a
+    # selection between equals takes over the axes over which its condition varies.
+    never = lax.axis_index(axes) < 0
+    return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), state)
+
+
+def on_step(
+    config: Config, state: MetricsState, reward: jax.Array, done: jax.Array
+) -> MetricsState:
+    """Takes in one step or a rollout; see `MetricsCallback.on_step`."""
+    stats = episodes.update(state.episodes, reward, done, alpha=config.alpha)
+    steps = jnp.size(reward)
+    for axis in _axes(config, state)[0]:
+        steps *= lax.axis_size(axis)
+    return replace(state, episodes=stats, env_steps=counter.add(state.env_steps, steps))
+
+
+def on_iteration(
+    config: Config,
+    run: jax.Array,
+    state: MetricsState,
+    *,
+    training_log: Any,
+    opt_state: Any,
+    iteration: jax.Array | int | None,
+    key: jax.Array | None,
+    where: jax.Array | bool,
+) -> MetricsState:
+    """Makes and sends the iteration's row; see `MetricsCallback.on_iteration`."""
+    values, present = _measure(config, state, training_log, opt_state)
+    due: jax.Array | bool = where
+    if config.log_every > 1:
+        due = jnp.logical_and(due, (state.iteration + 1) % config.log_every == 0)
+    number = state.iteration if iteration is None else jnp.asarray(iteration)
+    if jnp.ndim(number) != 0 or not jnp.issubdtype(number.dtype, jnp.integer):
+        raise LoggingError(
+            f"`iteration` must be one integer; got {number.dtype} {list(number.shape)}"
+        )
+    if key is not None:
+        number = number + _zero_from(key)
+    row = _row(config, run, state, Kind.RECORD, values, present, number.astype(jnp.int32))
+    state = _send(config, state, row, due)
+    if config.abort:
+        rows = jnp.vstack([_valid_rows(state), _pad(config, row)]) if config.buffer else row[None]
+        bad = jnp.logical_and(_any_nonfinite(values, present), due)
+        bridge.abort(rows, where=bad)
+    if config.episode_stats:
+        state = replace(state, episodes=episodes.reset_window(state.episodes, due))
+    return replace(state, iteration=state.iteration + 1)
+
+
+def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
+    """Tells the host that a program starts; see `MetricsCallback.on_training_start`."""
+    return _send_now(config, state, _row(config, run, state, Kind.START, {}, {}, state.iteration))
+
+
+def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
+    """Sends what is buffered, and tells the host that the program ends."""
+    if config.buffer:
+        bridge.emit(_valid_rows(state), where=_gate(config, state, where=state.buffered > 0))
+        state = replace(state, buffered=jnp.zeros_like(state.buffered))
+    return _send_now(config, state, _row(config, run, state, Kind.END, {}, {}, state.iteration))
+
+
+def log(run: jax.Array, step: jax.typing.ArrayLike, values: Mapping[str, Value]) -> None:
+    """Sends values at a step of the caller's own, in no order; see `MetricsCallback.log`."""
+    low, high = _step_words(step)
+    header = {
+        Header.RUN: run,
+        Header.VALID: 1,
+        Header.SEQUENCE: np.uint32(NO_SEQUENCE),
+        Header.STEP_LOW: low,
+        Header.STEP_HIGH: high,
+        Header.ITERATION: -1,
+        Header.LANE: NO_LANE,
+        Header.DEVICE: -1,
+    }
+    axes = _manual_axes()
+    where = lax.axis_index(axes) == 0 if axes else True
+    bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
+
+
+def _step_words(step: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+    if isinstance(step, int) and not isinstance(step, bool):
+        if not 0 <= step < 2**64:
+            raise LoggingError(f"`step` must be from 0 to 2**64 - 1; got {step}")
+        exact = counter.add(counter.zero(), step)
+        return exact.low, exact.high
+    array = jnp.asarray(step)
+    if array.size != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise LoggingError(f"`step` must be one integer; got {array.dtype} {list(array.shape)}")
+    exact = counter.add(counter.zero(), array.reshape(()))
+    return exact.low, exact.high
+
+
+def _measure(
+    config: Config, state: MetricsState, training_log: Any, opt_state: Any
+) -> tuple[dict[str, Value], dict[str, jax.Array]]:
+    """The iteration's values by tag, and for those that may be absent whether they are present."""
+    axes = _axes(config, state)[0]
+    axis_name = axes or None
+    mean_return, mean_length, finished = episodes.averages(state.episodes, axis_name)
+    values: dict[str, Value] = {"episode/return": mean_return, "episode/length": mean_length}
+    present = dict.fromkeys(values, finished)
+    if config.episode_stats:
+        for name, value in episodes.window(state.episodes, axis_name).items():
+            values[f"episode/{name}"] = value
+            if name != "count":
+                present[f"episode/{name}"] = values["episode/count"] > 0
+    logged = {} if training_log is None else flatten(training_log, reduce=config.reduce)
+    values |= {tag: _global(value, axes) for tag, value in logged.items()}
+    if LEARNING_RATE not in values and (opt_state is not None or config.learning_rate is not None):
+        values |= learning_rates(opt_state, config.learning_rate)
+    return values, present
+
+
+def _row(
+    config: Config,
+    run: jax.Array,
+    state: MetricsState,
+    kind: Kind,
+    values: Mapping[str, Value],
+    present: Mapping[str, jax.Array],
+    iteration: jax.Array,
+) -> jax.Array:
+    others = _axes(config, state)[1]
+    header = {
+        Header.RUN: run,
+        Header.VALID: 1,
+        Header.SEQUENCE: state.sequence,
+        Header.STEP_LOW: state.env_steps.low,
+        Header.STEP_HIGH: state.env_steps.high,
+        Header.ITERATION: iteration,
+        Header.LANE: NO_LANE if state.lane is None else state.lane,
+        Header.DEVICE: lax.axis_index(others) if others else -1,
+    }
+    return pack(make_schema(kind, values, tuple(present)), header, values, present)
+
+
+def _send(
+    config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool
+) -> MetricsState:
+    """Sends a row, or keeps it in the buffer until that is full."""
+    if not config.buffer:
+        return _send_now(config, state, row, due)
+    place = state.buffered
+    kept = jnp.where(due, _pad(config, row), state.buffer[place])
+    state = replace(
+        state,
+        buffer=lax.dynamic_update_index_in_dim(state.buffer, kept, place, 0),
+        sequence=state.sequence + jnp.asarray(due, jnp.uint32),
+        buffered=place + jnp.asarray(due, jnp.int32),
+    )
+    full = state.buffered == config.buffer
+    bridge.emit(state.buffer, where=_gate(config, state, where=full))
+    return replace(state, buffered=jnp.where(full, 0, state.buffered))
+
+
+def _send_now(
+    config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool = True
+) -> MetricsState:
+    bridge.emit(row[None], where=_gate(config, state, where=due))
+    return replace(state, sequence=state.sequence + jnp.asarray(due, jnp.uint32))
+
+
+def _pad(config: Config, row: jax.Array) -> jax.Array:
+    missing = config.buffer_width - row.size
+    if missing < 0:
+        raise LoggingError(
+            f"a row of this training log takes {row.size} words, and `buffer_width` is "
+            f"{config.buffer_width}: construct the callback with `buffer_width={row.size}`"
+        )
+    return jnp.pad(row, (0, missing))
+
+
+def _valid_rows(state: MetricsState) -> jax.Array:
+    """The buffer with every row marked invalid that was sent before."""
+    valid = jnp.arange(len(state.buffer)) < state.buffered
+    return state.buffer.at[:, Header.VALID].mul(valid.astype(jnp.uint32))
+
+
+# ---- mapped axes --------------------------------------------------------------------------------
+
+
+def _manual_axes() -> tuple[str, ...]:
+    """The axes of the `shard_map` or `pmap` that is being traced."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _axes(config: Config, state: MetricsState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes over which values are reduced, and the manual ones that hold lanes of their own."""
+    manual = _manual_axes()
+    if config.axis_name is None:
+        reduced = manual if state.lane is None else ()
+    else:
+        named = config.axis_name
+        reduced = (named,) if isinstance(named, str) else tuple(named)
+    return reduced, tuple(axis for axis in manual if axis not in reduced)
+
+
+def _gate(
+    config: Config, state: MetricsState, *, where: jax.Array | bool
+) -> jax.Array | bool:
+    """Of the devices that hold the same values only the first one sends."""
+    same = tuple(axis for axis in _axes(config, state)[0] if axis in _manual_axes())
+    return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where
+
+
+def _global(value: Value, axes: tuple[str, ...]) -> Value:
+    """The mean over devices of what may differ from one to the other."""
+    if not axes or not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    return lax.pmean(value, axes)
+
+
+def _zero_from(key: jax.Array) -> jax.Array:
+    """int32 0 that depends on a key: lanes that differ in nothing but the key stay apart."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    return (lax.stop_gradient(key).ravel()[0] & 0).astype(jnp.int32)
+
+
+def _any_nonfinite(values: Mapping[str, Value], present: Mapping[str, jax.Array]) -> jax.Array:
+    found = jnp.zeros((), bool)
+    for tag, value in values.items():
+        if jnp.issubdtype(value.dtype, jnp.floating) and not tag.startswith(LEARNING_RATE):
+            bad = ~jnp.isfinite(lax.stop_gradient(jnp.asarray(value)))
+            found |= jnp.logical_and(bad, present.get(tag, True))
+    return found
+

@@ -78,7 +78,9 @@ def plugin_table(reports: Sequence[PluginReport], width: int) -> str:
             lines += _row(row, ", ".join(report.hooks) or "-", widths, width)
         else:
             lines += _row(row, "BROKEN", widths, width)
-            lines += textwrap.indent(_fill(report.error, width - 4), "    ").splitlines()
+            lines += textwrap.indent(
+                _fill(report.error, max(width - 4, _MIN_LAST_COLUMN)), "    "
+            ).splitlines()
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - part of public annotations, read at run time
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of public annotations, read at run time
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import numpy as np
 
@@ -25,6 +25,7 @@ def lane_name(lane: int) -> str:
     return f"seed_{lane:03d}"
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class RunInfo:
     """One run: what a backend needs to know to open it. Equal and hashable by `id`.
@@ -47,6 +48,7 @@ class RunInfo:
     resume_step: int | None = field(default=None, compare=False)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Scalars:
     """All the scalars that one lane logged at one step.
@@ -67,6 +69,7 @@ class Scalars:
     wall_time: float = 0.0
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Text:
     """A piece of text (Markdown, where the backend shows it) at one step.
@@ -86,6 +89,7 @@ class Text:
     wall_time: float = 0.0
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
     """A clip at one step.
@@ -123,6 +127,7 @@ class Video:
             raise ValueError(f"`fps` of a video must be positive; got {self.fps} for `{self.tag}`")
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What became of the records that were meant for one backend.

@@ -8,36 +8,38 @@ import operator
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from metriplex import bridge, shutdown
 from metriplex import state as device
+from metriplex.arguments import check_count, join_ends, make_config
 from metriplex.errors import (
     ClosedError,
-    ConfigurationError,
-    LoggingError,
     MetriplexError,
     NonFiniteError,
 )
-from metriplex.episodes import AxisName
 from metriplex.hparams import flatten_hparams
 from metriplex.learning_rate import explain_unknown
 from metriplex.naming import create_directory, run_name
 from metriplex.plugins import create_backends
 from metriplex.records import Delivery, RunInfo, Text, Video
 from metriplex.run import NonFinite, Run
-from metriplex.state import Config, MetricsState
+from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from metriplex.episodes import AxisName
+    from metriplex.state import Config, MetricsState
 
 logger = logging.getLogger("metriplex")
 
@@ -126,21 +128,20 @@ class MetricsCallback:
         queue_size: int = 65_536,
     ) -> None:
         require_host("MetricsCallback")
-        _check_arguments(alpha=alpha, reduce=reduce, nonfinite=nonfinite)
-        config = Config(
-            alpha=float(alpha),
-            episode_stats=bool(episode_stats),
+        config = make_config(
+            alpha=alpha,
+            episode_stats=episode_stats,
             reduce=reduce,
-            learning_rate=_hashable_rate(learning_rate),
-            log_every=_count("log_every", log_every, least=1),
-            buffer=_count("buffer", buffer, least=0),
-            buffer_width=_count("buffer_width", buffer_width, least=1),
-            axis_name=tuple(axis_name) if isinstance(axis_name, list) else axis_name,
-            abort=nonfinite == "abort",
+            learning_rate=learning_rate,
+            log_every=log_every,
+            buffer=buffer,
+            buffer_width=buffer_width,
+            axis_name=axis_name,
+            nonfinite=nonfinite,
         )
-        _count("queue_size", queue_size, least=1)
+        check_count("queue_size", queue_size, least=1)
         if total_steps is not None:
-            _count("total_steps", total_steps, least=1)
+            check_count("total_steps", total_steps, least=1)
         flat = flatten_hparams(hparams or {})
         plugins = create_backends(backends)
         now = time.time()
@@ -207,7 +208,7 @@ class MetricsCallback:
                 `done` and `terminated`/`truncated` are given.
         """
         self._check_open()
-        return device.on_step(self._config, state, reward, _ends(done, terminated, truncated))
+        return device.on_step(self._config, state, reward, join_ends(done, terminated, truncated))
 
     def on_iteration(
         self,
@@ -291,7 +292,7 @@ class MetricsCallback:
         """
         if self._run is not None:
             return self._run
-        if isinstance(self._handle, jax.core.Tracer):
+        if isinstance(self._handle, Tracer):
             raise MetriplexError(
                 "a method of `MetricsCallback` that belongs to the host was called inside a "
                 "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
@@ -421,31 +422,6 @@ class MetricsCallback:
             )
 
 
-def is_tracing() -> bool:
-    """Whether this is called inside a function that jax transforms, not eagerly."""
-    return _trace_state() != _eager_state()
-
-
-def _trace_state() -> object:
-    return jax.extend.core.get_opaque_trace_state(convention="nnx")
-
-
-@functools.cache
-def _eager_state() -> object:
-    # A new thread traces nothing, whatever the calling one does.
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(_trace_state).result()
-
-
-def require_host(what: str) -> None:
-    """Raises a `MetriplexError` inside a function that jax transforms."""
-    if is_tracing():
-        raise MetriplexError(
-            f"`{what}` was constructed inside a function that jax transforms (`jit`, `scan`, "
-            f"`vmap`, `grad`): construct it outside, and pass it in as an argument"
-        )
-
-
 def _close(
     handle: int, run: Run, status: str, running: bool, timeout: float = CLOSE_TIMEOUT
 ) -> None:
@@ -466,26 +442,6 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
-def _ends(done: Any, terminated: Any, truncated: Any) -> Any:
-    """Where episodes end."""
-    parts = [part for part in (terminated, truncated) if part is not None]
-    if (done is None) == (not parts):
-        given = "both" if parts else "neither"
-        raise LoggingError(
-            f"`on_step` got {given} of `done` and `terminated`/`truncated`: pass `done`, or "
-            f"`terminated` and `truncated` (or one of them)"
-        )
-    if not parts:
-        return done
-    shapes = {jnp.shape(part) for part in parts}
-    if len(shapes) > 1:
-        raise LoggingError(
-            f"`terminated` has shape {list(jnp.shape(terminated))} and `truncated` "
-            f"{list(jnp.shape(truncated))}: both must have the shape of `reward`"
-        )
-    return functools.reduce(jnp.logical_or, parts)
-
-
 @functools.cache
 def _log_once(message: str) -> None:
     logger.warning("%s", message)
@@ -494,34 +450,3 @@ def _log_once(message: str) -> None:
 def _explain_unknown_rate(opt_state: Any, given: Any) -> None:
     if reason := explain_unknown(opt_state, given):
         _log_once(reason)
-
-
-def _check_arguments(*, alpha: Any, reduce: Any, nonfinite: Any) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= 1:
-        raise ConfigurationError(
-            f"`alpha` is the weight of the newest episode and must be in (0, 1]; got {alpha!r}"
-        )
-    if reduce not in (None, "mean"):
-        raise ConfigurationError(f'`reduce` must be None or "mean"; got {reduce!r}')
-    if nonfinite not in get_args(NonFinite):
-        raise ConfigurationError(
-            f"`nonfinite` must be one of {get_args(NonFinite)}; got {nonfinite!r}"
-        )
-
-
-def _count(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"`{name}` must be an int of at least {least}; got {value!r}")
-    return value
-
-
-def _hashable_rate(rate: Any) -> Any:
-    """A rate that can be part of a static configuration: a float, or the schedule itself."""
-    if rate is None or callable(rate):
-        return rate
-    try:
-        return float(rate)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"`learning_rate` must be a number or an optax schedule; got {rate!r}"
-        ) from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metriplex.errors import LoggingError
-from metriplex.records import Scalar
+
+if TYPE_CHECKING:
+    from metriplex.records import Scalar
 
 
 def flatten_hparams(hparams: Mapping[str, Any]) -> dict[str, Scalar | str]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ParamSpec, Self, final
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metriplex import bridge
-from metriplex.callback import CLOSE_TIMEOUT, MetricsCallback, require_host
-from metriplex.packing import NO_SEQUENCE, Header, Kind, make_schema, pack
-from metriplex.sequence import Row
+from metriplex.callback import CLOSE_TIMEOUT, MetricsCallback
+from metriplex.packing import Header, Kind, make_schema, pack
+from metriplex.tracing import require_host
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from metriplex.sequence import Row
 
 logger = logging.getLogger("metriplex")
 
@@ -183,11 +187,7 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
             with_hash = all(getattr(type(leaf), "__hash__", None) for leaf in static)
             if with_hash:
                 calls[treedef, static, dtypes] = handle
-        header = dict.fromkeys(Header, np.int32(-1)) | {
-            Header.RUN: np.int32(handle),
-            Header.VALID: np.int32(1),
-            Header.SEQUENCE: np.uint32(NO_SEQUENCE),
-        }
+        header = dict.fromkeys(Header, -1) | {Header.RUN: handle, Header.VALID: 1}
         row = pack(make_schema(Kind.RECORD, values), header, values, {})
         bridge.emit(row[None])
 

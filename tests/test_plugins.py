@@ -455,13 +455,24 @@ def test_a_constructor_that_raises(install: Install) -> None:
         def wrong(port=0):
             raise ValueError(f"no server on {port}")
 
+        def exiting():
+            raise SystemExit("no licence")
+
+        def stopped():
+            raise KeyboardInterrupt
+
         def explained(port=0):
             raise ConfigurationError("`port` must be positive")
     """
-    install("metriplex-w", BACKENDS + "wrong = {m}:wrong\nexplained = {m}:explained", source)
+    names = ("wrong", "exiting", "stopped", "explained")
+    install("metriplex-w", BACKENDS + "\n".join(f"{n} = {{m}}:{n}" for n in names), source)
     with pytest.raises(PluginError, match=r"\{'port': 3\}: ValueError: no server on 3") as caught:
         create_backends({"wrong": {"port": 3}})
     assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(PluginError, match="SystemExit: no licence"):
+        create_backends("exiting")
+    with pytest.raises(KeyboardInterrupt):
+        create_backends("stopped")
     with pytest.raises(ConfigurationError, match=r"^`port` must be positive$"):
         create_backends("explained")
 
@@ -524,6 +535,12 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
     def untyped(url):
         raise AssertionError("constructed")
 
+    class Base:
+        pass
+
+    def vaguely_typed(url) -> Base:
+        raise AssertionError("constructed")
+
     def wrongly_typed(url) -> "no_such_name":
         raise AssertionError("constructed")
 
@@ -545,6 +562,7 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
         x_untyped = {m}:untyped
         w_wrong = {m}:wrongly_typed
         v_typo = {m}:Typo
+        u_vague = {m}:vaguely_typed
         [metriplex.renderers]
         mujoco = {m}:Renderer
         [metriplex.environments]
@@ -556,6 +574,7 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
     )
     mine = [r for r in installed() if r.distribution == "metriplex-all"]
     assert [(r.kind, r.name, r.hooks) for r in mine] == [
+        ("backend", "u_vague", ()),
         ("backend", "v_typo", ()),
         ("backend", "w_wrong", ()),
         ("backend", "x_untyped", ()),

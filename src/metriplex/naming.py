@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -21,6 +22,7 @@ MAX_NAME_BYTES = 200
 
 _MAX_PART_BYTES = 80
 _PROBE_BYTES = 4096
+_SHOWN = 80
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _UNUSUAL = re.compile(r"[^\w.+=@-]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -85,9 +87,10 @@ def check_name(name: object) -> None:
     why = _objection(name)
     if why is not None:
         usable = _usable(name)
-        mend = f"; `{usable}` would do" if usable else ""
+        mend = f"; `{usable}` would do" if 0 < len(usable) <= _SHOWN else ""
+        shown = f"{name[:_SHOWN]!r}..." if len(name) > _SHOWN else repr(name)
         raise ConfigurationError(
-            f"`name` is the name of a directory under `log_dir`, but {name!r} {why}{mend} "
+            f"`name` is the name of a directory under `log_dir`, but {shown} {why}{mend} "
             "(other folders belong in `log_dir`)"
         )
 
@@ -120,7 +123,8 @@ def create_directory(log_dir: str | os.PathLike[str], name: str) -> Path:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
             probe.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        directory.rmdir()
+        with contextlib.suppress(OSError):
+            directory.rmdir()
         raise _unusable(parent, error) from error
     return directory
 

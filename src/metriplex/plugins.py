@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain, count
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, final, get_type_hints
 
 import pluggy
@@ -76,8 +77,9 @@ class Backend:
         self.name = name
         self.plugin = plugin
         self.hooks = frozenset(check_hooks(plugin, f"backend `{name}`"))
-        try:
-            manager.register(plugin, name)
+        methods = {method: getattr(plugin, method) for method, _, _ in marked_hooks(plugin)}
+        try:  # only the hooks, as some versions of pluggy run all the properties of a plugin
+            manager.register(SimpleNamespace(**methods), name)
             manager.check_pending()
         except Exception as error:
             raise PluginError(f"backend `{name}` can't be registered: {error}") from error
@@ -171,11 +173,13 @@ def _report(
     error = None
     rivals = [e for e in entries if e.name == entry.name and e.value != entry.value]
     try:
-        product = _product(_load(kind, entry))
-        if product is not None and kind == "backend":
+        factory = _load(kind, entry)
+        product = _product(factory)
+        marked = tuple(hook for _, hook, _ in marked_hooks(product))
+        if kind == "backend" and (marked or product is factory):
             hooks = check_hooks(product, f"backend `{entry.name}`")
-        elif product is not None:
-            hooks = tuple(hook for _, hook, _ in marked_hooks(product))
+        else:
+            hooks = marked
     except PluginError as problem:
         error = str(problem)
     if rivals and error is None:
@@ -241,9 +245,9 @@ def _construct(name: str, options: object) -> object:
     _check_options(factory, options, f"backend `{name}`")
     try:
         return factory(**options)
-    except MetriplexError:
+    except (MetriplexError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise PluginError(
             f"backend `{name}` ({_origin(entry)}) can't be constructed with the options "
             f"{dict(options)!r}: {type(error).__name__}: {error}"

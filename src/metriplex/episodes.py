@@ -176,10 +176,16 @@ def window(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, 
         Scalars `[]`: `count` (int32), `return_min`, `return_max`, `return_mean` (float32),
         `length_min`, `length_max` (int32), `length_mean` (float32). All but `count` are present
         only where `count` is positive, and 0 where it isn't.
+
+    Raises:
+        ConfigurationError: The state was made with `window=False`.
     """
     episodes = stats.window
     if episodes is None:
-        raise ConfigurationError("the state keeps no window: make it with `window=True`")
+        raise ConfigurationError(
+            "The state keeps no window of finished episodes; make it with "
+            "`init_stats(num_envs, window=True)`"
+        )
     count = _psum(jnp.sum(episodes.count), axis_name)
     divisor = jnp.maximum(count, 1).astype(jnp.float32)
 
@@ -216,8 +222,11 @@ def reset_window(stats: EpisodeStats, where: ArrayLike = True) -> EpisodeStats:
         where: Whether to do it, a bool `[]` that may be traced.
 
     Returns:
-        The state with an empty window where `where` is true, and as it was where it isn't.
+        The state with an empty window where `where` is true, and as it was where it isn't; a state
+        that keeps no window, as it was.
     """
+    if stats.window is None:
+        return stats
     empty = _spread_like(_empty_window(stats.episode_return.shape[-1]), stats.episode_return)
     cleared = jax.tree.map(lambda new, old: jnp.where(where, new, old), empty, stats.window)
     return replace(stats, window=cleared)
@@ -240,9 +249,8 @@ def _update(
     stats: EpisodeStats, reward: jax.Array, done: jax.Array, weights: Weights
 ) -> EpisodeStats:
     reward, done = lax.stop_gradient((reward, done))
-    stats = _spread_like(
-        stats, jnp.sum(reward * done, axis=0) if reward.ndim == 2 else reward * done
-    )
+    both = reward * done
+    stats = _spread_like(stats, both if both.ndim == 1 else jnp.sum(both, axis=0))
     if reward.ndim == 1:
         return _step(stats, reward, done, weights)
     return lax.scan(lambda carry, xs: (_step(carry, *xs, weights), None), stats, (reward, done))[0]
@@ -290,13 +298,14 @@ def _extend(
         length_max=jnp.maximum(old.length_max, length),
         length_sum=old.length_sum + length,
     )
-    return jax.tree.map(lambda newer, older: jnp.where(done, newer, older), new, old)
+    extended = jax.tree.map(lambda newer, older: jnp.where(done, newer, older), new, old)
+    return cast("EpisodeWindow", extended)
 
 
 def _spread_like(tree: Stats, like: jax.Array) -> Stats:
-    # a scan's carry must not change its type, nor may a selection mix types, of which the mesh axes
-    # are a part over which an array varies (shard_map) or is sharded (explicit axes): a factor of
-    # one costs nothing, changes no bit and brings those of `like` along
+    # an array's type holds the mesh axes over which it varies (shard_map) or is sharded (explicit
+    # axes); a scan's carry must keep its type, and a selection takes two of the same. A factor of
+    # one brings the axes of `like` along; it changes no bit, and the compiler drops it
     one = jnp.isfinite(like) | True
     spread = jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
     return cast("Stats", spread)

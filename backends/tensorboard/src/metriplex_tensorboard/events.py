@@ -8,6 +8,7 @@ field numbers are those of TensorFlow's `event.proto` and `summary.proto`.
 from __future__ import annotations
 
 import functools
+import math
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - part of public annotations
@@ -58,7 +59,7 @@ def scalar_event(record: Scalars) -> bytes:
     parts[1::2] = record.values.values()
     try:
         summary = pack(*parts)
-    except OverflowError:
+    except (OverflowError, struct.error):  # the latter for some integers
         parts[1::2] = [_float32(value) for value in record.values.values()]
         summary = pack(*parts)
     head = _pack_head(_EVENT_WALL_TIME, record.wall_time or time.time(), _EVENT_STEP)
@@ -103,10 +104,11 @@ def _int64(step: int) -> int:
 
 def _float32(value: Scalar) -> float:
     try:
-        struct.pack("<f", value)
+        rounded = float(value)
+        struct.pack("<f", rounded)
     except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
-    return value
+        return math.inf if value > 0 else -math.inf
+    return rounded
 
 
 def _utf8(text: str) -> bytes:
@@ -164,12 +166,15 @@ def hparams_events(hparams: Mapping[str, Scalar | str], metrics: Sequence[str]) 
     Returns:
         The events that describe the experiment and start the session.
     """
-    clean = {
-        _text(name): _text(value) if isinstance(value, str) else value
-        for name, value in hparams.items()
-    }
+    clean = {_text(name): _hparam(value) for name, value in hparams.items()}
     experiment, start, _ = summaries.hparams(clean, dict.fromkeys(metrics, 0.0))
     return [_summary_event(summary, 0, 0.0) for summary in (experiment, start)]
+
+
+def _hparam(value: Scalar | str) -> bool | float | str:
+    if isinstance(value, str):
+        return _text(value)
+    return value if isinstance(value, bool) else float(value)
 
 
 def session_end_event(status: str) -> bytes:

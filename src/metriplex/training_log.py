@@ -181,7 +181,8 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _is_real(dtype: np.dtype) -> bool:
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    # to NumPy a time difference (kind "m") is an integer
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) or dtype.kind == "m":
         return False
     return dtype == np.bool_ or (
         jax.dtypes.issubdtype(dtype, np.number)

@@ -7,50 +7,38 @@ import logging
 import operator
 import time
 import uuid
-import weakref
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from metriplex import bridge, shutdown
 from metriplex import state as device
 from metriplex.arguments import check_count, join_ends, make_config
-from metriplex.errors import (
-    ClosedError,
-    MetriplexError,
-    NonFiniteError,
-)
 from metriplex.hparams import flatten_hparams
 from metriplex.learning_rate import explain_unknown
 from metriplex.naming import create_directory, run_name
+from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
-from metriplex.records import Delivery, RunInfo, Text, Video
+from metriplex.records import RunInfo
 from metriplex.run import NonFinite, Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-    from types import TracebackType
 
     from metriplex.episodes import AxisName
     from metriplex.state import Config, MetricsState
 
 logger = logging.getLogger("metriplex")
 
-CLOSE_TIMEOUT = 30.0
-
-_runs: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
-
 
 @final
 @jax.tree_util.register_pytree_with_keys_class
-class MetricsCallback:
+class MetricsCallback(RunOwner):
     """Logs episode statistics, the training log and the learning rate from inside compiled code.
 
     Construct it outside of compiled functions, pass it to them as an argument (it is a pytree with
@@ -100,11 +88,9 @@ class MetricsCallback:
         MetriplexError: It is constructed inside a compiled function.
     """
 
-    __slots__ = ("__weakref__", "_config", "_handle", "_run")
+    __slots__ = ("_config",)
 
-    _handle: Any
     _config: Config
-    _run: Run | None
 
     def __init__(
         self,
@@ -112,7 +98,7 @@ class MetricsCallback:
         env: object = None,
         policy: object = None,
         alpha: float = 0.9,
-        log_dir: str = "logs",
+        log_dir: str | os.PathLike[str] = "logs",
         *,
         backends: object = None,
         hparams: Mapping[str, Any] | None = None,
@@ -150,13 +136,10 @@ class MetricsCallback:
         )
         info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps)
         self._config = config
-        self._run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size)
-        handle = bridge.register(self._run)
-        self._handle = np.int32(handle)
-        _runs[handle] = self._run
-        shutdown.watch(handle, functools.partial(_close, handle, self._run))
+        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size)
+        self._open(run)
         if flat:
-            self._run.log_hparams(flat)
+            run.log_hparams(flat)
 
     # ---- on the device --------------------------------------------------------------------------
 
@@ -280,113 +263,6 @@ class MetricsCallback:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
             self.run.log_scalars(operator.index(np.asarray(step).item()), scalars)
 
-    # ---- on the host ----------------------------------------------------------------------------
-
-    @property
-    def run(self) -> Run:
-        """The host side of the run: `run.info` has its name and directory.
-
-        Raises:
-            MetriplexError: Inside a compiled function, where the run is not known.
-            ClosedError: The run was closed and is gone.
-        """
-        if self._run is not None:
-            return self._run
-        if isinstance(self._handle, Tracer):
-            raise MetriplexError(
-                "a method of `MetricsCallback` that belongs to the host was called inside a "
-                "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
-                "`log`)"
-            )
-        run = _runs.get(int(self._handle))
-        if run is None:
-            raise ClosedError(
-                f"the run with handle {int(self._handle)} is closed: construct a new callback"
-            )
-        return run
-
-    @property
-    def directory(self) -> Path:
-        """The run's directory."""
-        return self.run.info.directory
-
-    def log_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Logs hyper-parameters; nested names are joined by `/`."""
-        self.run.log_hparams(flatten_hparams(hparams))
-
-    def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
-        """Logs a piece of text, Markdown where the backend shows it."""
-        self.run.log_text(Text(step, tag, text, wall_time=time.time()))
-
-    def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
-        """Logs a clip.
-
-        Args:
-            tag: Its name.
-            frames: uint8 `[time, height, width, 3]`.
-            fps: Frames a second.
-            step: Environment steps taken so far.
-        """
-        self.run.log_video(Video(step, tag, np.asarray(frames), fps, wall_time=time.time()))
-
-    def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Waits until what this thread's programs log has reached every backend, and is durable.
-
-        Args:
-            timeout: Seconds after which slow backends are no longer waited for.
-
-        Raises:
-            NonFiniteError: Values were rejected since the last `flush`.
-            ClosedError: The run is closed.
-        """
-        run = self.run
-        bridge.barrier()
-        run.release()
-        run.flush(timeout)
-
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Waits for this thread's programs, delivers everything, and closes the backends.
-
-        Calling it again does nothing. A thread whose programs log has to wait for them itself
-        (`jax.effects_barrier`), if it isn't the one that closes.
-
-        Args:
-            timeout: Seconds after which a backend that is still busy is given up; how many records
-                it missed is logged, and told by `deliveries`.
-
-        Raises:
-            NonFiniteError: Values were rejected since the last `flush`.
-            Exception: What a failed program of this thread raises.
-        """
-        _close(int(self._handle), self.run, "finished", running=False, timeout=timeout)
-
-    def deliveries(self) -> tuple[Delivery, ...]:
-        """For each backend, how many records it was given and how many it missed."""
-        return self.run.deliveries()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        interrupted = _is_interrupt(error)
-        status = "interrupted" if interrupted else "finished" if error is None else "failed"
-        try:
-            _close(int(self._handle), self.run, status, running=False)
-        except NonFiniteError as rejected:
-            if error is None or bridge.ABORTED in str(error):
-                raise rejected from error
-            logger.error("%s", rejected)  # noqa: TRY400 - the program's own error is the one to show
-        except Exception:
-            if error is None:
-                raise
-        if interrupted and not isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-
     # ---- as a pytree ----------------------------------------------------------------------------
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any]], Config]:
@@ -412,34 +288,6 @@ class MetricsCallback:
 
     def _traced_handle(self) -> jax.Array:
         return jnp.asarray(self._handle, jnp.int32)
-
-    def _check_open(self) -> None:
-        """Refuses to trace for a run that is known here and closed."""
-        if self._run is not None and self._run.closed:
-            raise ClosedError(
-                f"run `{self._run.info.name}` is closed: construct a new `MetricsCallback` for "
-                f"each run, and close it after its program has ended"
-            )
-
-
-def _close(
-    handle: int, run: Run, status: str, running: bool, timeout: float = CLOSE_TIMEOUT
-) -> None:
-    try:
-        if not running and not run.closed:
-            bridge.barrier()
-    finally:
-        bridge.drain()
-        bridge.unregister(handle, run.info.name)
-        shutdown.unwatch(handle)
-        run.close(status, timeout)
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Ctrl-C inside a host function surfaces as an error of the compiled program."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        return "KeyboardInterrupt" in str(error)
-    return isinstance(error, KeyboardInterrupt)
 
 
 @functools.cache

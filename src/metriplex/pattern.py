@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metriplex import bridge
-from metriplex.callback import CLOSE_TIMEOUT, MetricsCallback
+from metriplex.callback import MetricsCallback
+from metriplex.owner import CLOSE_TIMEOUT
 from metriplex.packing import Header, Kind, make_schema, pack
 from metriplex.tracing import require_host
 
@@ -34,7 +35,7 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
     env: object = None,
     policy: object = None,
     alpha: float = 0.9,
-    log_dir: str = "logs",
+    log_dir: str | os.PathLike[str] = "logs",
     video_interval: int = 0,
     video_num_steps: int = 256,
     video_width: int = 640,
@@ -98,7 +99,7 @@ class JITSummaryWriter:
             self.metrics = MetricsCallback(backends=backends)
         else:
             path = Path(log_dir)
-            self.metrics = MetricsCallback(path.name, log_dir=str(path.parent), backends=backends)
+            self.metrics = MetricsCallback(path.name, log_dir=path.parent, backends=backends)
 
     def add_scalar(
         self, tag: str, scalar_value: Any, global_step: jax.typing.ArrayLike = 0

@@ -1,0 +1,183 @@
+"""The half of a callback that belongs to the host: it opens, flushes and closes the run."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import logging
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from metriplex import bridge, shutdown
+from metriplex.errors import ClosedError, MetriplexError, NonFiniteError
+from metriplex.hparams import flatten_hparams
+from metriplex.records import Delivery, Text, Video
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from metriplex.run import Run
+
+logger = logging.getLogger("metriplex")
+
+CLOSE_TIMEOUT = 30.0
+"""Seconds that `flush` and `close` wait for backends, unless told otherwise."""
+
+_runs: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
+
+
+class RunOwner(abc.ABC):
+    """Holds a run handle, and on the host the run itself."""
+
+    __slots__ = ("__weakref__", "_handle", "_run")
+
+    _handle: Any
+    _run: Run | None
+
+    def _open(self, run: Run) -> None:
+        """Takes the run, and sees to it that it is closed at the end of the process."""
+        handle = bridge.register(run)
+        self._handle = np.int32(handle)
+        self._run = run
+        _runs[handle] = run
+        shutdown.watch(handle, functools.partial(_close, handle, run))
+
+    @property
+    def run(self) -> Run:
+        """The host side of the run: `run.info` has its name and directory.
+
+        Raises:
+            MetriplexError: Inside a compiled function, where the run is not known.
+            ClosedError: The run was closed and is gone.
+        """
+        if self._run is not None:
+            return self._run
+        if isinstance(self._handle, Tracer):
+            raise MetriplexError(
+                "a method of `MetricsCallback` that belongs to the host was called inside a "
+                "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
+                "`log`)"
+            )
+        run = _runs.get(int(self._handle))
+        if run is None:
+            raise ClosedError(
+                f"the run with handle {int(self._handle)} is closed: construct a new callback"
+            )
+        return run
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return self.run.info.directory
+
+    def log_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Logs hyper-parameters; nested names are joined by `/`."""
+        self.run.log_hparams(flatten_hparams(hparams))
+
+    def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
+        """Logs a piece of text, Markdown where the backend shows it."""
+        self.run.log_text(Text(step, tag, text, wall_time=time.time()))
+
+    def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
+        """Logs a clip.
+
+        Args:
+            tag: Its name.
+            frames: uint8 `[time, height, width, 3]`.
+            fps: Frames a second.
+            step: Environment steps taken so far.
+        """
+        self.run.log_video(Video(step, tag, np.asarray(frames), fps, wall_time=time.time()))
+
+    def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Waits until what this thread's programs log has reached every backend, and is durable.
+
+        Args:
+            timeout: Seconds after which slow backends are no longer waited for.
+
+        Raises:
+            NonFiniteError: Values were rejected since the last `flush`.
+            ClosedError: The run is closed.
+        """
+        run = self.run
+        bridge.barrier()
+        run.release()
+        run.flush(timeout)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Waits for this thread's programs, delivers everything, and closes the backends.
+
+        Calling it again does nothing. A thread whose programs log has to wait for them itself
+        (`jax.effects_barrier`), if it isn't the one that closes.
+
+        Args:
+            timeout: Seconds after which a backend that is still busy is given up; how many records
+                it missed is logged, and told by `deliveries`.
+
+        Raises:
+            NonFiniteError: Values were rejected since the last `flush`.
+            Exception: What a failed program of this thread raises.
+        """
+        _close(int(self._handle), self.run, "finished", running=False, timeout=timeout)
+
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """For each backend, how many records it was given and how many it missed."""
+        return self.run.deliveries()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        interrupted = _is_interrupt(error)
+        status = "interrupted" if interrupted else "finished" if error is None else "failed"
+        try:
+            _close(int(self._handle), self.run, status, running=False)
+        except NonFiniteError as rejected:
+            if error is None or bridge.ABORTED in str(error):
+                raise rejected from error
+            logger.error("%s", rejected)  # noqa: TRY400 - the program's own error is the one to show
+        except Exception:
+            if error is None:
+                raise
+        if interrupted and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+
+    def _check_open(self) -> None:
+        """Refuses to trace for a run that is known here and closed."""
+        if self._run is not None and self._run.closed:
+            raise ClosedError(
+                f"run `{self._run.info.name}` is closed: construct a new `MetricsCallback` for "
+                f"each run, and close it after its program has ended"
+            )
+
+
+def _close(
+    handle: int, run: Run, status: str, running: bool, timeout: float = CLOSE_TIMEOUT
+) -> None:
+    try:
+        if not running and not run.closed:
+            bridge.barrier()
+    finally:
+        bridge.drain()
+        bridge.unregister(handle, run.info.name)
+        shutdown.unwatch(handle)
+        run.close(status, timeout)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Ctrl-C inside a host function surfaces as an error of the compiled program."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "KeyboardInterrupt" in str(error)
+    return isinstance(error, KeyboardInterrupt)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metriplex.errors import LoggingError
+from metriplex.hparams import flatten_hparams
+
+
+@dataclass
+class Optimizer:
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass
+class Experiment:
+    seed: int = 3
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+def test_names_are_joined_and_values_kept() -> None:
+    assert flatten_hparams({"env": "CartPole", "ppo": {"clip": 0.2, "norm": True, "n": 4}}) == {
+        "env": "CartPole",
+        "ppo/clip": 0.2,
+        "ppo/norm": True,
+        "ppo/n": 4,
+    }
+
+
+def test_dataclasses_are_descended_into() -> None:
+    assert flatten_hparams({"run": Experiment()}) == {
+        "run/seed": 3,
+        "run/optimizer/learning_rate": 3e-4,
+        "run/optimizer/betas": "(0.9, 0.999)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(2**40), 2**40),
+        (np.array([7]), 7),
+        (jnp.float32(0.25), 0.25),
+        (np.bool_(True), True),
+        (None, "None"),
+        ([1, 2], "[1, 2]"),
+        (jnp.tanh, "tanh"),
+        (Optimizer, "Optimizer"),
+    ],
+)
+def test_what_is_no_number_becomes_text(value: object, expected: object) -> None:
+    (flat,) = flatten_hparams({"x": value}).values()
+    assert flat == expected
+    assert type(flat) is type(expected)
+
+
+def test_the_callers_dictionary_is_not_changed() -> None:
+    hparams = {"a": {"b": 1}}
+    flatten_hparams(hparams)
+    assert hparams == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize("name", [1, None, "", ("a",)])
+def test_a_name_that_is_no_string_is_an_error(name: object) -> None:
+    with pytest.raises(LoggingError, match="name must be a string"):
+        flatten_hparams({"a": {name: 1}})
+
+
+def test_two_paths_to_one_name_are_an_error() -> None:
+    with pytest.raises(LoggingError, match="`a/b`"):
+        flatten_hparams({"a/b": 1, "a": {"b": 2}})

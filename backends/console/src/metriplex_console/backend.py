@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from metriplex_console.view import View
 
 
+_open_runs: set[str] = set()
+"""The runs of this process that are shown, by whichever backend object."""
+
+
+def _is_alone() -> bool:
+    return len(_open_runs) <= 1
+
+
 @final
 class ConsoleBackend:
     """Shows a run in the terminal: live where there is one, else as plain lines.
@@ -62,7 +70,12 @@ class ConsoleBackend:
         _check_number("refresh_per_second", refresh_per_second, "above 0, at most 60", 1e-3, 60)
         _check_number("every_secs", every_secs, "0 or more", 0, math.inf)
         if max_rows is not None:
-            _check_number("max_rows", max_rows, "a whole number from 1, or None", 1, math.inf)
+            wanted = "a whole number from 1, or None"
+            _check_number("max_rows", max_rows, wanted, 1, math.inf)
+            if not isinstance(max_rows, int):
+                raise ConfigurationError(
+                    f"`max_rows` of the console backend must be {wanted}; got {max_rows!r}"
+                )
         if chart is not None and not (isinstance(chart, str) and chart):
             raise ConfigurationError(
                 f"`chart` of the console backend must be a tag like 'episode/return', or None; "
@@ -93,6 +106,7 @@ class ConsoleBackend:
         with self._lock:
             if run.id not in self._views:
                 self._views[run.id] = self._open_view(run)
+                _open_runs.add(run.id)
 
     def _open_view(self, run: RunInfo) -> View:
         file = self._file if self._file is not None else sys.stderr
@@ -106,7 +120,7 @@ class ConsoleBackend:
             )
             if view is not None:
                 return view
-        return PlainView(run, file, self._every_secs)
+        return PlainView(run, file, self._every_secs, _is_alone)
 
     def _view(self, run: RunInfo) -> View:
         with self._lock:
@@ -143,6 +157,7 @@ class ConsoleBackend:
         """Shows the final state and restores the terminal; a second call does nothing."""
         with self._lock:
             view = self._views.pop(run.id, None)
+            _open_runs.discard(run.id)
         if view is not None:
             view.close(status)
 

@@ -169,7 +169,7 @@ class Board:
 
     def _rate(self) -> float | None:
         logged = self._newest.get(RATE_TAG)
-        if logged:
+        if logged is not None:
             finite = [v for v in map(as_float, logged.values()) if math.isfinite(v)]
             return sum(finite) / len(finite) if finite else None
         if not self._pace:

@@ -18,7 +18,7 @@ from metriplex_console.formatting import (
     shorten,
 )
 from metriplex_console.sparkline import ASCII_BLOCKS, BLOCKS, resample, sparkline
-from metriplex_console.table import GAP, INDENT, Entry, Widths, arrange
+from metriplex_console.table import GAP, INDENT, Entry, Widths, arrange, to_entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,12 +107,13 @@ def draw(
     progress = _progress(run, snapshot, inner, now, status, ascii_only=screen.ascii_only)
     rules = 2 if screen.height >= 12 else 0
     fixed = 1 + 2 + len(progress) + rules
+    entries = [to_entry(tag) for tag in snapshot.tags]
     chart: list[Line] = []
     table: list[Line] = []
-    for rows in _chart_rows(screen.height):
+    for rows in _chart_rows(screen):
         chart = _chart(snapshot, charted, inner, rows, ascii_only=screen.ascii_only)
         room = screen.height - fixed - len(chart)
-        table, hidden = _table(snapshot, inner, max(min(room, most), 1), screen.ascii_only)
+        table, hidden = _table(entries, inner, max(min(room, most), 1), screen.ascii_only)
         if not hidden:
             break
     sections = [section for section in (chart, table, progress) if section]
@@ -171,11 +172,11 @@ def _fixed(line: Line, width: int) -> Line:
     return Segment.adjust_line_length(line, width)
 
 
-def _chart_rows(height: int) -> tuple[int, ...]:
+def _chart_rows(screen: Screen) -> tuple[int, ...]:
     """Heights of the chart to try, while tags would have to be hidden."""
-    if height < 10:
+    if screen.height < 10:
         return (0,)
-    return (3, 1) if height >= 20 else (1,)
+    return (3, 1) if screen.height >= 20 and screen.width >= 36 else (1,)
 
 
 def _chart(
@@ -187,13 +188,13 @@ def _chart(
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
     label = shorten(printable(charted), width // 2, "..." if ascii_only else "…")
     if rows == 1:
-        values = resample(snapshot.history, width - cell_len(label) - 2)
+        values = resample(snapshot.history, max(width - cell_len(label) - 2, 1))
         (chart,) = sparkline(values, 1, blocks)
         return [[Segment(f"{label}  ", _HEADING), Segment(chart, _CHART)]]
     low, high = (f([value for _, value in snapshot.history]) for f in (min, max))
     # The gutter's width must not follow the numbers, or the chart would jump.
     gutter = max(9, len(format_number(low)), len(format_number(high)))
-    values = resample(snapshot.history, width - gutter - 3)
+    values = resample(snapshot.history, max(width - gutter - 3, 1))
     low, high = min(values), max(values)
     scale = [format_number(high), *[""] * (rows - 2), format_number(low)]
     axis = " | " if ascii_only else " │ "
@@ -217,13 +218,13 @@ def _progress(
     rate = snapshot.steps_per_second
     elapsed = format_duration(now - run.start_time)
     total = run.total_steps
-    steps = f"{step:,} / {total:,} steps" if total else f"{step:,} steps"
+    steps = f"{step:,} / {total:,} steps" if total is not None else f"{step:,} steps"
     facts: list[str] = []
     if rate is not None:
         facts.append(f"{format_number(round(rate) if rate >= 1000 else rate)} steps/s")
     facts.append(f"{elapsed} elapsed")
     lines: list[Line] = []
-    if total:
+    if total is not None and total > 0:
         done = min(max(step / total, 0.0), 1.0)
         if done < 1 and rate is not None and rate > 0 and status == "running":
             facts.append(f"{format_duration((total - step) / rate)} left")
@@ -260,13 +261,15 @@ def _bar(done: float, width: int, ascii_only: bool) -> Line:
     ]
 
 
-def _table(snapshot: Snapshot, width: int, height: int, ascii_only: bool) -> tuple[list[Line], int]:
+def _table(
+    entries: Sequence[Entry], width: int, height: int, ascii_only: bool
+) -> tuple[list[Line], int]:
     """The table, and how many tags it hides."""
-    if not snapshot.tags:
+    if not entries:
         return [[Segment("waiting for the first record", _DIM)]], 0
-    layout = arrange(snapshot.tags, width, height)
+    layout = arrange(entries, width, height)
     if layout.hidden and height > 1:
-        layout = arrange(snapshot.tags, width, height - 1)
+        layout = arrange(entries, width, height - 1)
     lines: list[Line] = []
     for row in range(max(map(len, layout.columns))):
         line: Line = []

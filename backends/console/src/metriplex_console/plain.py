@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import TYPE_CHECKING, TextIO, final
 
@@ -18,12 +17,9 @@ from metriplex_console.formatting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from metriplex import RunInfo, Scalar, Scalars
-
-_open_runs: set[str] = set()
-_open_lock = threading.Lock()
 
 
 @final
@@ -37,18 +33,21 @@ class PlainView:
         run: The run.
         file: Where the lines go, each flushed at once.
         every_secs: The shortest time between two lines, in seconds.
+        is_alone: Whether no other run is open in this process; where one is, lines begin with the
+            run's name.
     """
 
-    def __init__(self, run: RunInfo, file: TextIO, every_secs: float) -> None:
+    def __init__(
+        self, run: RunInfo, file: TextIO, every_secs: float, is_alone: Callable[[], bool]
+    ) -> None:
         self._run = run
         self._file = file
         self._every_secs = every_secs
+        self._is_alone = is_alone
         self._board = Board(charted=None)
         self._changed: set[str] = set()
         self._step: int | None = None
         self._printed_at = -math.inf
-        with _open_lock:
-            _open_runs.add(run.id)
         self._write([("run", run.name), ("directory", str(run.directory))])
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
@@ -79,8 +78,6 @@ class PlainView:
             facts.append(("step", str(self._step)))
         elapsed = format_duration(time.time() - self._run.start_time)
         self._write([*facts, ("elapsed", elapsed)], labelled=True)
-        with _open_lock:
-            _open_runs.discard(self._run.id)
 
     def _is_due(self) -> bool:
         return bool(self._changed) and time.monotonic() - self._printed_at >= self._every_secs
@@ -99,7 +96,7 @@ class PlainView:
 
     def _label(self) -> str:
         """Says whose line it is while several runs are open in this process."""
-        return f"{key_values([('run', self._run.name)])} " if len(_open_runs) > 1 else ""
+        return "" if self._is_alone() else f"{key_values([('run', self._run.name)])} "
 
     def _write(self, facts: Sequence[tuple[str, str]], *, labelled: bool = False) -> None:
         self._write_line((self._label() if labelled else "") + key_values(facts))

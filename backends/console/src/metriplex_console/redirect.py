@@ -31,7 +31,8 @@ class StreamProxy:
     def __init__(self, stream: TextIO, emit: Callable[[str], None]) -> None:
         self.stream = stream
         self._emit: Callable[[str], None] | None = emit
-        self._partial = ""
+        # By thread: `print` writes a text and its line end apart, and another may come between.
+        self._partial: dict[int, str] = {}
         self._lock = threading.RLock()  # a signal handler may print while its thread prints
 
     def __getattr__(self, name: str) -> Any:
@@ -44,7 +45,11 @@ class StreamProxy:
         with self._lock:
             if self._emit is None:
                 return self.stream.write(text)
-            lines, newline, self._partial = (self._partial + text).rpartition("\n")
+            thread = threading.get_ident()
+            waiting = self._partial.pop(thread, "")
+            lines, newline, rest = (waiting + text).rpartition("\n")
+            if rest:
+                self._partial[thread] = rest
             if newline:
                 self._emit("".join(f"{_last_state(line)}\n" for line in lines.split("\n")))
         return len(text)
@@ -59,18 +64,16 @@ class StreamProxy:
         with self._lock:
             if self._emit is None:
                 self.stream.flush()
-            elif self._partial and "\r" not in self._partial:
-                text, self._partial = self._partial, ""
-                self._emit(f"{text}\n")
+            elif "\r" not in self._partial.get(threading.get_ident(), "\r"):
+                self._emit(f"{self._partial.pop(threading.get_ident())}\n")
 
     def detach(self) -> None:
         """Writes to the stream itself from now on."""
         with self._lock:
             self._emit = None
-            if self._partial:
-                text, self._partial = self._partial, ""
+            for text in self._partial.values():
                 self.stream.write(_last_state(text))
-                self.stream.flush()
+            self._partial.clear()
 
 
 def _last_state(line: str) -> str:

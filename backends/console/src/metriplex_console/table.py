@@ -102,18 +102,17 @@ def to_entry(values: TagValues) -> Entry:
     return replace(entry, std=std, low=low, high=high)
 
 
-def arrange(tags: Sequence[TagValues], width: int, height: int) -> Layout:
+def arrange(entries: Sequence[Entry], width: int, height: int) -> Layout:
     """Lays tags out in a field.
 
     Args:
-        tags: The tags, in the order in which they appeared.
+        entries: The tags, in the order in which they appeared.
         width: Cells of the field.
         height: Lines of the field.
 
     Returns:
         The layout; no column is longer than `height`, all of them fit into `width`.
     """
-    entries = [to_entry(tag) for tag in tags]
     groups = _grouped(entries)
     widths = _measure(entries, width)
     lines = len(entries) + len(groups)

@@ -59,7 +59,10 @@ class Run:
             for row in rows:
                 sequencer = self._sequencers.get(row.lane)
                 if sequencer is None:
-                    sequencer = self._sequencers[row.lane] = Sequencer()
+                    # Rows from before the state differed between lanes count for all of them.
+                    common = self._sequencers.get(None)
+                    sequencer = Sequencer(common.expected if common else 0)
+                    self._sequencers[row.lane] = sequencer
                 due += sequencer.push(row)
             self._take(due)
 
@@ -159,7 +162,7 @@ class Run:
 
     def _rate(self, row: Row) -> dict[str, Scalar]:
         """The rate at which the row's lane has stepped since its last one, if that can be told."""
-        known = self._newest.get(row.lane)
+        known = self._newest.get(row.lane, self._newest.get(None))
         self._newest[row.lane] = (row.step, row.wall_time)
         if known is None or row.step <= known[0] or row.wall_time <= known[1]:
             return {}

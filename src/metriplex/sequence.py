@@ -47,14 +47,22 @@ class Sequencer:
     Unordered callbacks may overtake each other; `jax.checkpoint` and devices that hold the same
     values repeat them. A program that is run a second time counts from 0 again: a row whose number
     has passed and whose content differs from the row of that number starts the stream anew.
+
+    Args:
+        first: The number of the lane's first row.
     """
 
-    def __init__(self) -> None:
-        self._next = 0
+    def __init__(self, first: int = 0) -> None:
+        self._next = first
         self._early: dict[int, Row] = {}
         self._delivered: collections.OrderedDict[int, int] = collections.OrderedDict()
         self._ended = False
         self.duplicates = 0
+
+    @property
+    def expected(self) -> int:
+        """The number of the next row."""
+        return self._next
 
     def push(self, row: Row) -> list[Row]:
         """Takes a row as it arrives.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from metriplex import bridge, counter, episodes
 from metriplex.errors import LoggingError
@@ -96,10 +97,11 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
 
 
 def on_step(
-    config: Config, state: MetricsState, reward: jax.Array, done: jax.Array
+    config: Config, state: MetricsState, reward: ArrayLike, done: ArrayLike
 ) -> MetricsState:
     """Takes in one step or a rollout; see `MetricsCallback.on_step`."""
     stats = episodes.update(state.episodes, reward, done, alpha=config.alpha)
+    stats = jax.tree.map(_sharded_like, stats, state.episodes)
     steps = jnp.size(reward)
     for axis in _axes(config, state)[0]:
         steps *= lax.axis_size(axis)
@@ -113,7 +115,7 @@ def on_iteration(
     *,
     training_log: Any,
     opt_state: Any,
-    iteration: jax.Array | int | None,
+    iteration: ArrayLike | None,
     key: jax.Array | None,
     where: jax.Array | bool,
 ) -> MetricsState:
@@ -142,7 +144,12 @@ def on_iteration(
 
 def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
     """Tells the host that a program starts; see `MetricsCallback.on_training_start`."""
-    return _send_now(config, state, _row(config, run, state, Kind.START, {}, {}, state.iteration))
+    # Not numbered: under vmap the state may not differ between lanes yet, and then this row would
+    # take a number that each lane waits for.
+    row = _row(config, run, state, Kind.START, {}, {}, state.iteration)
+    row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
+    bridge.emit(row[None], where=_gate(config, state, where=True))
+    return state
 
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
@@ -153,7 +160,7 @@ def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> Metr
     return _send_now(config, state, _row(config, run, state, Kind.END, {}, {}, state.iteration))
 
 
-def log(run: jax.Array, step: jax.typing.ArrayLike, values: Mapping[str, Value]) -> None:
+def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     """Sends values at a step of the caller's own, in no order; see `MetricsCallback.log`."""
     low, high = _step_words(step)
     header = {
@@ -171,7 +178,7 @@ def log(run: jax.Array, step: jax.typing.ArrayLike, values: Mapping[str, Value])
     bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
 
 
-def _step_words(step: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+def _step_words(step: ArrayLike) -> tuple[jax.Array, jax.Array]:
     if isinstance(step, int) and not isinstance(step, bool):
         if not 0 <= step < 2**64:
             raise LoggingError(f"`step` must be from 0 to 2**64 - 1; got {step}")
@@ -295,6 +302,14 @@ def _gate(
     """Of the devices that hold the same values only the first one sends."""
     same = tuple(axis for axis in _axes(config, state)[0] if axis in _manual_axes())
     return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where
+
+
+def _sharded_like(new: jax.Array, old: jax.Array) -> jax.Array:
+    """Keeps the type of a scan's carry on an Explicit mesh, where the rewards bring theirs."""
+    there, spec = jax.typeof(new).sharding, jax.typeof(old).sharding.spec
+    if there.spec == spec:
+        return new
+    return jax.sharding.reshard(new, jax.sharding.NamedSharding(there.mesh, spec))
 
 
 def _global(value: Value, axes: tuple[str, ...]) -> Value:

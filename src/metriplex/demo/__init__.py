@@ -1,0 +1,7 @@
+"""The demo: PPO on CartPole, trained in one compiled program and logged as it goes."""
+
+from __future__ import annotations
+
+from metriplex.demo.run import run
+
+__all__ = ["run"]

@@ -1,0 +1,224 @@
+"""CartPole in pure JAX: a pole hinged on a cart that is pushed to the left or to the right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import cos, radians, sin
+from typing import final
+
+import jax
+import jax.numpy as jnp
+
+from metriplex.demo.environment import Color, Renderer, Transform, Viewport
+
+BLACK: Color = (0.0, 0.0, 0.0)
+GREY: Color = (0.5, 0.5, 0.5)
+WOOD: Color = (0.8, 0.6, 0.4)
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class CartPoleState:
+    """Where cart and pole are.
+
+    Attributes:
+        position: Of the cart along the track, m; 0 is the middle. float32 scalar.
+        velocity: Of the cart, m/s. float32 scalar.
+        angle: Of the pole against the vertical, rad, positive to the right. float32 scalar.
+        angular_velocity: Of the pole, rad/s. float32 scalar.
+        time: Steps since the episode began. int32 scalar.
+    """
+
+    position: jax.Array
+    velocity: jax.Array
+    angle: jax.Array
+    angular_velocity: jax.Array
+    time: jax.Array
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CartPole:
+    """Balance a pole on a cart; every step that it stands earns 1.
+
+    The dynamics of Barto, Sutton and Anderson, "Neuronlike adaptive elements that can solve
+    difficult learning control problems" (1983), without friction, with the constants, the explicit
+    Euler integration and the limits of Gymnasium's CartPole-v1. Action 0 pushes to the left, 1 to
+    the right. An episode ends when the cart leaves the track or the pole leans too far, and is cut
+    off after `max_steps`.
+
+    Attributes:
+        gravity: m/s².
+        cart_mass: kg.
+        pole_mass: kg.
+        half_length: Half the length of the pole, m.
+        force: Of a push, N.
+        time_step: Of the integration, s.
+        position_limit: Beyond this distance from the middle the episode ends, m.
+        angle_limit: Beyond this lean the episode ends, rad.
+        max_steps: Length at which an episode is truncated.
+    """
+
+    gravity: float = 9.8
+    cart_mass: float = 1.0
+    pole_mass: float = 0.1
+    half_length: float = 0.5
+    force: float = 10.0
+    time_step: float = 0.02
+    position_limit: float = 2.4
+    angle_limit: float = radians(12.0)
+    max_steps: int = 500
+
+    @property
+    def name(self) -> str:
+        """`CartPole`."""
+        return "CartPole"
+
+    @property
+    def unwrapped(self) -> CartPole:
+        """The environment itself."""
+        return self
+
+    @property
+    def num_actions(self) -> int:
+        """Two: left and right."""
+        return 2
+
+    def initial(self, *, key: jax.Array) -> CartPoleState:
+        """Draws all four numbers uniformly from [-0.05, 0.05).
+
+        Args:
+            key: PRNG key.
+
+        Returns:
+            A state at time 0.
+        """
+        numbers = jax.random.uniform(key, (4,), jnp.float32, minval=-0.05, maxval=0.05)
+        return CartPoleState(*numbers, time=jnp.int32(0))
+
+    def transition(
+        self, state: CartPoleState, action: jax.Array, *, key: jax.Array | None = None
+    ) -> CartPoleState:
+        """Pushes the cart for one time step.
+
+        With the total mass M, the pole's mass m and half-length l, the accelerations solve
+
+            M x'' + m l (θ'' cos θ - θ'² sin θ) = F
+            4/3 l θ'' + x'' cos θ = g sin θ
+
+        Args:
+            state: The state before.
+            action: 0 (left) or 1 (right), an integer scalar.
+            key: Not used: the dynamics are deterministic.
+
+        Returns:
+            The state one time step later.
+        """
+        del key
+        total_mass = self.cart_mass + self.pole_mass
+        moment = self.pole_mass * self.half_length
+        sine, cosine = jnp.sin(state.angle), jnp.cos(state.angle)
+
+        push = jnp.where(action == 1, self.force, -self.force)
+        drive = (push + moment * state.angular_velocity**2 * sine) / total_mass
+        inertia = self.half_length * (4.0 / 3.0 - self.pole_mass * cosine**2 / total_mass)
+        angular_acceleration = (self.gravity * sine - cosine * drive) / inertia
+        acceleration = drive - moment * angular_acceleration * cosine / total_mass
+
+        return replace(
+            state,
+            position=state.position + self.time_step * state.velocity,
+            velocity=state.velocity + self.time_step * acceleration,
+            angle=state.angle + self.time_step * state.angular_velocity,
+            angular_velocity=state.angular_velocity + self.time_step * angular_acceleration,
+            time=state.time + 1,
+        )
+
+    def observation(self, state: CartPoleState, *, key: jax.Array | None = None) -> jax.Array:
+        """Everything but the time.
+
+        Args:
+            state: The state.
+            key: Not used.
+
+        Returns:
+            float32 `[4]`: position, velocity, angle, angular velocity.
+        """
+        del key
+        return jnp.stack([state.position, state.velocity, state.angle, state.angular_velocity])
+
+    def action_mask(self, state: CartPoleState, *, key: jax.Array | None = None) -> None:
+        """None: both actions are always allowed."""
+        del state, key
+
+    def reward(
+        self,
+        state: CartPoleState,
+        action: jax.Array,
+        next_state: CartPoleState,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """1 for every step, the one that ends the episode included.
+
+        Args:
+            state: Not used.
+            action: Not used.
+            next_state: Not used.
+            key: Not used.
+
+        Returns:
+            A float32 scalar.
+        """
+        del state, action, next_state, key
+        return jnp.float32(1.0)
+
+    def terminal(self, state: CartPoleState, *, key: jax.Array | None = None) -> jax.Array:
+        """Whether the cart has left the track or the pole leans too far.
+
+        Args:
+            state: The state.
+            key: Not used.
+
+        Returns:
+            A bool scalar.
+        """
+        del key
+        off_track = jnp.abs(state.position) > self.position_limit
+        return off_track | (jnp.abs(state.angle) > self.angle_limit)
+
+    def truncate(self, state: CartPoleState) -> jax.Array:
+        """Whether the episode has lasted `max_steps`.
+
+        Args:
+            state: The state.
+
+        Returns:
+            A bool scalar.
+        """
+        return state.time >= self.max_steps
+
+    def default_renderer(self) -> Viewport:
+        """The whole track and a little more, in 640 by 480 pixels, 120 pixels a metre."""
+        return Viewport(Transform(width=640, height=480, scale=120.0, offset=(320.0, 120.0)))
+
+    def render(self, state: CartPoleState, renderer: Renderer) -> None:
+        """Draws the track at height 0, the cart that runs on it, the pole and its hinge.
+
+        Args:
+            state: The state, its leaves concrete scalars.
+            renderer: Takes the calls.
+        """
+        x, angle, length = float(state.position), float(state.angle), 2.0 * self.half_length
+        width, height = 0.4, 0.2
+        hinge = (x, height)
+        tip = (x + length * sin(angle), height + length * cos(angle))
+        limit = self.position_limit
+
+        renderer.clear()
+        renderer.draw_line(start=(-limit, 0.0), end=(limit, 0.0), color=BLACK, width=0.01)
+        renderer.draw_rect(center=(x, height / 2), w=width, h=height, color=BLACK)
+        renderer.draw_line(start=hinge, end=tip, color=WOOD, width=0.06)
+        renderer.draw_circle(center=hinge, radius=0.03, color=GREY)
+        renderer.draw()

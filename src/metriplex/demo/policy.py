@@ -1,0 +1,153 @@
+"""A small actor-critic in plain JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence  # noqa: TC003 - part of public annotations
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias, final
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import orthogonal
+
+Layers: TypeAlias = tuple[tuple[jax.Array, jax.Array], ...]
+"""Weight `[inputs, outputs]` and bias `[outputs]` of each layer."""
+
+
+def init_mlp(key: jax.Array, sizes: Sequence[int], output_scale: float) -> Layers:
+    """Draws a multi-layer perceptron: orthogonal weights, zero biases.
+
+    Args:
+        key: PRNG key.
+        sizes: Width of the input, of every hidden layer and of the output.
+        output_scale: Gain of the last layer; the others have √2.
+
+    Returns:
+        The layers, float32.
+    """
+    gains = [2.0**0.5] * (len(sizes) - 2) + [output_scale]
+    keys = jax.random.split(key, len(gains))
+    return tuple(
+        (orthogonal(gain)(k, (n, m), jnp.float32), jnp.zeros(m, jnp.float32))
+        for k, n, m, gain in zip(keys, sizes[:-1], sizes[1:], gains, strict=True)
+    )
+
+
+def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
+    """Applies a multi-layer perceptron with tanh between its layers.
+
+    Args:
+        layers: Of `init_mlp`.
+        x: `[..., inputs]`.
+
+    Returns:
+        `[..., outputs]`.
+    """
+    *hidden, (weight, bias) = layers
+    for w, b in hidden:
+        x = jnp.tanh(x @ w + b)
+    return x @ weight + bias
+
+
+def mask_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
+    """Makes forbidden actions (all but) impossible, and gradients stay finite.
+
+    Args:
+        logits: `[..., actions]`.
+        action_mask: bool `[..., actions]`, True where allowed; None allows all.
+
+    Returns:
+        `[..., actions]`.
+    """
+    if action_mask is None:
+        return logits
+    return jnp.where(action_mask, logits, jnp.finfo(logits.dtype).min)
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class ActorCritic:
+    """A categorical policy and a value function, a pytree of their parameters.
+
+    Attributes:
+        actor: From observation to one logit an action.
+        critic: From observation to the value.
+    """
+
+    name: ClassVar[str] = "PPO"
+
+    actor: Layers
+    critic: Layers
+
+    @classmethod
+    def init(
+        cls, key: jax.Array, observation_size: int, num_actions: int, hidden: Sequence[int]
+    ) -> ActorCritic:
+        """Draws the parameters.
+
+        Args:
+            key: PRNG key.
+            observation_size: Width of an observation.
+            num_actions: Number of actions.
+            hidden: Widths of the hidden layers, of actor and critic alike.
+
+        Returns:
+            A policy that is nearly uniform, with values near zero.
+        """
+        actor_key, critic_key = jax.random.split(key)
+        return cls(
+            actor=init_mlp(actor_key, [observation_size, *hidden, num_actions], 0.01),
+            critic=init_mlp(critic_key, [observation_size, *hidden, 1], 1.0),
+        )
+
+    def reset(self, *, key: jax.Array | None = None) -> None:
+        """The policy's state at the start of an episode: None, it has no memory."""
+        del key
+
+    def __call__(
+        self,
+        state: None,
+        observation: jax.Array,
+        *,
+        key: jax.Array | None = None,
+        action_mask: jax.Array | None = None,
+    ) -> tuple[None, jax.Array]:
+        """Chooses an action.
+
+        Args:
+            state: Of `reset`: None.
+            observation: `[..., observation]`.
+            key: PRNG key with which an action is drawn; None takes the likeliest.
+            action_mask: bool `[..., actions]`, True where allowed; None allows all.
+
+        Returns:
+            The state (None) and the actions, int32 `[...]`.
+        """
+        logits = self.logits(observation, action_mask)
+        if key is None:
+            return state, jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return state, jax.random.categorical(key, logits).astype(jnp.int32)
+
+    def logits(self, observation: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
+        """Unnormalised log-probabilities of the actions.
+
+        Args:
+            observation: `[..., observation]`.
+            action_mask: bool `[..., actions]`, True where allowed; None allows all.
+
+        Returns:
+            `[..., actions]`.
+        """
+        return mask_logits(apply_mlp(self.actor, observation), action_mask)
+
+    def value(self, observation: jax.Array) -> jax.Array:
+        """Expected discounted return.
+
+        Args:
+            observation: `[..., observation]`.
+
+        Returns:
+            `[...]`.
+        """
+        return jnp.squeeze(apply_mlp(self.critic, observation), axis=-1)

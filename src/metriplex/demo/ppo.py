@@ -1,0 +1,277 @@
+"""Proximal policy optimisation, from the first step to the last in one compiled program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, TypeAlias, cast, final
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metriplex.callback import MetricsCallback  # noqa: TC001
+from metriplex.demo.cartpole import CartPole
+from metriplex.demo.environment import Environment  # noqa: TC001 - part of public annotations
+from metriplex.demo.policy import ActorCritic
+from metriplex.demo.rollout import EnvStates, Rollout, collect, gae, reset
+from metriplex.errors import ConfigurationError
+from metriplex.state import MetricsState  # noqa: TC001
+
+Log: TypeAlias = dict[str, jax.Array]
+"""Tag to scalar."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that decides a training but the environment and the key.
+
+    Attributes:
+        num_envs: Environments that step together.
+        rollout_length: Steps of each environment in an iteration.
+        num_iterations: Rollouts, each followed by an update.
+        num_epochs: Passes over each rollout.
+        num_minibatches: Gradient steps in a pass; divides `num_envs * rollout_length`.
+        learning_rate: Of Adam at the start; falls linearly to 0 at the end.
+        max_grad_norm: Gradients longer than this are shortened to it.
+        gamma: Discount of a step.
+        gae_lambda: λ of the advantage estimation.
+        clip: ε: how far the ratio of probabilities counts.
+        entropy_coefficient: Weight of the entropy bonus.
+        value_coefficient: Weight of the value loss.
+        hidden: Widths of the hidden layers.
+    """
+
+    num_envs: int = 16
+    rollout_length: int = 128
+    num_iterations: int = 300
+    num_epochs: int = 4
+    num_minibatches: int = 4
+    learning_rate: float = 1e-3
+    max_grad_norm: float = 0.5
+    gamma: float = 0.98
+    gae_lambda: float = 0.8
+    clip: float = 0.2
+    entropy_coefficient: float = 0.0
+    value_coefficient: float = 0.5
+    hidden: tuple[int, ...] = (64, 64)
+
+    def __post_init__(self) -> None:
+        """Rejects what could not be trained with.
+
+        Raises:
+            ConfigurationError: A count is not positive, or the minibatches are not of one size.
+        """
+        for name in (f.name for f in fields(self) if f.type == "int"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}")
+        if self.batch_size % self.num_minibatches:
+            raise ConfigurationError(
+                f"`num_minibatches` must divide `num_envs * rollout_length`, which is "
+                f"{self.batch_size}; got {self.num_minibatches}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Environment steps of an iteration, over all environments."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole training, over all environments."""
+        return self.batch_size * self.num_iterations
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam behind a clipped gradient; its learning rate can be read from its state."""
+        num_updates = self.num_iterations * self.num_epochs * self.num_minibatches
+        rate = optax.linear_schedule(self.learning_rate, 0.0, num_updates)
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_grad_norm),
+            optax.inject_hyperparams(optax.adam)(learning_rate=rate, eps=1e-5),
+        )
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves.
+
+    Attributes:
+        policy: With its last parameters.
+        opt_state: Of the optimizer.
+        metrics: The last state of the callback; None without one.
+    """
+
+    policy: ActorCritic
+    opt_state: optax.OptState
+    metrics: MetricsState | None
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Steps to learn from; every leaf begins with one axis `[step]`.
+
+    Attributes:
+        rollout: What happened.
+        advantage: How much better than expected the action was.
+        target: What the value should have been.
+    """
+
+    rollout: Rollout
+    advantage: jax.Array
+    target: jax.Array
+
+
+def loss(policy: ActorCritic, batch: Batch, config: Config) -> tuple[jax.Array, Log]:
+    """The clipped objective of Schulman et al., 2017 (arXiv:1707.06347), to be minimised.
+
+    Args:
+        policy: Being improved.
+        batch: A minibatch; its advantages are normalised here.
+        config: ε and the weights.
+
+    Returns:
+        The loss and its parts, with `approx_kl`, the mean of (ratio - 1) - log ratio.
+    """
+    rollout = batch.rollout
+    log_probs = jax.nn.log_softmax(policy.logits(rollout.observation, rollout.action_mask))
+    chosen = jnp.take_along_axis(log_probs, rollout.action[..., None], axis=-1)[..., 0]
+    log_ratio = chosen - rollout.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+
+    policy_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
+    value_loss = 0.5 * jnp.mean((policy.value(rollout.observation) - batch.target) ** 2)
+    entropy = -jnp.mean(jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1))
+    total = (
+        policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
+    )
+    return total, {
+        "loss": total,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": jnp.mean((ratio - 1) - log_ratio),
+        "clip_fraction": jnp.mean(jnp.abs(ratio - 1) > config.clip),
+    }
+
+
+def improve(
+    policy: ActorCritic,
+    opt_state: optax.OptState,
+    rollout: Rollout,
+    key: jax.Array,
+    config: Config,
+) -> tuple[ActorCritic, optax.OptState, Log]:
+    """Learns from a rollout: some epochs of minibatches.
+
+    Args:
+        policy: Drew the rollout's actions.
+        opt_state: Of `config.optimizer()`.
+        rollout: `[time, env]`.
+        key: PRNG key.
+        config: How.
+
+    Returns:
+        The new policy and optimizer state, and the training log: means over the minibatches.
+    """
+    value = policy.value(rollout.observation)
+    advantage = gae(
+        rollout.reward,
+        value,
+        policy.value(rollout.next_observation),
+        rollout.terminated,
+        rollout.truncated,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+    )
+    target = advantage + value
+    steps = jax.tree.map(
+        lambda x: x.reshape(config.batch_size, *x.shape[2:]), Batch(rollout, advantage, target)
+    )
+    optimizer = config.optimizer()
+    Learner: TypeAlias = tuple[Any, optax.OptState]  # optax knows no dataclass as parameters
+
+    def minibatch(learner: Learner, indices: jax.Array) -> tuple[Learner, Log]:
+        policy, opt_state = learner
+        batch = jax.tree.map(lambda x: x[indices], steps)
+        (_, log), grads = jax.value_and_grad(loss, has_aux=True)(policy, batch, config)
+        updates, opt_state = optimizer.update(grads, opt_state, policy)
+        log |= {"grad_norm": optax.tree.norm(grads)}
+        return (optax.apply_updates(policy, updates), opt_state), log
+
+    def epoch(learner: Learner, key: jax.Array) -> tuple[Learner, Log]:
+        order = jax.random.permutation(key, config.batch_size)
+        return jax.lax.scan(minibatch, learner, order.reshape(config.num_minibatches, -1))
+
+    keys = jax.random.split(key, config.num_epochs)
+    (improved, opt_state), logs = jax.lax.scan(epoch, (policy, opt_state), keys)
+    log = jax.tree.map(jnp.mean, logs)
+    unexplained = jnp.var(target - value) / jnp.maximum(jnp.var(target), 1e-8)
+    return improved, opt_state, log | {"explained_variance": 1 - unexplained}
+
+
+DEFAULT_CONFIG = Config()
+CARTPOLE = CartPole()
+
+
+@partial(jax.jit, static_argnames=("config", "env"))
+def train(
+    metrics: MetricsCallback | None,
+    key: jax.Array,
+    config: Config = DEFAULT_CONFIG,
+    env: Environment = CARTPOLE,
+) -> Trained:
+    """Trains a policy from scratch: compiled once for a configuration and an environment.
+
+    Args:
+        metrics: A `MetricsCallback`; None trains in the same way and logs nothing.
+        key: PRNG key; the same key gives the same policy.
+        config: How long and how.
+        env: What is trained for.
+
+    Returns:
+        The policy, the state of the optimizer and of the callback.
+    """
+    policy_key, reset_key, training_key = jax.random.split(key, 3)
+    envs = reset(env, reset_key, config.num_envs)
+    policy = ActorCritic.init(
+        policy_key, envs.observation.shape[-1], env.num_actions, config.hidden
+    )
+    logging: Any = None
+    if metrics is not None:
+        logging = metrics.on_training_start(metrics.init(config.num_envs))
+    State: TypeAlias = tuple[EnvStates, ActorCritic, optax.OptState, Any]
+
+    def iteration(state: State, x: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
+        envs, policy, opt_state, logging = state
+        index, key = x
+        collect_key, improve_key, metrics_key = jax.random.split(key, 3)
+        envs, rollout = collect(env, policy, envs, collect_key, config.rollout_length)
+        policy, opt_state, log = improve(policy, opt_state, rollout, improve_key, config)
+        if metrics is not None:
+            logging = metrics.on_step(
+                logging, rollout.reward, terminated=rollout.terminated, truncated=rollout.truncated
+            )
+            logging = metrics.on_iteration(
+                logging,
+                training_log=log,
+                opt_state=opt_state,
+                iteration=index,
+                policy=policy,
+                key=metrics_key,
+            )
+        return (envs, policy, opt_state, logging), None
+
+    state = (envs, policy, config.optimizer().init(cast("Any", policy)), logging)
+    keys = jax.random.split(training_key, config.num_iterations)
+    xs = (jnp.arange(config.num_iterations), keys)
+    (_, policy, opt_state, logging), _ = jax.lax.scan(iteration, state, xs)
+    if metrics is not None:
+        logging = metrics.on_training_end(logging)
+    return Trained(policy, opt_state, logging)

@@ -1,0 +1,158 @@
+"""Stepping many environments at once, and estimating advantages from what they gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+
+from metriplex.demo.environment import Environment  # noqa: TC001 - part of public annotations
+from metriplex.demo.policy import ActorCritic  # noqa: TC001
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EnvStates:
+    """All environments between two steps; every leaf begins with an axis `[env]`.
+
+    Attributes:
+        state: Of the environments.
+        observation: What the policy sees of it, `[env, observation]`.
+    """
+
+    state: Any
+    observation: jax.Array
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rollout:
+    """Consecutive steps of all environments; every leaf begins with axes `[time, env]`.
+
+    Attributes:
+        observation: Before the step, `[time, env, observation]`.
+        action: int32 `[time, env]`.
+        log_prob: Logarithm of the probability with which the action was drawn.
+        action_mask: bool `[time, env, actions]`, or None if all actions were allowed.
+        reward: float32 `[time, env]`.
+        terminated: Whether the step ended the episode for good.
+        truncated: Whether the step ended the episode though more could have been earned.
+        next_observation: After the step, and before a reset.
+    """
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    action_mask: jax.Array | None
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    next_observation: jax.Array
+
+
+def reset(env: Environment, key: jax.Array, num_envs: int) -> EnvStates:
+    """Starts an episode in every environment.
+
+    Args:
+        env: The environment.
+        key: PRNG key.
+        num_envs: How many of it.
+
+    Returns:
+        The environments at the start of their episodes.
+    """
+    state_keys, observation_keys = jax.random.split(key, (2, num_envs))
+    state = jax.vmap(lambda k: env.initial(key=k))(state_keys)
+    observation = jax.vmap(lambda s, k: env.observation(s, key=k))(state, observation_keys)
+    return EnvStates(state, observation)
+
+
+def collect(
+    env: Environment, policy: ActorCritic, envs: EnvStates, key: jax.Array, length: int
+) -> tuple[EnvStates, Rollout]:
+    """Lets the policy act; an environment whose episode ends starts the next one by itself.
+
+    Args:
+        env: The environment.
+        policy: Acts; its actions are drawn.
+        envs: Where the environments are.
+        key: PRNG key.
+        length: Steps of every environment.
+
+    Returns:
+        Where the environments are afterwards, and what happened.
+    """
+    num_envs = envs.observation.shape[0]
+
+    def act(state: Any, observation: jax.Array, key: jax.Array) -> tuple[Any, Rollout]:
+        mask_key, policy_key, step_key, observe_key, reward_key, end_key = jax.random.split(key, 6)
+        mask = env.action_mask(state, key=mask_key)
+        _, action = policy(None, observation, key=policy_key, action_mask=mask)
+        next_state = env.transition(state, action, key=step_key)
+        terminated = env.terminal(next_state, key=end_key)
+        return next_state, Rollout(
+            observation=observation,
+            action=action,
+            log_prob=jax.nn.log_softmax(policy.logits(observation, mask))[action],
+            action_mask=mask,
+            reward=env.reward(state, action, next_state, key=reward_key),
+            terminated=terminated,
+            truncated=env.truncate(next_state) & ~terminated,
+            next_observation=env.observation(next_state, key=observe_key),
+        )
+
+    def step(envs: EnvStates, key: jax.Array) -> tuple[EnvStates, Rollout]:
+        act_key, reset_key = jax.random.split(key)
+        act_keys = jax.random.split(act_key, num_envs)
+        next_state, rollout = jax.vmap(act)(envs.state, envs.observation, act_keys)
+        going_on = EnvStates(next_state, rollout.next_observation)
+        done = rollout.terminated | rollout.truncated
+
+        def pick(fresh: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(done.reshape(num_envs, *[1] * (old.ndim - 1)), fresh, old)
+
+        return jax.tree.map(pick, reset(env, reset_key, num_envs), going_on), rollout
+
+    return jax.lax.scan(step, envs, jax.random.split(key, length))
+
+
+def gae(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> jax.Array:
+    """Generalised advantage estimation (Schulman et al., 2016, arXiv:1506.02438).
+
+    The error of a step is `d[t] = r[t] + gamma * V(s[t+1]) - V(s[t])`, where `V(s[t+1])` counts as
+    0 after a termination, but not after a truncation. The advantage is
+    `A[t] = d[t] + gamma * gae_lambda * A[t+1]` within an episode, and `d[t]` at its last step.
+
+    Args:
+        reward: `[time, ...]`.
+        value: V of the state before each step, `[time, ...]`.
+        next_value: V of the state after each step, before a reset, `[time, ...]`.
+        terminated: bool `[time, ...]`.
+        truncated: bool `[time, ...]`.
+        gamma: Discount of a step.
+        gae_lambda: 0 gives the one-step error, 1 the discounted return minus the value.
+
+    Returns:
+        `[time, ...]`; what is missing after the last step is bootstrapped from `next_value`.
+    """
+    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    decay = gamma * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
+
+    def back(later: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        advantage = step[0] + step[1] * later
+        return advantage, advantage
+
+    return jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)[1]

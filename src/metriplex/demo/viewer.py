@@ -1,0 +1,80 @@
+"""Finding TensorBoard, and showing a run with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Callable, Sequence  # noqa: TC003 - part of public annotations
+from importlib.util import find_spec
+from pathlib import Path
+
+STOP_TIMEOUT = 10.0
+
+_URL = re.compile(r" at (http://\S+)")
+
+
+def find_program() -> list[str] | None:
+    """How TensorBoard is started from the user's shell.
+
+    Returns:
+        `tensorboard` if that is on the PATH; else the full path of the one beside this
+        interpreter, or this interpreter with its module; None if it isn't installed.
+    """
+    if shutil.which("tensorboard") is not None:
+        return ["tensorboard"]
+    if find_spec("tensorboard") is None:
+        return None
+    beside = shutil.which("tensorboard", path=str(Path(sys.executable).parent))
+    return [sys.executable, "-m", "tensorboard.main"] if beside is None else [beside]
+
+
+def install_command() -> list[str]:
+    """How TensorBoard is installed into the environment of this interpreter."""
+    if find_spec("pip") is None:
+        return ["uv", "pip", "install", "--python", sys.executable, "tensorboard"]
+    return [sys.executable, "-m", "pip", "install", "tensorboard"]
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """Writes a command as it is typed into the shell, quoted where it must be."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
+
+
+def serve(program: Sequence[str], log_dir: Path, say: Callable[[str], None]) -> None:
+    """Starts TensorBoard on loopback, opens the browser, and waits until it ends, or Ctrl-C.
+
+    Args:
+        program: Of `find_program`.
+        log_dir: What it shows.
+        say: Is given the URL, and what TensorBoard says if it ends by itself.
+    """
+    command = [*program, "--logdir", str(log_dir), "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(  # noqa: S603 - the program that was found, and no shell
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line.rstrip())
+                if url := _URL.search(line):
+                    say(f"TensorBoard: {url[1]} (Ctrl-C stops it)")
+                    webbrowser.open(url[1])
+            say("\n".join([f"TensorBoard ended with status {process.wait()}.", *said]))
+        except KeyboardInterrupt:
+            say("\nTensorBoard stopped.")
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()

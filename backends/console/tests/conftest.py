@@ -93,14 +93,16 @@ class Terminal:
 class Program:
     """A Python program whose standard streams are a pseudo-terminal of its own."""
 
-    def __init__(self, source: str, columns: int, rows: int, **streams: int) -> None:
+    def __init__(self, source: str, columns: int, rows: int, stdout: int | None = None) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         environment |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROLOGUE + source],
-            **{"stdin": slave, "stdout": slave, "stderr": slave, **streams},
+            stdin=slave,
+            stdout=slave if stdout is None else stdout,
+            stderr=slave,
             env=environment,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
@@ -154,8 +156,10 @@ Start = Callable[..., Program]
 def start() -> Iterator[Start]:
     programs: list[Program] = []
 
-    def _start(source: str, columns: int = 80, rows: int = 24, **streams: int) -> Program:
-        programs.append(Program(source, columns, rows, **streams))
+    def _start(
+        source: str, columns: int = 80, rows: int = 24, stdout: int | None = None
+    ) -> Program:
+        programs.append(Program(source, columns, rows, stdout))
         return programs[-1]
 
     yield _start

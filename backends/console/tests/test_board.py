@@ -73,6 +73,6 @@ def test_nothing_is_torn_between_threads():
     for _ in range(300):
         snapshot = board.snapshot()
         if snapshot.tags:
-            assert snapshot.tags[0] == TagValues("x", (snapshot.step,))
+            assert snapshot.tags[0].values == (snapshot.step,)
     stop.set()
     writer.join()

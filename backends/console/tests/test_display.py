@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ def text(picture: Picture) -> list[str]:
     return ["".join(segment.text for segment in line) for line in picture.lines]
 
 
-def snapshot_of(tags: dict, *, lanes: int = 0, records: int = 30) -> Snapshot:
+def snapshot_of(tags: dict[str, Any], *, lanes: int = 0, records: int = 30) -> Snapshot:
     board = Board("episode/return")
     for i in range(records):
         for lane in range(lanes) if lanes else [None]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from metriplex_console.redirect import Redirection, StreamProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 class FakeTerminal(io.StringIO):
@@ -20,7 +21,7 @@ class FakeTerminal(io.StringIO):
 
 
 @contextlib.contextmanager
-def terminal_as_stdout() -> Iterator[FakeTerminal]:
+def terminal_as_stdout() -> Generator[FakeTerminal, None, None]:
     """No fixture: pytest puts its own stream in place between a fixture and the test."""
     with contextlib.redirect_stdout(FakeTerminal()) as stream:
         yield stream
@@ -28,7 +29,7 @@ def terminal_as_stdout() -> Iterator[FakeTerminal]:
 
 def test_whole_lines_are_passed_on_and_the_rest_waits():
     emitted: list[str] = []
-    proxy = StreamProxy(FakeTerminal(), emitted.append)
+    proxy = StreamProxy(FakeTerminal(), emitted.append, threading.RLock())
     assert proxy.write("one") == 3
     assert emitted == []
     proxy.write(" line\ntwo\nthr")
@@ -39,12 +40,12 @@ def test_whole_lines_are_passed_on_and_the_rest_waits():
     proxy.writelines(["\n", "a\n"])
     assert emitted[2:] == ["\n", "a\n"]
     with pytest.raises(TypeError, match="must be str, not bytes"):
-        proxy.write(b"x")
+        proxy.write(b"x")  # ty: ignore[invalid-argument-type]
 
 
 def test_of_a_progress_bar_the_last_state_remains():
     emitted: list[str] = []
-    proxy = StreamProxy(FakeTerminal(), emitted.append)
+    proxy = StreamProxy(FakeTerminal(), emitted.append, threading.RLock())
     for percent in (10, 50, 100):
         proxy.write(f"\r{percent}%")
         proxy.flush()
@@ -56,7 +57,7 @@ def test_of_a_progress_bar_the_last_state_remains():
 
 def test_a_detached_proxy_writes_through():
     with terminal_as_stdout() as terminal:
-        proxy = StreamProxy(terminal, lambda _: pytest.fail("detached"))
+        proxy = StreamProxy(terminal, lambda _: pytest.fail("detached"), threading.RLock())
         proxy.write("left ")
         proxy.detach()
         proxy.write("over\n")
@@ -70,7 +71,7 @@ def test_only_terminals_are_redirected_and_all_is_restored(monkeypatch):
         errors = io.StringIO()
         monkeypatch.setattr(sys, "stderr", errors)
         emitted: list[str] = []
-        redirection = Redirection(emitted.append)
+        redirection = Redirection(emitted.append, threading.RLock())
         print("to the terminal")
         print("to the file", file=sys.stderr)
         assert emitted == ["to the terminal\n"]
@@ -84,7 +85,7 @@ def test_only_terminals_are_redirected_and_all_is_restored(monkeypatch):
 def test_what_the_user_put_in_place_meanwhile_stays():
     with terminal_as_stdout() as terminal:
         emitted: list[str] = []
-        redirection = Redirection(emitted.append)
+        redirection = Redirection(emitted.append, threading.RLock())
         with contextlib.redirect_stdout(io.StringIO()) as mine:
             redirection.undo()
             print("mine")
@@ -102,7 +103,7 @@ def test_log_handlers_are_moved_along_and_back():
         logger.propagate = False
         before = logging.StreamHandler(terminal)
         logger.addHandler(before)
-        redirection = Redirection(emitted.append)
+        redirection = Redirection(emitted.append, threading.RLock())
         during = logging.StreamHandler(sys.stdout)
         logger.addHandler(during)
         logger.error("one")
@@ -113,3 +114,22 @@ def test_log_handlers_are_moved_along_and_back():
         logger.error("two")
         assert terminal.getvalue() == "two\ntwo\n"
         logger.handlers.clear()
+
+
+def test_a_finaliser_that_prints_while_the_picture_is_drawn_blocks_nobody():
+    lock = threading.RLock()
+    emitted: list[str] = []
+    proxy = StreamProxy(FakeTerminal(), emitted.append, lock)
+    printing = threading.Event()
+
+    def user() -> None:
+        printing.set()
+        proxy.write("user\n")
+
+    with lock:  # as while drawing
+        thread = threading.Thread(target=user)
+        thread.start()
+        assert printing.wait(30)
+        proxy.write("finaliser\n")
+    thread.join(30)
+    assert emitted == ["finaliser\n", "user\n"]

@@ -109,7 +109,7 @@ class LiveView:
         self._stop = threading.Event()
         self._live.start()
         atexit.register(self._show_cursor)
-        self._redirection = Redirection(self._write_above)
+        self._redirection = Redirection(self._write_above, self._writing)
         self._thread = threading.Thread(
             target=self._refresh_until_stopped, name="metriplex-console", daemon=True
         )

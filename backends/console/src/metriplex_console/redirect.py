@@ -26,14 +26,17 @@ class StreamProxy:
     Args:
         stream: The stream that is stood in for; what isn't about writing is asked of it.
         emit: Called with one or more whole lines, their line ends included.
+        lock: Held while writing. The same one as the picture is drawn under: with two of them, a
+            finaliser that prints while the picture is drawn could meet a print that waits for it.
+            Reentrant, because a signal handler may print while its thread prints.
     """
 
-    def __init__(self, stream: TextIO, emit: Callable[[str], None]) -> None:
+    def __init__(self, stream: TextIO, emit: Callable[[str], None], lock: threading.RLock) -> None:
         self.stream = stream
         self._emit: Callable[[str], None] | None = emit
         # By thread: `print` writes a text and its line end apart, and another may come between.
         self._partial: dict[int, str] = {}
-        self._lock = threading.RLock()  # a signal handler may print while its thread prints
+        self._lock = lock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -89,15 +92,16 @@ class Redirection:
 
     Args:
         emit: Writes whole lines above the picture.
+        lock: The lock under which the picture is drawn.
     """
 
-    def __init__(self, emit: Callable[[str], None]) -> None:
+    def __init__(self, emit: Callable[[str], None], lock: threading.RLock) -> None:
         self._proxies: dict[str, StreamProxy] = {}
         for name in _NAMES:
             stream = getattr(sys, name)
             if stream is None or isinstance(stream, FileProxy) or not is_terminal(stream):
                 continue
-            proxy = self._proxies[name] = StreamProxy(stream, emit)
+            proxy = self._proxies[name] = StreamProxy(stream, emit, lock)
             setattr(sys, name, proxy)
             _move_log_handlers(stream, proxy)
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from metriplex import RunInfo, Scalars
 from metriplex_tensorboard import TensorBoardBackend
+from metriplex_tensorboard.protos import Event, Summary
 
 BATCH = 100
 """Records in one call of the hook, as a worker that lags a little hands them on."""
@@ -57,15 +57,12 @@ def summary_writer(directory: Path, records: Sequence[Scalars]) -> None:
 def events_writer(directory: Path, records: Sequence[Scalars]) -> None:
     writer = EventsWriter(str(directory / "events"))
     for record in records:
-        summary = summary_pb2.Summary(
+        summary = Summary(
             value=[
-                summary_pb2.Summary.Value(tag=tag, simple_value=value)
-                for tag, value in record.values.items()
+                Summary.Value(tag=tag, simple_value=value) for tag, value in record.values.items()
             ]
         )
-        writer.write_event(
-            event_pb2.Event(step=record.step, wall_time=record.wall_time, summary=summary)
-        )
+        writer.write_event(Event(step=record.step, wall_time=record.wall_time, summary=summary))
     writer.close()
 
 

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from metriplex import Scalars
 from metriplex_tensorboard import TensorBoardBackend, run_files
 from metriplex_tensorboard.event_file import EventFile, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 PRELUDE = """
 import sys, resource
@@ -41,7 +44,7 @@ def child(body: str, directory: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def file_size_limit() -> Iterator[int]:
-    """No file of this process grows beyond so many bytes: a write there is cut short, then fails."""
+    """No file of this process grows beyond so many bytes: a write is cut short, the next fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = 10_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -138,10 +141,15 @@ def test_memory_stays_bounded_while_the_disk_is_full(
     records = [Scalars(step, {"a": step}) for step in range(100)]
 
     taken = 0
-    with pytest.raises(OSError, match="File too large"):
+
+    def log_for_ever() -> None:
+        nonlocal taken
         while True:
             backend.log_scalars(run, records)
             taken += len(records)
+
+    with pytest.raises(OSError, match="File too large"):
+        log_for_ever()
 
     assert 1000 < taken < 2000
 
@@ -191,7 +199,7 @@ def test_directory_that_is_gone_is_an_oserror(make_run) -> None:
     run.directory.rmdir()
     run.directory.touch()
 
-    with pytest.raises(OSError, match="File exists|Not a directory"):
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
         backend.open_run(run)
 
 
@@ -216,7 +224,7 @@ def test_hundreds_of_lanes_need_few_descriptors(make_run, accumulate) -> None:
         ]
 
 
-def test_hostile_lock_step_of_names_is_resolved(tmp_path, monkeypatch) -> None:
+def test_name_that_is_taken_meanwhile_is_left_alone(tmp_path, monkeypatch) -> None:
     """Two processes that pick the same name at once: the second takes another."""
     names = iter(["events.out.tfevents.1.a", "events.out.tfevents.1.a", "events.out.tfevents.1.b"])
     monkeypatch.setattr("metriplex_tensorboard.event_file._file_name", lambda *_: next(names))

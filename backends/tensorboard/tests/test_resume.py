@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboardX import SummaryWriter
 
 from metriplex import Scalars
 from metriplex_tensorboard import TensorBoardBackend
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(params=["resume_step", "purge_step"])
@@ -63,11 +67,30 @@ def test_start_of_session_is_what_tensorboardx_writes(tmp_path, read_events, res
     backend.open_run(run)
     SummaryWriter(str(tmp_path / "theirs"), purge_step=2**40).close()
 
-    version, start = read_events(tmp_path / "ours")
+    version, start, restart = read_events(tmp_path / "ours")
     expected = read_events(tmp_path / "theirs")[-1]
 
     assert version.file_version == "brain.Event:2"
+    assert start == restart
     assert (start.step, start.session_log) == (expected.step, expected.session_log)
+
+
+def test_the_loader_of_the_server_purges_too(make_run, resumed) -> None:
+    """TensorBoard's Python server has another accumulator, which ignores the first start."""
+    backend, run = TensorBoardBackend(), make_run()
+    backend.open_run(run)
+    backend.log_scalars(run, [Scalars(step, {"a": 1.0}) for step in range(10)])
+    backend.close_run(run, "interrupted")
+    for step in (6, 3):
+        backend, again = resumed(step, run.directory)
+        backend.open_run(again)
+        backend.log_scalars(again, [Scalars(step, {"a": 2.0}), Scalars(step + 1, {"a": 2.0})])
+        backend.close_run(again, "interrupted")
+
+    accumulator = plugin_event_accumulator.EventAccumulator(str(run.directory))
+    accumulator.Reload()
+
+    assert [event.step for event in accumulator.Tensors("a")] == [0, 1, 2, 3, 4]
 
 
 def test_new_run_purges_nothing(make_run, read_events) -> None:

@@ -1,28 +1,34 @@
-"""A real TensorBoard server on loopback shows what the backend wrote, with either of its loaders."""
+"""A real TensorBoard server on loopback shows what was written, with either of its loaders."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metriplex import RunInfo, Scalars, Text, Video
 from metriplex_tensorboard import TensorBoardBackend
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 60.0
+RUNS = {"one", "two", "one/seed_000", "two/seed_000"}
 
 
 class Server:
@@ -48,9 +54,20 @@ class Server:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             return json.loads(response.read())
 
-    def wait_for_runs(self, names: set[str]) -> None:
+    def scalars(self, run: str, tag: str) -> list[list[float]]:
+        return self.json("plugin/scalars/scalars", run=run, tag=tag)
+
+    def has_last(self, *runs: str) -> bool:
+        try:
+            points = [self.scalars(run, "episode/return")[-1] for run in runs]
+        except urllib.error.HTTPError:  # nothing of the tag was read yet
+            return False
+        return [point[2] for point in points] == [80.0, 10.0]
+
+    def wait_until_loaded(self) -> None:
+        """Runs are listed before all of their files are read; the last event ends the wait."""
         deadline = time.monotonic() + TIMEOUT
-        while set(self.json("runs")) != names:
+        while set(self.json("runs")) != RUNS or not self.has_last("one", "two"):
             assert time.monotonic() < deadline, self.json("runs")
             threading.Event().wait(0.1)
 
@@ -86,47 +103,47 @@ def write_logs(directory: Path) -> None:
         backend.open_run(run)
         backend.log_hparams(run, {"lr": 0.5 + index, "anneal": True, "env": "CartPole", "n": 4})
         records = [
-            Scalars(step * 10**9, {"episode/return": step + index}, wall_time=1.7e9 + step)
+            Scalars(step * 10**8, {"episode/return": step + index}, wall_time=1.7e9 + step)
             for step in range(10)
         ]
         backend.log_scalars(run, records)
         backend.log_scalars(run, [Scalars(5, {"episode/return": 3.0}, lane=0)])
+        backend.log_scalars(run, [Scalars(5 * 10**9, {"last": 1.0})])
         backend.log_text(run, Text(1, "notes", "some *text*"))
         frames = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
         backend.log_video(run, Video(7, "eval/video", frames, fps=50.0))
         backend.close_run(run, status)
     again = RunInfo(
-        id="again", name="one", directory=directory / "one", start_time=0.0, resume_step=8 * 10**9
+        id="again", name="one", directory=directory / "one", start_time=0.0, resume_step=8 * 10**8
     )
     backend = TensorBoardBackend()
     backend.open_run(again)
-    backend.log_scalars(again, [Scalars(8 * 10**9, {"episode/return": 80.0}, wall_time=1.8e9)])
+    backend.log_scalars(again, [Scalars(8 * 10**8, {"episode/return": 80.0}, wall_time=1.8e9)])
+    backend.log_scalars(again, [Scalars(5 * 10**9, {"last": 1.0})])
     backend.close_run(again, "finished")
 
 
 def test_every_tab_shows_what_was_logged(server: Server) -> None:
-    server.wait_for_runs({"one", "two", "one/seed_000", "two/seed_000"})
+    server.wait_until_loaded()
 
-    def scalars(run: str) -> list[list[float]]:
-        return server.json("plugin/scalars/scalars", run=run, tag="episode/return")
-
-    expected = [[1.7e9 + step, step * 10**9, float(step)] for step in range(8)]
-    assert scalars("one") == [*expected, [1.8e9, 8 * 10**9, 80.0]]
-    assert [point[1:] for point in scalars("two")] == [
-        [step * 10**9, step + 1.0] for step in range(10)
-    ]
+    expected = [[1.7e9 + step, step * 10**8, float(step)] for step in range(8)]
+    assert server.scalars("one", "episode/return") == [*expected, [1.8e9, 8 * 10**8, 80.0]]
+    two = server.scalars("two", "episode/return")
+    assert [point[1:] for point in two] == [[step * 10**8, step + 1.0] for step in range(10)]
+    assert [point[1:] for point in server.scalars("one", "last")] == [[5 * 10**9, 1.0]]
 
     [image] = server.json("plugin/images/images", run="one", tag="eval/video", sample=0)
-    assert (image["width"], image["height"], image["step"]) == (48, 32, 7)
-    gif = server.get(f"plugin/images/individualImage?{image['query']}&")
-    assert gif.startswith(b"GIF89a")
+    assert image["step"] == 7
+    [(name, key)] = urllib.parse.parse_qsl(image["query"])
+    with Image.open(io.BytesIO(server.get("plugin/images/individualImage", **{name: key}))) as gif:
+        assert (gif.format, gif.size) == ("GIF", (48, 32))
 
     [text] = server.json("plugin/text/text", run="two", tag="notes/text_summary")
     assert "<em>text</em>" in text["text"]
 
 
 def test_hparams_tab_lists_each_run_once_with_its_metrics(server: Server) -> None:
-    server.wait_for_runs({"one", "two", "one/seed_000", "two/seed_000"})
+    server.wait_until_loaded()
 
     experiment = server.post("plugin/hparams/experiment", {"experimentName": ""})
     assert {info["name"] for info in experiment["hparamInfos"]} == {"lr", "anneal", "env", "n"}
@@ -154,4 +171,4 @@ def test_hparams_tab_lists_each_run_once_with_its_metrics(server: Server) -> Non
         "two": "STATUS_FAILURE",
     }
     [metric] = sessions["two"]["metricValues"]
-    assert (metric["value"], metric["trainingStep"]) == (10.0, 9_000_000_000)
+    assert (metric["value"], metric["trainingStep"]) == (10.0, 900_000_000)

@@ -128,12 +128,14 @@ def head_events(purge_step: int | None) -> list[bytes]:
             step and beyond; None for a run that continues no other.
 
     Returns:
-        The format's version, then the start of the session if there is something to purge.
+        The format's version, then the start of a session if there is something to purge. It comes
+        twice: TensorBoard's Python loader takes the first start that it sees in a directory for
+        that of the whole run, and purges at the second.
     """
     events = [Event(wall_time=time.time(), file_version=_FILE_VERSION)]
     if purge_step is not None:
         start = SessionLog(status=SessionLog.START)
-        events.append(Event(wall_time=time.time(), step=purge_step, session_log=start))
+        events += 2 * [Event(wall_time=time.time(), step=purge_step, session_log=start)]
     return [bytes(event.SerializeToString()) for event in events]
 
 

@@ -30,7 +30,6 @@ class RunWriter(SummaryWriter):
         self._files = files
         super().__init__(logdir=str(directory))
 
-    # ty: ignore[missing-override-decorator] - `typing.override` needs Python 3.12
     def _get_file_writer(self) -> FileWriter:
         """Overrides the one place where a `SummaryWriter` makes its file."""
         if not isinstance(self.file_writer, FileWriter) or self.all_writers is None:

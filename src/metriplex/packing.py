@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import operator
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
@@ -141,12 +143,19 @@ def _to_words(value: Value) -> jax.Array:
         bits = jnp.finfo(dtype).bits
         if bits < 8:
             array, bits = array.astype(jnp.float32), 32
-        array = lax.bitcast_convert_type(array, {8: jnp.uint8, 16: jnp.uint16}.get(bits, jnp.uint32))
+        array = lax.bitcast_convert_type(
+            array, {8: jnp.uint8, 16: jnp.uint16}.get(bits, jnp.uint32)
+        )
     elif dtype.itemsize == 8:
         array = lax.bitcast_convert_type(array, jnp.uint32)
     elif jnp.issubdtype(dtype, jnp.signedinteger):
         array = lax.bitcast_convert_type(array.astype(jnp.int32), jnp.uint32)
     return array.astype(jnp.uint32).reshape(-1)
+
+
+def _header_word(value: jax.Array | int) -> jax.Array:
+    # jax would make a Python int an int64, so two words, where x64 is enabled
+    return _to_words(jnp.uint32(value % 2**32) if isinstance(value, int) else value)
 
 
 def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
@@ -169,6 +178,13 @@ def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
     return words.astype(dtype).reshape(shape)
 
 
+def _to_python(array: np.ndarray) -> list[bool | int | float]:
+    if array.dtype.kind not in "biuf":  # a dtype that is not NumPy's own, of 16 bits at most
+        is_float = jnp.issubdtype(array.dtype, jnp.floating)
+        array = array.astype(np.float32 if is_float else np.int32)
+    return array.tolist()
+
+
 def pack(
     schema: Schema,
     header: Mapping[Header, jax.Array | int],
@@ -179,20 +195,24 @@ def pack(
 
     Args:
         schema: The row's schema.
-        header: Every word of the header but the schema's id; int32, uint32 or bool scalars.
+        header: Every word of the header but the schema's id: ints that fit in 32 bits, or int32,
+            uint32 or bool scalars.
         values: Tag to array, as the schema was made from.
         present: For every optional tag, a bool scalar.
 
     Returns:
         uint32 `[schema.words]`.
     """
-    head = {**header, Header.SCHEMA: np.uint32(schema_id(schema))}
-    parts = [_to_words(jnp.asarray(head[word])) for word in Header]
+    head = {**header, Header.SCHEMA: schema_id(schema)}
+    parts = [_header_word(head[word]) for word in Header]
     for slot in schema.slots:
         parts.append(_to_words(values[slot.tag]))
         if slot.optional:
             parts.append(_to_words(present[slot.tag]))
-    return jnp.concatenate(parts)
+    # Under vmap over a sharded axis of an Explicit mesh jax can't concatenate batched parts with
+    # others, so a zero that depends on every part makes them all alike; XLA folds it away.
+    zero = functools.reduce(operator.or_, [part[0] & jnp.uint32(0) for part in parts if part.size])
+    return jnp.concatenate([part | zero for part in parts])
 
 
 def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
@@ -212,9 +232,7 @@ def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
     for slot in schema.slots:
         stop = start + slot.words - slot.optional
         array = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
-        if not slot.shape and array.dtype.kind not in "biuf":
-            array = array.astype(np.float32)  # bfloat16 and the float8s: exact
-        column = list(array) if slot.shape else array.tolist()
+        column = list(array) if slot.shape else _to_python(array)
         start = stop + slot.optional
         columns.append((slot.tag, column, words[:, stop].tolist() if slot.optional else None))
     return [

@@ -235,3 +235,18 @@ def test_name_that_is_taken_meanwhile_is_left_alone(tmp_path, monkeypatch) -> No
 
     contents = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     assert contents == [frame(b"first"), frame(b"second")]
+
+
+def test_what_a_failed_write_left_behind_is_overwritten(tmp_path) -> None:
+    """Where even the truncation failed."""
+    file = EventFile(tmp_path)
+    file.append([frame(b"first")])
+    file.write()
+    [path] = tmp_path.iterdir()
+    with path.open("ab") as torn:
+        torn.write(frame(b"second")[:9])
+
+    file.append([frame(b"second")])
+    file.write()
+
+    assert path.read_bytes() == frame(b"first") + frame(b"second")

@@ -19,12 +19,14 @@ from metriplex.pattern import (
     callback_with_numpy_wrapper,
 )
 from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video, lane_name
+from metriplex.rendering import Environment, Renderer
 from metriplex.state import MetricsState
 
 __all__ = [
     "ClosedError",
     "ConfigurationError",
     "Delivery",
+    "Environment",
     "JITSummaryWriter",
     "LoggingError",
     "MetricsCallback",
@@ -32,6 +34,7 @@ __all__ = [
     "MetriplexError",
     "NonFiniteError",
     "PluginError",
+    "Renderer",
     "RunInfo",
     "Scalar",
     "Scalars",

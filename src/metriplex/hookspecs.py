@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures a
 import pluggy
 
 from metriplex.records import RunInfo, Scalar, Scalars, Text, Video  # noqa: TC001
+from metriplex.rendering import Environment, Renderer  # noqa: TC001
 
 PROJECT = "metriplex"
 
@@ -106,3 +107,42 @@ class BackendSpec:
 BACKEND_HOOKS: tuple[str, ...] = tuple(
     name for name, value in vars(BackendSpec).items() if hasattr(value, f"{PROJECT}_spec")
 )
+
+
+class RendererSpec:
+    """The hooks of a renderer: `metriplex.renderers` entry points name factories of such objects.
+
+    Both are called in the training process, when the run is constructed, from the user's thread.
+    """
+
+    @hookspec(firstresult=True)
+    def make_renderer(self, env: object, width: int, height: int) -> Renderer | None:
+        """Makes a renderer for an environment, if this plugin can draw it.
+
+        Args:
+            env: The environment as the user gave it.
+            width: Width of a frame in pixels.
+            height: Height of a frame in pixels.
+
+        Returns:
+            The renderer; None leaves the environment to other plugins.
+        """
+
+
+class EnvironmentSpec:
+    """The hook of an environment family, found in the group `metriplex.environments`."""
+
+    @hookspec(firstresult=True)
+    def adapt_environment(self, env: object) -> Environment | None:
+        """Gives the small protocol that a rollout needs of an environment of this family.
+
+        Args:
+            env: The environment as the user gave it.
+
+        Returns:
+            The adapted environment; None leaves it to other plugins.
+        """
+
+
+RENDERER_HOOKS = ("make_renderer",)
+ENVIRONMENT_HOOKS = ("adapt_environment",)

@@ -1,0 +1,78 @@
+"""What the benchmarks share: contestants take turns, medians count, and the machine is named."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+Contestant: TypeAlias = Callable[[], float]
+"""Runs once and gives what was measured: seconds, bytes."""
+
+
+def is_short(description: str | None) -> bool:
+    """Parses the command line: whether a few seconds, for CI, are all that is wanted."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--short", action="store_true", help="a few seconds, for CI")
+    return parser.parse_args().short
+
+
+def print_machine(*packages: str) -> None:
+    """A header: what was measured on, and whether something else was running there."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    print(f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
+    with contextlib.suppress(OSError, AttributeError):
+        load = os.getloadavg()[0]
+        noisy = ": noisy, the machine was busy with something else" if load > 0.7 else ""
+        print(f"load before the start {load:.1f}{noisy}")
+    print()
+
+
+def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+    """Runs every contestant once a round, every other round in reverse, after one round unmeasured.
+
+    A slow spell of the machine so hits all of them, and none always comes after the same other.
+    """
+    results: dict[str, list[float]] = {name: [] for name in contestants}
+    for contestant in contestants.values():
+        contestant()
+    for number in range(rounds):
+        order = list(contestants)
+        for name in order if number % 2 else reversed(order):
+            results[name].append(contestants[name]())
+    return results
+
+
+def ratio(results: Mapping[str, Sequence[float]], name: str, base: str) -> float:
+    """The median over the rounds of one contestant's result over another's in the same round."""
+    pairs = zip(results[name], results[base], strict=True)
+    return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table, aligned so that it is one in a terminal too; numbers to the right."""
+    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    first, *others = widths
+    lines = [
+        [
+            row[0].ljust(first),
+            *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True)),
+        ]
+        for row in (titles, *rows)
+    ]
+    rule = ["-" * first, *("-" * (width - 1) + ":" for width in others)]
+    for line in (lines[0], rule, *lines[1:]):
+        print("| " + " | ".join(line) + " |")
+    print()

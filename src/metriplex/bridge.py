@@ -8,14 +8,14 @@ process, decodes blocks and hands their rows to the sink that the row's run hand
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from jax import lax
 
 from metriplex.packing import NO_SEQUENCE, Header, unpack
 from metriplex.sequence import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger("metriplex")
 
@@ -40,9 +43,29 @@ class Sink(Protocol):
         """Takes the rows of one block that carry this sink's handle. The drain thread calls."""
 
 
-_blocks: queue.SimpleQueue[tuple[float, Any] | threading.Event] = queue.SimpleQueue()
+@final
+@dataclasses.dataclass(slots=True, eq=False)
+class _Block:
+    """What one host call brought, and whether the drain thread has had it."""
+
+    rows: Any
+    wall_time: float
+    taken: bool = False
+
+
+@final
+@dataclasses.dataclass(slots=True)
+class _Closed:
+    """A run that was closed, and how much its programs have lost since."""
+
+    name: str
+    blocks: int = 0
+    rows: int = 0
+
+
+_blocks: queue.SimpleQueue[_Block | threading.Event] = queue.SimpleQueue()
 _sinks: dict[int, Sink] = {}
-_closed: dict[int, str] = {}
+_closed: dict[int, _Closed] = {}
 _handles = itertools.count(1)
 _drain: threading.Thread | None = None
 _start_lock = threading.Lock()
@@ -57,12 +80,11 @@ def _receive(block: jax.Array) -> None:
     jax calls it on the main thread or on threads of XLA. Reading the block here, calling jax or
     waiting can deadlock (jax issues 24255 and 25861), so the drain thread does that.
     """
-    item = (time.time(), block)
+    item = _Block(block, time.time())
     try:
         _blocks.put(item)
     except BaseException:
-        # Ctrl-C can land between any two bytecodes: the row is kept, and if it was already
-        # there its sequence number tells.
+        # Ctrl-C can land between any two bytecodes: the block is kept, and taken only once.
         _blocks.put(item)
         raise
 
@@ -83,23 +105,16 @@ def _emit_batch(_size: int, _batched: Any, block: jax.Array) -> tuple[tuple[()],
     return _emit(block), ()  # the lanes are in front of the block now: still one call
 
 
-def _make_conditional(host: Callable[[jax.Array], None]) -> Callable[..., tuple[()]]:
-    """A call of `host` with a block if any lane wants it."""
-
-    def call(fire: jax.Array, block: jax.Array) -> None:
-        # Lanes that don't fire travel along with those that do, marked as invalid.
-        marks = fire[..., None].astype(jnp.uint32)
-        jax.debug.callback(host, block.at[..., Header.VALID].mul(marks))
+def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[..., tuple[()]]:
+    """A `call` with a gate and a block, made if any lane's gate is open."""
 
     @jax.custom_batching.custom_vmap
-    def conditional(fire: jax.Array, block: jax.Array) -> tuple[()]:
-        lax.cond(fire.any(), call, lambda *_: None, fire, block)
+    def conditional(gate: jax.Array, block: jax.Array) -> tuple[()]:
+        lax.cond(gate.any(), call, lambda *_: None, gate, block)
         return ()
 
     @conditional.def_vmap
-    def _(
-        size: int, batched: Sequence[bool], *arrays: jax.Array
-    ) -> tuple[tuple[()], tuple[()]]:
+    def _(size: int, batched: Sequence[bool], *arrays: jax.Array) -> tuple[tuple[()], tuple[()]]:
         spread = (
             array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
             for array, is_batched in zip(arrays, batched, strict=True)
@@ -109,8 +124,22 @@ def _make_conditional(host: Callable[[jax.Array], None]) -> Callable[..., tuple[
     return conditional
 
 
-_emit_if = _make_conditional(_receive)
-_abort_if = _make_conditional(_receive_and_stop)
+@_make_conditional
+def _emit_if(gate: jax.Array, block: jax.Array) -> None:
+    # Lanes whose gate is closed travel along with the others, marked as invalid.
+    jax.debug.callback(_receive, mark(block, gate[..., None]))
+
+
+@_make_conditional
+def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
+    # No lane lives on, so no lane's rows are held back.
+    jax.debug.callback(_receive_and_stop, block)
+
+
+def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
+    """Rows, uint32 `[..., words]`, of which only those stay valid that `valid`, `[...]`, names."""
+    is_mark = np.arange(rows.shape[-1]) == Header.VALID
+    return jnp.where(jnp.logical_or(valid[..., None], ~is_mark), rows, jnp.uint32(0))
 
 
 def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
@@ -135,7 +164,7 @@ def abort(block: jax.Array, *, where: jax.Array) -> None:
     Args:
         block: uint32 `[rows, words]`: rows that would be lost with the program; the host removes
             those that it has already.
-        where: Whether to do so; under vmap, one lane is enough.
+        where: Whether to do so; under vmap one lane is enough, and all lanes' rows are sent.
     """
     _abort_if(where, lax.stop_gradient(block))
 
@@ -158,11 +187,11 @@ def register(sink: Sink) -> int:
 def unregister(handle: int, name: str) -> None:
     """Forgets a sink. Rows that still come for it are reported in the log under `name`."""
     if _sinks.pop(handle, None) is not None:
-        _closed[handle] = name
+        _closed[handle] = _Closed(name)
 
 
 def drain() -> None:
-    """Waits until every row that has reached the host is with its sink. Any thread but the drain's."""
+    """Waits until every row that has reached the host is with its sink. Any thread."""
     if _drain is not None and _drain.is_alive() and threading.current_thread() is not _drain:
         done = threading.Event()
         _blocks.put(done)
@@ -190,14 +219,17 @@ def _run_drain() -> None:
         if isinstance(item, threading.Event):
             item.set()
             continue
+        if item.taken:
+            continue
+        item.taken = True
         try:
-            _deliver(*item)
-        except Exception:
+            _deliver(item)
+        except BaseException:  # nothing ends this thread: every run of the process depends on it
             logger.exception("metriplex could not read a block of rows; it is lost")
 
 
-def _deliver(wall_time: float, block: Any) -> None:
-    words = np.asarray(block)
+def _deliver(block: _Block) -> None:
+    words = np.asarray(block.rows)
     lanes = int(np.prod(words.shape[:-2], dtype=int))
     vmapped = words.ndim > 2
     rows = words.reshape(-1, words.shape[-1])
@@ -213,7 +245,7 @@ def _deliver(wall_time: float, block: Any) -> None:
         decoded: list[Row] = []
         for schema in np.unique(schemas[of_run]):
             chosen = of_run & (schemas == schema)
-            decoded += _decode(rows[chosen], lane[chosen], wall_time)
+            decoded += _decode(rows[chosen], lane[chosen], block.wall_time)
         _hand_over(int(run), decoded)
 
 
@@ -256,23 +288,30 @@ def _decode(rows: np.ndarray, lane: np.ndarray, wall_time: float) -> list[Row]:
 def _hand_over(handle: int, rows: list[Row]) -> None:
     sink = _sinks.get(handle)
     if sink is not None:
-        sink.receive(rows)
-    elif (name := _closed.get(handle)) is not None:
-        logger.error(
-            "run `%s` is closed, yet its program goes on logging: %d record(s) from step %d on are "
-            "lost; close the run after the program has ended, and construct a new callback for "
-            "each run instead of closing over an old one",
-            name,
-            len(rows),
-            rows[0].step,
-        )
+        try:
+            sink.receive(rows)
+        except BaseException:  # the rows of other sinks may be in the same block
+            logger.exception("a sink of metriplex could not take %d row(s)", len(rows))
+    elif (closed := _closed.get(handle)) is not None:
+        closed.blocks += 1
+        closed.rows += len(rows)
+        if closed.blocks & (closed.blocks - 1) == 0:  # 1, 2, 4, ...: a long program floods no log
+            logger.error(
+                "run `%s` is closed, yet its program goes on logging: %d row(s) are lost so far, "
+                "the last one of step %d; close the run after the program has ended, and "
+                "construct a new callback for each run instead of closing over an old one",
+                closed.name,
+                closed.rows,
+                rows[-1].step,
+            )
 
 
 def _forget_in_child() -> None:
     """A forked child has none of the parent's threads: it must not wait for them, nor log."""
-    global _blocks, _drain
+    global _blocks, _drain, _start_lock
     _blocks = queue.SimpleQueue()
     _drain = None
+    _start_lock = threading.Lock()
     _sinks.clear()
 
 

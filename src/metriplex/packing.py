@@ -1,4 +1,4 @@
-"""The row that crosses to the host: values of any dtype, bit for bit, in one vector of uint32 words.
+"""The row that crosses to the host: values of any dtype, bit for bit, in one uint32 vector.
 
 A row is a header of `HEADER` words and the values of one schema. The schema's id stands in the
 header, so rows of several schemas can share a buffer, and the host needs nothing but the words.
@@ -12,8 +12,7 @@ import functools
 import operator
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,9 @@ import numpy as np
 from jax import lax
 
 from metriplex.errors import LoggingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Value = jax.Array | np.ndarray
 

@@ -63,6 +63,9 @@ class Run:
                     common = self._sequencers.get(None)
                     sequencer = Sequencer(common.expected if common else 0)
                     self._sequencers[row.lane] = sequencer
+                if row.kind == "start":
+                    # A new program counts from 0 again: nothing of it is a duplicate.
+                    due += [early for one in self._sequencers.values() for early in one.release()]
                 due += sequencer.push(row)
             self._take(due)
 

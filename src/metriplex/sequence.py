@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import collections
+import array
 import dataclasses
 from typing import Any, final
 
-WINDOW = 64
-"""How far ahead of the next expected row one may be before the gap is taken for the program's own."""
+WINDOW = 256
+"""How many rows may wait for an earlier one before it is taken for lost."""
 
-MEMORY = 4096
-"""How many delivered rows are remembered, to tell a duplicate from a program that starts again."""
+MEMORY = 2**16
+"""How many delivered rows are remembered (8 bytes each), to tell a duplicate from a new program."""
 
 
 @final
@@ -45,8 +45,9 @@ class Sequencer:
     """Puts the rows of one lane in order and drops duplicates. Used by the drain thread alone.
 
     Unordered callbacks may overtake each other; `jax.checkpoint` and devices that hold the same
-    values repeat them. A program that is run a second time counts from 0 again: a row whose number
-    has passed and whose content differs from the row of that number starts the stream anew.
+    values repeat them. A program that is run a second time counts from 0 again. So a row whose
+    number has passed starts the stream anew if its content differs from the row of that number, or
+    if a program was known to end or to start (`release`) since the last row; else it is dropped.
 
     Args:
         first: The number of the lane's first row.
@@ -55,8 +56,8 @@ class Sequencer:
     def __init__(self, first: int = 0) -> None:
         self._next = first
         self._early: dict[int, Row] = {}
-        self._delivered: collections.OrderedDict[int, int] = collections.OrderedDict()
-        self._ended = False
+        self._memory = _Memory(first)
+        self._released = False
         self.duplicates = 0
 
     @property
@@ -73,28 +74,32 @@ class Sequencer:
         number = row.sequence
         if number is None:
             return [row]
-        if number == self._next:
-            if not self._early and number:  # the usual case, kept short
-                self._deliver(row)
-                return [row]
-        elif number < self._next:
-            if not self._starts_again(row):
+        due: list[Row] = []
+        if number < self._next:
+            if not self._released and self._memory.recall(number) == row.fingerprint:
                 self.duplicates += 1
                 return []
-            due = self.release()
-            self._restart(number)
-            return [*due, *self.push(row)]
-        elif number in self._early:
+            due = self._release()
+            self._next = number
+            self._memory = _Memory(number)
+        if number == self._next:
+            self._deliver(row)
+            return [*due, row, *self._ready()] if self._early else [*due, row]
+        if number in self._early:
             self.duplicates += 1
             return []
         self._early[number] = row
-        due = self._ready()
-        if len(self._early) > WINDOW:
-            due += self.release()
-        return due
+        return self._release() if len(self._early) > WINDOW else []
 
     def release(self) -> list[Row]:
-        """The early rows, in order, across whatever gaps are left: no earlier row will come."""
+        """The early rows, in order, across whatever gaps are left.
+
+        Call it when no earlier row will come: when the program has ended, or a new one starts.
+        """
+        self._released = True
+        return self._release()
+
+    def _release(self) -> list[Row]:
         due = []
         while self._early:
             self._next = min(self._early)
@@ -109,18 +114,32 @@ class Sequencer:
         return due
 
     def _deliver(self, row: Row) -> None:
-        number = self._next
-        self._delivered[number] = row.fingerprint
-        if len(self._delivered) > MEMORY:
-            self._delivered.popitem(last=False)
-        self._next = number + 1
-        self._ended = row.kind == "end"
+        self._memory.keep(self._next, row.fingerprint)
+        self._next += 1
+        self._released = False
 
-    def _starts_again(self, row: Row) -> bool:
-        known = self._delivered.get(row.sequence if row.sequence is not None else -1)
-        return known != row.fingerprint or (self._ended and row.sequence == 0)
 
-    def _restart(self, number: int) -> None:
-        self._next = number
-        self._delivered.clear()
-        self._ended = False
+@final
+class _Memory:
+    """The fingerprints of the newest `MEMORY` rows; of those before a gap none is known."""
+
+    def __init__(self, first: int) -> None:
+        self._first = self._end = first
+        self._ring = array.array("q")
+
+    def keep(self, number: int, fingerprint: int) -> None:
+        """Remembers a row, of a higher number than the one before."""
+        if number != self._end:
+            self._first = number
+            self._ring = array.array("q")
+        if len(self._ring) < MEMORY:
+            self._ring.append(fingerprint)
+        else:
+            self._ring[(number - self._first) % MEMORY] = fingerprint
+        self._end = number + 1
+
+    def recall(self, number: int) -> int | None:
+        """The fingerprint of the row of this number; None if it isn't known."""
+        if self._end - len(self._ring) <= number < self._end:
+            return self._ring[(number - self._first) % MEMORY]
+        return None

@@ -1,23 +1,26 @@
-"""What the training loop carries for a callback, and the rows that it sends: pure, on the device."""
+"""What the training loop carries for a callback, and its rows: pure, on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 
 from metriplex import bridge, counter, episodes
 from metriplex.errors import LoggingError
-from metriplex.learning_rate import GivenRate, learning_rates
 from metriplex.learning_rate import TAG as LEARNING_RATE
+from metriplex.learning_rate import GivenRate, learning_rates
 from metriplex.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
 from metriplex.training_log import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jax.typing import ArrayLike, DTypeLike
 
 NO_LANE = -1
 
@@ -81,11 +84,11 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
     state = MetricsState(
         episodes=episodes.init_stats(num_envs, window=config.episode_stats),
         env_steps=counter.zero(),
-        iteration=jnp.zeros((), jnp.int32),
-        sequence=jnp.zeros((), jnp.uint32),
-        lane=None if lane is None else jnp.asarray(lane, jnp.int32),
+        iteration=_zero(jnp.int32),
+        sequence=_zero(jnp.uint32),
+        lane=None if lane is None else jnp.array(lane, jnp.int32),
         buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
-        buffered=jnp.zeros((), jnp.int32),
+        buffered=_zero(jnp.int32),
     )
     axes = _manual_axes()
     if not axes:
@@ -94,6 +97,12 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
     # selection between equals takes over the axes over which its condition varies.
     never = lax.axis_index(axes) < 0
     return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), state)
+
+
+def _zero(dtype: DTypeLike) -> jax.Array:
+    # Unlike `jnp.zeros(())` it is on the current mesh, as the carry of a scan must be that gets
+    # lanes on a sharded axis.
+    return jnp.zeros(1, dtype).reshape(())
 
 
 def on_step(
@@ -132,11 +141,10 @@ def on_iteration(
     if key is not None:
         number = number + _zero_from(key)
     row = _row(config, run, state, Kind.RECORD, values, present, number.astype(jnp.int32))
-    state = _send(config, state, row, due)
+    state, unsent = _send(config, state, row, due)
     if config.abort:
-        rows = jnp.vstack([_valid_rows(state), _pad(config, row)]) if config.buffer else row[None]
-        bad = jnp.logical_and(_any_nonfinite(values, present), due)
-        bridge.abort(rows, where=bad)
+        # The row is among these, and some were sent already: the host has use for one of each.
+        bridge.abort(unsent, where=jnp.logical_and(_any_nonfinite(values, present), due))
     if config.episode_stats:
         state = replace(state, episodes=episodes.reset_window(state.episodes, due))
     return replace(state, iteration=state.iteration + 1)
@@ -166,7 +174,7 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     header = {
         Header.RUN: run,
         Header.VALID: 1,
-        Header.SEQUENCE: np.uint32(NO_SEQUENCE),
+        Header.SEQUENCE: NO_SEQUENCE,
         Header.STEP_LOW: low,
         Header.STEP_HIGH: high,
         Header.ITERATION: -1,
@@ -179,6 +187,8 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
 
 
 def _step_words(step: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    if isinstance(step, np.ndarray | np.integer) and np.size(step) == 1:
+        step = np.asarray(step).item()  # jax would cut an int64 to 32 bits without x64
     if isinstance(step, int) and not isinstance(step, bool):
         if not 0 <= step < 2**64:
             raise LoggingError(f"`step` must be from 0 to 2**64 - 1; got {step}")
@@ -201,10 +211,11 @@ def _measure(
     values: dict[str, Value] = {"episode/return": mean_return, "episode/length": mean_length}
     present = dict.fromkeys(values, finished)
     if config.episode_stats:
-        for name, value in episodes.window(state.episodes, axis_name).items():
+        window = episodes.window(state.episodes, axis_name)
+        for name, value in window.items():
             values[f"episode/{name}"] = value
             if name != "count":
-                present[f"episode/{name}"] = values["episode/count"] > 0
+                present[f"episode/{name}"] = window["count"] > 0
     logged = {} if training_log is None else flatten(training_log, reduce=config.reduce)
     values |= {tag: _global(value, axes) for tag, value in logged.items()}
     if LEARNING_RATE not in values and (opt_state is not None or config.learning_rate is not None):
@@ -237,28 +248,42 @@ def _row(
 
 def _send(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool
-) -> MetricsState:
-    """Sends a row, or keeps it in the buffer until that is full."""
+) -> tuple[MetricsState, jax.Array]:
+    """Sends a row, or keeps it in the buffer until that is full.
+
+    Returns:
+        The new state, and uint32 `[rows, words]`: what the host would miss of the lane's rows, this
+        one included, if the program stopped at once.
+    """
     if not config.buffer:
-        return _send_now(config, state, row, due)
+        return _send_now(config, state, row, due), bridge.mark(row[None], jnp.asarray(due)[None])
     place = state.buffered
     kept = jnp.where(due, _pad(config, row), state.buffer[place])
-    state = replace(
-        state,
-        buffer=lax.dynamic_update_index_in_dim(state.buffer, kept, place, 0),
-        sequence=state.sequence + jnp.asarray(due, jnp.uint32),
-        buffered=place + jnp.asarray(due, jnp.int32),
+    state = _count(
+        replace(
+            state,
+            buffer=lax.dynamic_update_index_in_dim(state.buffer, kept, place, 0),
+            buffered=place + jnp.asarray(due, jnp.int32),
+        ),
+        row,
+        due,
     )
+    unsent = _valid_rows(state)
     full = state.buffered == config.buffer
     bridge.emit(state.buffer, where=_gate(config, state, where=full))
-    return replace(state, buffered=jnp.where(full, 0, state.buffered))
+    return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 
 
 def _send_now(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool = True
 ) -> MetricsState:
     bridge.emit(row[None], where=_gate(config, state, where=due))
-    return replace(state, sequence=state.sequence + jnp.asarray(due, jnp.uint32))
+    return _count(state, row, due)
+
+
+def _count(state: MetricsState, row: jax.Array, due: jax.Array | bool) -> MetricsState:
+    """Takes the row's number, and ties the next rows to it: once it has lanes, so have they."""
+    return replace(state, sequence=state.sequence + jnp.asarray(due, jnp.uint32) + (row[0] & 0))
 
 
 def _pad(config: Config, row: jax.Array) -> jax.Array:
@@ -273,8 +298,7 @@ def _pad(config: Config, row: jax.Array) -> jax.Array:
 
 def _valid_rows(state: MetricsState) -> jax.Array:
     """The buffer with every row marked invalid that was sent before."""
-    valid = jnp.arange(len(state.buffer)) < state.buffered
-    return state.buffer.at[:, Header.VALID].mul(valid.astype(jnp.uint32))
+    return bridge.mark(state.buffer, jnp.arange(len(state.buffer)) < state.buffered)
 
 
 # ---- mapped axes --------------------------------------------------------------------------------
@@ -296,9 +320,7 @@ def _axes(config: Config, state: MetricsState) -> tuple[tuple[str, ...], tuple[s
     return reduced, tuple(axis for axis in manual if axis not in reduced)
 
 
-def _gate(
-    config: Config, state: MetricsState, *, where: jax.Array | bool
-) -> jax.Array | bool:
+def _gate(config: Config, state: MetricsState, *, where: jax.Array | bool) -> jax.Array | bool:
     """Of the devices that hold the same values only the first one sends."""
     same = tuple(axis for axis in _axes(config, state)[0] if axis in _manual_axes())
     return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where
@@ -314,9 +336,14 @@ def _sharded_like(new: jax.Array, old: jax.Array) -> jax.Array:
 
 def _global(value: Value, axes: tuple[str, ...]) -> Value:
     """The mean over devices of what may differ from one to the other."""
-    if not axes or not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jnp.floating):
+    if (
+        not axes
+        or not isinstance(value, jax.Array)
+        or not jnp.issubdtype(value.dtype, jnp.floating)
+    ):
         return value
-    return lax.pmean(value, axes)
+    wide = jnp.promote_types(value.dtype, jnp.float32)  # a sum in bfloat16 would round
+    return lax.pmean(value.astype(wide), axes).astype(value.dtype)
 
 
 def _zero_from(key: jax.Array) -> jax.Array:
@@ -329,8 +356,11 @@ def _zero_from(key: jax.Array) -> jax.Array:
 def _any_nonfinite(values: Mapping[str, Value], present: Mapping[str, jax.Array]) -> jax.Array:
     found = jnp.zeros((), bool)
     for tag, value in values.items():
-        if jnp.issubdtype(value.dtype, jnp.floating) and not tag.startswith(LEARNING_RATE):
-            bad = ~jnp.isfinite(lax.stop_gradient(jnp.asarray(value)))
-            found |= jnp.logical_and(bad, present.get(tag, True))
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            continue
+        # A float64 constant of the host is judged there: without x64 jax would make it a float32.
+        library = np if isinstance(value, np.ndarray) else jnp
+        is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
+        bad = library.isinf(value) if is_rate else ~library.isfinite(value)
+        found |= jnp.logical_and(lax.stop_gradient(bad), present.get(tag, True))
     return found
-

@@ -10,10 +10,21 @@ import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, final
+
+from metriplex import RunInfo, Scalars, hookimpl
 
 Contestant: TypeAlias = Callable[[], float]
 """Runs once and gives what was measured: seconds, bytes."""
+
+
+@final
+class NoOpBackend:
+    """Takes records and does nothing: what is left is metriplex's own cost."""
+
+    @hookimpl
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        """Nothing."""
 
 
 def is_short(description: str | None) -> bool:

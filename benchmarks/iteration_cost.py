@@ -15,26 +15,21 @@ import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from _measure import NoOpBackend, is_short, print_machine, print_table, ratio, take_turns
 
-from _measure import is_short, print_machine, print_table, ratio, take_turns
-from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
+from metriplex import MetricsCallback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 NUM_SCALARS = 20
 ROW_WORDS = 33
 """Of metriplex's row: 9 of the header, the scalars, two averages and whether they are there."""
 BASE = "bare `debug.callback`"
-
-
-@final
-class NoOpBackend:
-    @hookimpl
-    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Nothing: what is left is metriplex's own cost."""
 
 
 def training_log(values: jax.Array) -> dict[str, jax.Array]:

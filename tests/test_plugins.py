@@ -546,7 +546,7 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
 
     class Renderer:
         @hookimpl
-        def render(self, state): ...
+        def make_renderer(self, env): ...
 
     class Typo:
         @hookimpl
@@ -580,7 +580,7 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
         ("backend", "x_untyped", ()),
         ("backend", "y_typed", ("log_scalars", "flush")),
         ("backend", "z_class", ("log_scalars", "flush")),
-        ("renderer", "mujoco", ("render",)),
+        ("renderer", "mujoco", ("make_renderer",)),
         ("environment", "gym", ()),
     ]
     broken = {r.name: r.error for r in mine if r.error is not None}

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from metriplex.errors import PluginError
-from metriplex.hookspecs import BACKEND_HOOKS, PROJECT, BackendSpec
+from metriplex.hookspecs import PROJECT, spec_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,21 +34,22 @@ def _function(owner: object, attribute: str) -> Callable[..., object] | None:
     return found if inspect.isfunction(found) else None
 
 
-def check_hooks(owner: object, label: str) -> tuple[str, ...]:
+def check_hooks(owner: object, spec: type, label: str) -> tuple[str, ...]:
     """The hooks that a plugin object, or the class of one, implements, in the order of the spec."""
     label = f"{label} ({owner.__name__ if inspect.isclass(owner) else type(owner).__name__})"
     hooks = set()
+    known = spec_hooks(spec)
     for attribute, hook, function in marked_hooks(owner):
-        if hook in BACKEND_HOOKS:
+        if hook in known:
             hooks.add(hook)
-            _check_signature(owner, attribute, hook, function, label)
+            _check_signature(owner, attribute, hook, getattr(spec, hook), function, label)
         elif not getattr(function, f"{PROJECT}_impl").get("optionalhook"):
             raise PluginError(
                 f"{label}: method `{attribute}` is marked as a hook, but there is no hook "
-                f"`{hook}`.{closest([hook], BACKEND_HOOKS)} The hooks are "
-                f"{listing(BACKEND_HOOKS)}"
+                f"`{hook}`.{closest([hook], known)} The hooks are "
+                f"{listing(known)}"
             )
-    forgotten = [h for h in BACKEND_HOOKS if h not in hooks and _function(owner, h) is not None]
+    forgotten = [h for h in known if h not in hooks and _function(owner, h) is not None]
     if forgotten:
         raise PluginError(
             f"{label}: {listing(forgotten)} would never be called, because the mark "
@@ -57,13 +58,18 @@ def check_hooks(owner: object, label: str) -> tuple[str, ...]:
     if not hooks:
         raise PluginError(
             f"{label} implements no hook: mark its methods with `@metriplex.hookimpl`. The hooks "
-            f"are {listing(BACKEND_HOOKS)}"
+            f"are {listing(known)}"
         )
-    return tuple(hook for hook in BACKEND_HOOKS if hook in hooks)
+    return tuple(hook for hook in known if hook in hooks)
 
 
 def _check_signature(
-    owner: object, attribute: str, hook: str, function: Callable[..., object], label: str
+    owner: object,
+    attribute: str,
+    hook: str,
+    spec: Callable[..., object],
+    function: Callable[..., object],
+    label: str,
 ) -> None:
     """Rejects what pluggy would not call, or call without the arguments that were meant."""
     method = f"{label}: hook `{hook}` (method `{attribute}`)"
@@ -73,7 +79,7 @@ def _check_signature(
             f"{method} must be a plain function: nobody would run the body of this one, which is a "
             "generator or a coroutine"
         )
-    offered = list(inspect.signature(getattr(BackendSpec, hook)).parameters)[1:]
+    offered = list(inspect.signature(spec).parameters)[1:]
     parameters = list(inspect.signature(function).parameters.values())
     if _binds_first(owner, attribute):
         if not parameters or parameters[0].name in offered:

@@ -104,9 +104,12 @@ class BackendSpec:
         """
 
 
-BACKEND_HOOKS: tuple[str, ...] = tuple(
-    name for name, value in vars(BackendSpec).items() if hasattr(value, f"{PROJECT}_spec")
-)
+def spec_hooks(spec: type) -> tuple[str, ...]:
+    """The names of the hooks that a spec class declares, in its order."""
+    return tuple(name for name, value in vars(spec).items() if hasattr(value, f"{PROJECT}_spec"))
+
+
+BACKEND_HOOKS = spec_hooks(BackendSpec)
 
 
 class RendererSpec:
@@ -144,5 +147,9 @@ class EnvironmentSpec:
         """
 
 
-RENDERER_HOOKS = ("make_renderer",)
-ENVIRONMENT_HOOKS = ("adapt_environment",)
+SPECS: Mapping[str, type] = {
+    "backend": BackendSpec,
+    "renderer": RendererSpec,
+    "environment": EnvironmentSpec,
+}
+"""Kind of plugin to the class that declares its hooks."""

@@ -1,9 +1,4 @@
-"""Finding plugins by entry point, making backends of them, and calling one backend's hooks.
-
-A distribution offers a plugin by an entry point in one of the groups `metriplex.backends`,
-`metriplex.renderers` and `metriplex.environments`. Only what a run asks for is imported, so a
-broken plugin that nobody asked for hurts nobody; `installed` names it.
-"""
+"""Making the backends that a run asks for, calling their hooks, and reporting what is installed."""
 
 from __future__ import annotations
 
@@ -12,29 +7,23 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import chain, count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, final, get_type_hints
 
 import pluggy
 
-from metriplex.errors import ConfigurationError, MetriplexError, PluginError
-from metriplex.hookcheck import check_hooks, closest, listing, marked_hooks
-from metriplex.hookspecs import PROJECT, BackendSpec
+from metriplex.discovery import GROUPS, construct, distribution, entry_points, load, origin
+from metriplex.errors import ConfigurationError, PluginError
+from metriplex.hookcheck import check_hooks, marked_hooks
+from metriplex.hookspecs import PROJECT, SPECS, BackendSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from importlib import metadata
 
 DEFAULT_BACKEND = "tensorboard"
 DEFAULT_FLUSH_SECS = 5.0
-GROUPS: Mapping[str, str] = {
-    "backend": "metriplex.backends",
-    "renderer": "metriplex.renderers",
-    "environment": "metriplex.environments",
-}
-"""Kind of plugin to the entry-point group in which it is found."""
-
 _ACCEPTED = (
     "the name of an installed backend, a dictionary `{name: options}`, a backend object, or a list "
     "of these"
@@ -76,7 +65,7 @@ class Backend:
         manager.add_hookspecs(BackendSpec)
         self.name = name
         self.plugin = plugin
-        self.hooks = frozenset(check_hooks(plugin, f"backend `{name}`"))
+        self.hooks = frozenset(check_hooks(plugin, BackendSpec, f"backend `{name}`"))
         methods = {method: getattr(plugin, method) for method, _, _ in marked_hooks(plugin)}
         try:  # only the hooks, as some versions of pluggy run all the properties of a plugin
             manager.register(SimpleNamespace(**methods), name)
@@ -160,8 +149,8 @@ def installed() -> list[PluginReport]:
         a plugin does while it is imported is raised, except KeyboardInterrupt.
     """
     reports: list[PluginReport] = []
-    for kind, group in GROUPS.items():
-        entries = sorted(_entry_points(group), key=lambda entry: (entry.name, _distribution(entry)))
+    for kind in GROUPS:
+        entries = sorted(entry_points(kind), key=lambda entry: (entry.name, distribution(entry)))
         reports += [_report(kind, entry, entries) for entry in entries]
     return reports
 
@@ -173,19 +162,18 @@ def _report(
     error = None
     rivals = [e for e in entries if e.name == entry.name and e.value != entry.value]
     try:
-        factory = _load(kind, entry)
+        factory = load(kind, entry)
         product = _product(factory)
         marked = tuple(hook for _, hook, _ in marked_hooks(product))
-        if kind == "backend" and (marked or product is factory):
-            hooks = check_hooks(product, f"backend `{entry.name}`")
+        if marked or product is factory:
+            hooks = check_hooks(product, SPECS[kind], f"{kind} `{entry.name}`")
         else:
             hooks = marked
     except PluginError as problem:
         error = str(problem)
     if rivals and error is None:
-        error = f"the name is also registered by {', '.join(map(_origin, rivals))}"
-    distribution, version = _distribution(entry)
-    return PluginReport(kind, entry.name, distribution, version, hooks, error)
+        error = f"the name is also registered by {', '.join(map(origin, rivals))}"
+    return PluginReport(kind, entry.name, *distribution(entry), hooks, error)
 
 
 def _product(factory: Callable[..., object]) -> type | None:
@@ -206,12 +194,12 @@ def _requested_plugins(requested: object) -> Iterator[tuple[str, object]]:
                 raise ConfigurationError(f"`backends` takes {_ACCEPTED}; got a list in a list")
             yield from _requested_plugins(item)
     elif isinstance(requested, str):
-        yield requested, _construct(requested, None)
+        yield requested, construct("backend", requested, None)
     elif isinstance(requested, Mapping):
         for name, options in requested.items():
             if not isinstance(name, str):
                 raise ConfigurationError(f"the name of a backend must be a string, got {name!r}")
-            yield name, _construct(name, options)
+            yield name, construct("backend", name, options)
     elif type(requested).__module__ == "builtins" and not (
         inspect.ismodule(requested) or inspect.isclass(requested)
     ):
@@ -229,122 +217,6 @@ def _object_name(plugin: object) -> str:
     owner = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
     stem = owner.__name__.rpartition(".")[2].removesuffix("Backend") or "backend"
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", stem).lower()
-
-
-def _construct(name: str, options: object) -> object:
-    """Makes the object that an installed backend's factory gives for these options."""
-    if options is None:
-        options = {}
-    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
-        raise ConfigurationError(
-            f"the options of backend `{name}` must be a dictionary of the arguments of its "
-            f"constructor, such as {{'flush_secs': 5}}; got {options!r}"
-        )
-    entry = _find(name)
-    factory = _load("backend", entry)
-    _check_options(factory, options, f"backend `{name}`")
-    try:
-        return factory(**options)
-    except (MetriplexError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"backend `{name}` ({_origin(entry)}) can't be constructed with the options "
-            f"{dict(options)!r}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _check_options(
-    factory: Callable[..., object], options: Mapping[str, object], label: str
-) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        usable = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        accepted = [p.name for p in signature.parameters.values() if p.kind in usable]
-        unknown = [option for option in options if option not in accepted]
-        raise PluginError(
-            f"the options of {label} don't fit: {error}.{closest(unknown, accepted)} "
-            f"It accepts {listing(accepted) or 'no options'}"
-        ) from error
-
-
-def _find(name: str) -> metadata.EntryPoint:
-    entries = _entry_points(GROUPS["backend"])
-    found = {entry.value: entry for entry in entries if entry.name == name}
-    if len(found) > 1:
-        raise PluginError(
-            f"backend `{name}` is installed more than once: by "
-            f"{' and by '.join(map(_origin, found.values()))}. Uninstall all but one, or give the "
-            "object itself instead of its name"
-        )
-    if found:
-        return next(iter(found.values()))
-    names = sorted({entry.name for entry in entries})
-    project = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "NAME"
-    raise PluginError(
-        f"backend `{name}` is not installed.{closest([name], names)} Installed: "
-        f"{listing(names) or 'none'}. To install it: `pip install metriplex-{project}`"
-    )
-
-
-def _entry_points(group: str) -> list[metadata.EntryPoint]:
-    try:
-        return list(metadata.entry_points(group=group))
-    except Exception:  # noqa: BLE001 - one distribution with unreadable metadata hides all others
-        return list(_readable_entry_points(group))
-
-
-def _readable_entry_points(group: str) -> Iterator[metadata.EntryPoint]:
-    seen = set()
-    for distribution in metadata.distributions():
-        try:
-            name = re.sub(r"[-_.]+", "-", distribution.name).lower()
-            entries = list(distribution.entry_points.select(group=group))
-        except Exception:  # noqa: BLE001, S112 - it is not known to be a plugin of ours at all
-            continue
-        if name not in seen:
-            seen.add(name)
-            yield from entries
-
-
-def _load(kind: str, entry: metadata.EntryPoint) -> Callable[..., object]:
-    """Imports the factory that an entry point names."""
-    label = f"{kind} `{entry.name}` ({_origin(entry)})"
-    try:
-        factory = entry.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"{label} is installed but can't be imported: {type(error).__name__}: {error}. "
-            f"Reinstalling may mend it: `pip install --force-reinstall {_distribution(entry)[0]}`"
-        ) from error
-    if not callable(factory):
-        raise PluginError(
-            f"{label} is broken: its entry point must name a class or a function that makes the "
-            f"plugin, not {factory!r}"
-        )
-    return factory
-
-
-def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution that brings an entry point."""
-    try:
-        distribution = entry.dist
-        if distribution is not None:
-            return str(distribution.name), str(distribution.version)
-    except Exception:  # noqa: BLE001, S110 - its metadata may be missing or damaged in any way
-        pass
-    return "unknown", "unknown"
-
-
-def _origin(entry: metadata.EntryPoint) -> str:
-    return f"`{entry.value}` of {' '.join(_distribution(entry))}"
 
 
 def _flush_secs(plugin: object, name: str) -> float:

@@ -1,0 +1,156 @@
+"""Finding plugins by entry point, and making what they name; for every kind of plugin.
+
+A distribution offers a plugin by an entry point in one of the groups below. Only what a run asks
+for is imported, so a broken plugin that nobody asked for hurts nobody.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.hookcheck import closest, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GROUPS: Mapping[str, str] = {
+    "backend": "metriplex.backends",
+    "renderer": "metriplex.renderers",
+    "environment": "metriplex.environments",
+}
+"""Kind of plugin to the entry-point group in which it is found."""
+
+
+def construct(kind: str, name: str, options: object) -> object:
+    """Makes the object that an installed plugin's factory gives.
+
+    Args:
+        kind: `backend`, `renderer` or `environment`.
+        name: The plugin's name.
+        options: Mapping of the factory's arguments; None for none.
+
+    Raises:
+        PluginError: The plugin is not installed, or broken.
+        ConfigurationError: `options` is no mapping, or a value is rejected.
+    """
+    if options is None:
+        options = {}
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise ConfigurationError(
+            f"the options of {kind} `{name}` must be a dictionary of the arguments of its "
+            f"constructor, such as {{'flush_secs': 5}}; got {options!r}"
+        )
+    entry = find(kind, name)
+    factory = load(kind, entry)
+    _check_options(factory, options, f"{kind} `{name}`")
+    try:
+        return factory(**options)
+    except (MetriplexError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"{kind} `{name}` ({origin(entry)}) can't be constructed with the options "
+            f"{dict(options)!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_options(
+    factory: Callable[..., object], options: Mapping[str, object], label: str
+) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        usable = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        accepted = [p.name for p in signature.parameters.values() if p.kind in usable]
+        unknown = [option for option in options if option not in accepted]
+        raise PluginError(
+            f"the options of {label} don't fit: {error}.{closest(unknown, accepted)} "
+            f"It accepts {listing(accepted) or 'no options'}"
+        ) from error
+
+
+def find(kind: str, name: str) -> metadata.EntryPoint:
+    """The entry point of the plugin of that name; raises `PluginError` if there isn't one."""
+    entries = entry_points(kind)
+    found = {entry.value: entry for entry in entries if entry.name == name}
+    if len(found) > 1:
+        raise PluginError(
+            f"{kind} `{name}` is installed more than once: by "
+            f"{' and by '.join(map(origin, found.values()))}. Uninstall all but one, or give the "
+            "object itself instead of its name"
+        )
+    if found:
+        return next(iter(found.values()))
+    names = sorted({entry.name for entry in entries})
+    project = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "NAME"
+    raise PluginError(
+        f"{kind} `{name}` is not installed.{closest([name], names)} Installed: "
+        f"{listing(names) or 'none'}. To install it: `pip install metriplex-{project}`"
+    )
+
+
+def entry_points(kind: str) -> list[metadata.EntryPoint]:
+    """Every entry point of a kind of plugin, whatever state the installed metadata is in."""
+    group = GROUPS[kind]
+    try:
+        return list(metadata.entry_points(group=group))
+    except Exception:  # noqa: BLE001 - one distribution with unreadable metadata hides all others
+        return list(_readable_entry_points(group))
+
+
+def _readable_entry_points(group: str) -> Iterator[metadata.EntryPoint]:
+    seen = set()
+    for found in metadata.distributions():
+        try:
+            name = re.sub(r"[-_.]+", "-", found.name).lower()
+            entries = list(found.entry_points.select(group=group))
+        except Exception:  # noqa: BLE001, S112 - it is not known to be a plugin of ours at all
+            continue
+        if name not in seen:
+            seen.add(name)
+            yield from entries
+
+
+def load(kind: str, entry: metadata.EntryPoint) -> Callable[..., object]:
+    """Imports the factory that an entry point names; raises `PluginError` if that fails."""
+    label = f"{kind} `{entry.name}` ({origin(entry)})"
+    try:
+        factory = entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"{label} is installed but can't be imported: {type(error).__name__}: {error}. "
+            f"Reinstalling may mend it: `pip install --force-reinstall {distribution(entry)[0]}`"
+        ) from error
+    if not callable(factory):
+        raise PluginError(
+            f"{label} is broken: its entry point must name a class or a function that makes the "
+            f"plugin, not {factory!r}"
+        )
+    return factory
+
+
+def distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that brings an entry point."""
+    try:
+        found = entry.dist
+        if found is not None:
+            return str(found.name), str(found.version)
+    except Exception:  # noqa: BLE001, S110 - its metadata may be missing or damaged in any way
+        pass
+    return "unknown", "unknown"
+
+
+def origin(entry: metadata.EntryPoint) -> str:
+    """What an entry point names, and where it comes from, for error messages."""
+    return f"`{entry.value}` of {' '.join(distribution(entry))}"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
+import numbers
+import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
 from metriplex.run import NonFinite
@@ -32,26 +39,16 @@ def make_config(
     Raises:
         ConfigurationError: An argument is not usable.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= 1:
-        raise ConfigurationError(
-            f"`alpha` is the weight of the newest episode and must be in (0, 1]; got {alpha!r}"
-        )
-    if reduce not in (None, "mean"):
-        raise ConfigurationError(f'`reduce` must be None or "mean"; got {reduce!r}')
-    if nonfinite not in get_args(NonFinite):
-        raise ConfigurationError(
-            f"`nonfinite` must be one of {get_args(NonFinite)}; got {nonfinite!r}"
-        )
     return Config(
-        alpha=float(alpha),
+        alpha=_alpha(alpha),
         episode_stats=bool(episode_stats),
-        reduce=reduce,
+        reduce=_choice("reduce", reduce, (None, "mean")),
         learning_rate=_hashable_rate(learning_rate),
         log_every=check_count("log_every", log_every, least=1),
         buffer=check_count("buffer", buffer, least=0),
         buffer_width=check_count("buffer_width", buffer_width, least=1),
         axis_name=_axis_name(axis_name),
-        abort=nonfinite == "abort",
+        abort=_choice("nonfinite", nonfinite, get_args(NonFinite)) == "abort",
     )
 
 
@@ -61,31 +58,93 @@ def check_count(name: str, value: Any, *, least: int) -> int:
     Raises:
         ConfigurationError: It isn't.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"`{name}` must be an int of at least {least}; got {value!r}")
-    return value
-
-
-def _hashable_rate(rate: Any) -> Any:
-    """A rate that can be part of a static configuration: a float, or the schedule itself."""
-    if rate is None or callable(rate):
-        return rate
     try:
-        return float(rate)
-    except (TypeError, ValueError) as error:
+        count = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
         raise ConfigurationError(
-            f"`learning_rate` must be a number or an optax schedule; got {rate!r}"
-        ) from error
+            f"`{name}` must be an int of at least {least}; got {value!r}: "
+            + (f"pass `int({name})`" if _is_whole(value, least) else f"pass {least} or more")
+        )
+    return count
 
 
-def _axis_name(axis_name: Any) -> Any:
-    if axis_name is None or isinstance(axis_name, str):
-        return axis_name
-    if isinstance(axis_name, list | tuple) and all(isinstance(one, str) for one in axis_name):
-        return tuple(axis_name)
-    raise ConfigurationError(
-        f"`axis_name` must be None, a string or a tuple of strings; got {axis_name!r}"
+def check_positive(name: str, value: Any) -> float:
+    """Gives back a finite number above 0.
+
+    Raises:
+        ConfigurationError: It isn't.
+    """
+    if not _is_real(value) or not 0 < value < math.inf:
+        raise ConfigurationError(f"`{name}` must be a number above 0; got {value!r}")
+    return float(value)
+
+
+def check_hparams(hparams: Any) -> Mapping[str, Any]:
+    """Gives back what has names for its values; None is empty.
+
+    Raises:
+        LoggingError: It has none.
+    """
+    is_dataclass = dataclasses.is_dataclass(hparams) and not isinstance(hparams, type)
+    if is_dataclass or isinstance(hparams, Mapping):
+        return hparams
+    if hparams is None:
+        return {}
+    raise LoggingError(
+        f"`hparams` must be a mapping or a dataclass; got {hparams!r} of type "
+        f"`{type(hparams).__name__}`: pass a dictionary, for example `vars(args)` of a namespace"
     )
+
+
+def check_tag(tag: Any) -> str:
+    """Gives back a usable tag.
+
+    Raises:
+        LoggingError: It is no string, or empty.
+    """
+    if not isinstance(tag, str) or not tag:
+        raise LoggingError(
+            f"a tag must be a string that is not empty; got {tag!r}: name it, for example "
+            f'"train/loss"'
+        )
+    return tag
+
+
+def check_step(step: Any) -> int:
+    """Gives back the step of a record that is logged on the host.
+
+    Raises:
+        LoggingError: It is not one integer from 0 to 2**64 - 1.
+    """
+    array = None if isinstance(step, int) else np.asarray(step)
+    kind = "i" if array is None else array.dtype.kind
+    number = -1
+    if kind in "iu" and not isinstance(step, bool) and (array is None or array.size == 1):
+        number = step if array is None else array.item()
+    if not 0 <= number < 2**64:
+        raise LoggingError(
+            f"`step` must be one integer from 0 to 2**64 - 1, the environment steps taken so far; "
+            f"got {step!r}: pass for example `int(step)`"
+        )
+    return number
+
+
+def check_where(where: Any) -> jax.Array | bool:
+    """Gives back the gate of a record.
+
+    Raises:
+        LoggingError: It is not one bool.
+    """
+    if isinstance(where, bool):
+        return where
+    if jnp.shape(where) != ():
+        raise LoggingError(
+            f"`where` must be one bool; got shape {list(jnp.shape(where))}: reduce it, for example "
+            f"with `.any()`"
+        )
+    return jnp.asarray(where, bool)
 
 
 def join_ends(
@@ -112,3 +171,61 @@ def join_ends(
             f"shape of `reward`"
         )
     return functools.reduce(jnp.logical_or, parts)
+
+
+def _alpha(alpha: Any) -> float:
+    if not _is_real(alpha) or not 0 < alpha <= 1:
+        raise ConfigurationError(
+            f"`alpha` is the weight of the newest episode and must be a number in (0, 1]; got "
+            f"{alpha!r}: 1 logs the newest episode alone, the default 0.9 averages a little"
+        )
+    return float(alpha)
+
+
+def _choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    if isinstance(value, str | None) and value in choices:
+        return value
+    raise ConfigurationError(
+        f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}"
+    )
+
+
+def _hashable_rate(rate: Any) -> Any:
+    """A rate that can be part of a static configuration: a float, or the schedule itself."""
+    if callable(rate):
+        try:
+            hash(rate)
+        except TypeError:
+            return functools.partial(rate)  # equal and hashable by identity
+        return rate
+    if rate is None:
+        return None
+    if not _is_real(rate) and not (_is_array(rate) and rate.size == 1 and rate.dtype.kind in "fiu"):
+        raise ConfigurationError(
+            f"`learning_rate` must be a number or an optax schedule; got {rate!r}: pass what the "
+            f"optimizer was given, for example 3e-4 or `optax.linear_schedule(...)`"
+        )
+    return float(np.asarray(rate).item())
+
+
+def _axis_name(axis_name: Any) -> Any:
+    if axis_name is None or isinstance(axis_name, str):
+        return axis_name
+    if isinstance(axis_name, list | tuple) and all(isinstance(one, str) for one in axis_name):
+        return tuple(axis_name)
+    raise ConfigurationError(
+        f"`axis_name` must be None, a string or a tuple of strings; got {axis_name!r}: pass the "
+        f'name that `vmap`, `pmap` or the mesh gives the axis, for example "seeds"'
+    )
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, float) and value.is_integer() and value >= least

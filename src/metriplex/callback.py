@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import operator
 import time
 import uuid
 from datetime import datetime
@@ -15,9 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from metriplex import state as device
-from metriplex.arguments import check_count, join_ends, make_config
+from metriplex.arguments import (
+    check_count,
+    check_hparams,
+    check_step,
+    check_where,
+    join_ends,
+    make_config,
+)
 from metriplex.hparams import flatten_hparams
-from metriplex.learning_rate import explain_unknown
+from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.naming import create_directory, run_name
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
@@ -125,10 +131,10 @@ class MetricsCallback(RunOwner):
             axis_name=axis_name,
             nonfinite=nonfinite,
         )
-        check_count("queue_size", queue_size, least=1)
+        queue_size = check_count("queue_size", queue_size, least=1)
         if total_steps is not None:
-            check_count("total_steps", total_steps, least=1)
-        flat = flatten_hparams(hparams or {})
+            total_steps = check_count("total_steps", total_steps, least=1)
+        flat = flatten_hparams(check_hparams(hparams))
         plugins = create_backends(backends)
         now = time.time()
         directory = create_directory(
@@ -226,8 +232,9 @@ class MetricsCallback(RunOwner):
             LoggingError: At trace time, naming the tag, if something can't be logged.
         """
         self._check_open()
-        if opt_state is not None:
-            _explain_unknown_rate(opt_state, self._config.learning_rate)
+        given = self._config.learning_rate
+        if opt_state is not None or given is not None:
+            _explain_unknown_rate(opt_state, given, training_log)
         return device.on_iteration(
             self._config,
             self._traced_handle(),
@@ -236,7 +243,7 @@ class MetricsCallback(RunOwner):
             opt_state=opt_state,
             iteration=iteration,
             key=key,
-            where=where if isinstance(where, bool) else jnp.asarray(where, bool),
+            where=check_where(where),
         )
 
     def on_training_end(self, state: MetricsState) -> MetricsState:
@@ -261,7 +268,7 @@ class MetricsCallback(RunOwner):
             device.log(self._traced_handle(), step, flat)
         else:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
-            self.run.log_scalars(operator.index(np.asarray(step).item()), scalars)
+            self.run.log_scalars(check_step(step), scalars)
 
     # ---- as a pytree ----------------------------------------------------------------------------
 
@@ -295,6 +302,7 @@ def _log_once(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _explain_unknown_rate(opt_state: Any, given: Any) -> None:
-    if reason := explain_unknown(opt_state, given):
+def _explain_unknown_rate(opt_state: Any, given: Any, training_log: Any) -> None:
+    reason = explain_unknown(opt_state, given)
+    if reason and TAG not in flatten(training_log, reduce="mean"):
         _log_once(reason)

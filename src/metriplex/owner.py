@@ -14,9 +14,11 @@ import numpy as np
 from jax.core import Tracer
 
 from metriplex import bridge, shutdown
-from metriplex.errors import ClosedError, MetriplexError, NonFiniteError
+from metriplex.arguments import check_hparams, check_step, check_tag
+from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
 from metriplex.hparams import flatten_hparams
 from metriplex.records import Delivery, Text, Video
+from metriplex.tracing import is_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,23 +80,54 @@ class RunOwner(abc.ABC):
         return self.run.info.directory
 
     def log_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Logs hyper-parameters; nested names are joined by `/`."""
-        self.run.log_hparams(flatten_hparams(hparams))
+        """Logs hyper-parameters, outside of compiled functions.
+
+        Args:
+            hparams: A mapping or a dataclass; nested names are joined by `/`.
+
+        Raises:
+            LoggingError: `hparams` is neither, or a name is not a string.
+            ClosedError: The run is closed.
+        """
+        self._host_run("log_hparams").log_hparams(flatten_hparams(check_hparams(hparams)))
 
     def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
-        """Logs a piece of text, Markdown where the backend shows it."""
-        self.run.log_text(Text(step, tag, text, wall_time=time.time()))
-
-    def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
-        """Logs a clip.
+        """Logs a piece of text, outside of compiled functions.
 
         Args:
             tag: Its name.
-            frames: uint8 `[time, height, width, 3]`.
+            text: The text; Markdown, where the backend shows it.
+            step: Environment steps taken so far.
+
+        Raises:
+            LoggingError: `tag`, `text` or `step` is not usable.
+            ClosedError: The run is closed.
+        """
+        if not isinstance(text, str):
+            raise LoggingError(f"`text` must be a string; got {text!r}: pass `str(text)`")
+        record = Text(check_step(step), check_tag(tag), text, wall_time=time.time())
+        self._host_run("log_text").log_text(record)
+
+    def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
+        """Logs a clip, outside of compiled functions.
+
+        Args:
+            tag: Its name.
+            frames: uint8 `[time, height, width, 3]`, RGB; not copied, so not to be changed later.
             fps: Frames a second.
             step: Environment steps taken so far.
+
+        Raises:
+            LoggingError: `tag`, `frames`, `fps` or `step` is not usable.
+            ClosedError: The run is closed.
         """
-        self.run.log_video(Video(step, tag, np.asarray(frames), fps, wall_time=time.time()))
+        run = self._host_run("log_video")
+        number, now = check_step(step), time.time()
+        try:
+            video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
+        except (TypeError, ValueError) as error:
+            raise LoggingError(f"a video can't be logged: {error}") from error
+        run.log_video(video)
 
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Waits until what this thread's programs log has reached every backend, and is durable.
@@ -106,7 +139,7 @@ class RunOwner(abc.ABC):
             NonFiniteError: Values were rejected since the last `flush`.
             ClosedError: The run is closed.
         """
-        run = self.run
+        run = self._host_run("flush")
         bridge.barrier()
         run.release()
         run.flush(timeout)
@@ -125,13 +158,16 @@ class RunOwner(abc.ABC):
             NonFiniteError: Values were rejected since the last `flush`.
             Exception: What a failed program of this thread raises.
         """
-        _close(int(self._handle), self.run, "finished", running=False, timeout=timeout)
+        run = self._host_run("close")
+        _close(int(self._handle), run, "finished", running=False, timeout=timeout)
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """For each backend, how many records it was given and how many it missed."""
         return self.run.deliveries()
 
     def __enter__(self) -> Self:
+        self._host_run("with")
+        self._check_open()
         return self
 
     def __exit__(
@@ -153,6 +189,19 @@ class RunOwner(abc.ABC):
                 raise
         if interrupted and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+
+    def _host_run(self, method: str) -> Run:
+        """The run, for what would otherwise happen once while a program is traced, and never again.
+
+        Raises:
+            MetriplexError: Inside a function that jax transforms.
+        """
+        if is_tracing():
+            raise MetriplexError(
+                f"`{method}` belongs to the host and was called inside a function that jax "
+                f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
+            )
+        return self.run
 
     def _check_open(self) -> None:
         """Refuses to trace for a run that is known here and closed."""

@@ -119,6 +119,7 @@ def explain_unknown(opt_state: object, given: GivenRate | None = None) -> str:
     return f"{tags} is unknown and logged as NaN: {why}. {mend} Training is not affected."
 
 
+@final
 class _Rate(NamedTuple):
     path: tuple[str, ...]
     value: jax.Array | None

@@ -50,7 +50,15 @@ def test_entry_point_gives_a_backend_with_every_hook() -> None:
         for name in dir(TensorBoardBackend)
         if hasattr(getattr(TensorBoardBackend, name), "metriplex_impl")
     }
-    assert marked == set(metriplex.hookspecs.BACKEND_HOOKS)
+    assert marked == {
+        "open_run",
+        "log_hparams",
+        "log_scalars",
+        "log_text",
+        "log_video",
+        "flush",
+        "close_run",
+    }
 
 
 def test_scalars_read_back_as_add_scalar_writes_them(tmp_path, make_run, read_events) -> None:

@@ -28,6 +28,7 @@ def as_float(value: Scalar) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class TagValues:
     """The newest values of one tag.
@@ -53,6 +54,7 @@ class TagValues:
         return Summary(mean, math.sqrt(variance), low, high)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Summary:
     """One tag over all lanes.
@@ -70,6 +72,7 @@ class Summary:
     high: float | None = None
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A board at one moment.

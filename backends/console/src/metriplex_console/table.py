@@ -23,6 +23,7 @@ _WIDEST_COLUMN = 44
 _SHORTEST_NAME = 11
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tag as text.
@@ -46,6 +47,7 @@ class Entry:
     unusual: bool = False
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Widths:
     """Widths in cells of the parts of every entry; 0 for a part that isn't shown."""

@@ -234,6 +234,7 @@ class TensorBoardBackend:
         raise ClosedError(f"run `{run.name}` is not open: call `open_run` before any other hook")
 
 
+@final
 @dataclass(slots=True)
 class _OpenRun:
     files: RunFiles

@@ -1,0 +1,50 @@
+"""Environments of the callback pattern, as a rollout needs them."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import jax.numpy as jnp
+
+from metriplex.rendering import Environment
+
+_METHODS = ("initial", "transition", "observation", "terminal")
+
+
+@final
+class PatternEnvironment(Environment):
+    """Adapts the protocol `initial`, `transition`, `observation`, `terminal`, `truncate`.
+
+    Args:
+        env: An environment with these methods; `truncate` and `action_mask` may be missing.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    @classmethod
+    def accepts(cls, env: object) -> bool:
+        """Whether an object has the protocol's methods."""
+        return all(callable(getattr(env, name, None)) for name in _METHODS)
+
+    def reset(self, key: Any) -> Any:
+        """As `Environment.reset`."""
+        return self._env.initial(key=key)
+
+    def step(self, state: Any, action: Any, key: Any) -> tuple[Any, Any]:
+        """As `Environment.step`; an episode ends where it is terminal or truncated."""
+        state = self._env.transition(state, action, key=key)
+        done = jnp.asarray(self._env.terminal(state, key=key), bool)
+        truncate = getattr(self._env, "truncate", None)
+        if truncate is not None:
+            done = done | jnp.asarray(truncate(state), bool)
+        return state, done
+
+    def observe(self, state: Any, key: Any) -> Any:
+        """As `Environment.observe`."""
+        return self._env.observation(state, key=key)
+
+    def action_mask(self, state: Any, key: Any) -> Any:
+        """As `Environment.action_mask`."""
+        mask = getattr(self._env, "action_mask", None)
+        return None if mask is None else mask(state, key=key)

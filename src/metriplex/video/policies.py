@@ -1,0 +1,73 @@
+"""Policies of any shape, as a rollout calls them: stateful or not, with or without keys and masks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, final
+
+Reset: TypeAlias = Callable[[Any], Any]
+Act: TypeAlias = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+_KEYS = frozenset({"key", "rng", "rng_key", "prng_key", "seed"})
+_MASKS = frozenset({"action_mask", "mask"})
+
+
+@final
+class Actor(NamedTuple):
+    """A policy in one form.
+
+    Attributes:
+        reset: Key to the policy's state at the start of an episode; None if it has none.
+        act: State, observation, key and action mask to the new state and the action.
+    """
+
+    reset: Reset
+    act: Act
+
+
+def adapt_policy(policy: Any) -> Actor:
+    """Finds out how a policy is called, by its signature.
+
+    With a method `reset` the policy is that of the callback pattern: `reset(key=)` gives a state,
+    and `policy(state, observation, key=, action_mask=)` a state and an action. Otherwise it is
+    called with the observation and gives an action. A key and a mask are passed to parameters of
+    the names `key` (`rng`, `rng_key`, `prng_key`, `seed`) and `action_mask` (`mask`).
+
+    Raises:
+        TypeError: The policy can't be called.
+    """
+    if not callable(policy):
+        raise TypeError(f"a policy must be callable to be shown; got `{type(policy).__name__}`")
+    reset = getattr(policy, "reset", None)
+    if callable(reset):
+        return Actor(
+            lambda key: reset(**_accepted(reset, key=key)),
+            lambda state, observation, key, mask: policy(
+                state, observation, **_accepted(policy, key=key, mask=mask)
+            ),
+        )
+    return Actor(
+        lambda _key: None,
+        lambda state, observation, key, mask: (
+            state,
+            policy(observation, **_accepted(policy, key=key, mask=mask)),
+        ),
+    )
+
+
+def _accepted(function: Callable[..., Any], *, key: Any, mask: Any = None) -> dict[str, Any]:
+    """The arguments that a function has parameters for."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    given = dict.fromkeys(_KEYS, key) | (dict.fromkeys(_MASKS, mask) if mask is not None else {})
+    accepted = {
+        name: given[name]
+        for name, parameter in parameters.items()
+        if name in given and parameter.kind is not parameter.POSITIONAL_ONLY
+    }
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        accepted.setdefault("key", key)
+    return accepted

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, final
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from metriplex.errors import ClosedError, NonFiniteError
-from metriplex.plugins import Backend
 from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video
 from metriplex.sequence import Row, Sequencer
+from metriplex.shutdown import hold_if_terminating
 from metriplex.workers import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metriplex.plugins import Backend
 
 logger = logging.getLogger("metriplex")
 
@@ -49,8 +52,14 @@ class Run:
         self._rejected: dict[tuple[str, int | None], int] = {}
         self._first_rejected: str | None = None
         self._lock = threading.RLock()
-        self.closed = False
+        self._process = os.getpid()
+        self._closed = False
         self._ended = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be logged; so it is in a forked child, without the threads."""
+        return self._closed or os.getpid() != self._process
 
     def receive(self, rows: Sequence[Row]) -> None:
         """Takes rows as they come from the device. The drain thread calls."""
@@ -70,7 +79,7 @@ class Run:
             self._take(due)
 
     def release(self) -> None:
-        """Hands on the rows that still wait for earlier ones: the program is known to have ended."""
+        """Hands on the rows that still wait for earlier ones: the program has ended."""
         with self._lock:
             self._take([row for one in self._sequencers.values() for row in one.release()])
 
@@ -87,22 +96,20 @@ class Run:
         self._check_open()
         record = Scalars(step=step, values=dict(values), wall_time=time.time())
         with self._lock:
+            self._check_open()
             self._submit_scalars([self._check(record)])
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
-        self._check_open()
-        self._submit("log_hparams", ("hparams", dict(hparams)), 1)
+        self._log("log_hparams", ("hparams", dict(hparams)))
 
     def log_text(self, text: Text) -> None:
         """Logs a piece of text. Raises `ClosedError` if the run is closed."""
-        self._check_open()
-        self._submit("log_text", ("text", text), 1)
+        self._log("log_text", ("text", text))
 
     def log_video(self, video: Video) -> None:
         """Logs a clip. Raises `ClosedError` if the run is closed."""
-        self._check_open()
-        self._submit("log_video", ("video", video), 1)
+        self._log("log_video", ("video", video))
 
     def flush(self, timeout: float) -> None:
         """Waits until every backend has flushed what it was given before, or `timeout` seconds.
@@ -126,20 +133,25 @@ class Run:
         Raises:
             NonFiniteError: Values were rejected since the last `flush`.
         """
+        if os.getpid() != self._process:
+            return
         with self._lock:
-            first, self.closed = not self.closed, True
+            first = not self._closed
             if first:
                 self.release()
+                for worker in self._workers:
+                    worker.start_close(status)
+                self._closed = True
         if not first:
             self._ended.wait(timeout)
             return
-        deadline = time.monotonic() + timeout
-        for worker in self._workers:
-            worker.start_close(status)
-        ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
-        for worker, has_ended in zip(self._workers, ended, strict=True):
-            self._report(worker.delivery(), timeout, hangs=not has_ended)
-        self._ended.set()
+        try:
+            deadline = time.monotonic() + timeout
+            for worker in self._workers:
+                ended = worker.join(deadline - time.monotonic())
+                self._report(worker.delivery(), timeout, hangs=not ended)
+        finally:
+            self._ended.set()
         self._raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
@@ -150,14 +162,21 @@ class Run:
 
     def _take(self, rows: Sequence[Row]) -> None:
         # Rows that were buffered on the device arrive at one time: the last one has the rate.
-        last = {(row.lane, row.wall_time): index for index, row in enumerate(rows)}
+        # What was logged outside an iteration has an x axis of its own.
+        last = {
+            (row.lane, row.wall_time): index
+            for index, row in enumerate(rows)
+            if row.kind == "record" and row.iteration is not None
+        }
         records = []
         for index, row in enumerate(rows):
             if row.kind == "start":
+                if row.lane is None:  # of all lanes
+                    self._newest.clear()
                 self._newest[row.lane] = (row.step, row.wall_time)
             elif row.kind == "record":
                 values = row.values
-                if last[row.lane, row.wall_time] == index:
+                if last.get((row.lane, row.wall_time)) == index:
                     values = {**values, **self._rate(row)}
                 record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
                 records.append(self._check(record))
@@ -174,7 +193,13 @@ class Run:
     def _submit_scalars(self, records: Sequence[Scalars]) -> None:
         records = [record for record in records if record.values]
         if records:
-            self._submit("log_scalars", ("records", records), len(records))
+            self._submit("log_scalars", ("records", tuple(records)), len(records))
+
+    def _log(self, hook: str, argument: tuple[str, object]) -> None:
+        self._check_open()
+        with self._lock:
+            self._check_open()
+            self._submit(hook, argument, 1)
 
     def _submit(self, hook: str, argument: tuple[str, object], records: int) -> None:
         for worker in self._workers:
@@ -187,7 +212,8 @@ class Run:
         bad = [
             tag
             for tag, value in record.values.items()
-            if not math.isfinite(value) and not _is_unknown_rate(tag, value)
+            if isinstance(value, float) and not math.isfinite(value)
+            if not _is_unknown_rate(tag, value)
         ]
         if not bad:
             return record
@@ -227,6 +253,7 @@ class Run:
 
     def _check_open(self) -> None:
         if self.closed:
+            hold_if_terminating()
             raise ClosedError(
                 f"run `{self.info.name}` is closed: log before `close` (or inside the `with` "
                 f"block), or construct a new callback"
@@ -242,11 +269,11 @@ class Run:
             delivery.undelivered + delivery.delivered,
             delivery.backend,
             f", which was still busy after {timeout:g} s" if hangs else "",
-            f"; its last error: {delivery.error}" if delivery.error else "",
+            f"; its last error: {delivery.error}" if delivery.error is not None else "",
         )
 
 
 def _is_unknown_rate(tag: str, value: Scalar) -> bool:
     """NaN is how an unknown learning rate is logged, and alone is never rejected."""
     is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
-    return is_rate and bool(np.isnan(value))
+    return is_rate and math.isnan(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -14,22 +13,25 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
+from metriplex.errors import MetriplexError
+
 logger = logging.getLogger("metriplex")
 
+GRACE = 60.0
+"""Seconds after which SIGTERM ends the process even if a run can't be closed."""
 
 Close: TypeAlias = Callable[[str, bool], None]
 """Closes a run: its status, and whether its program may still run and is not to be waited for."""
 
 _open: dict[int, Close] = {}
 _lock = threading.Lock()
-_watching = False
+_terminating = threading.Event()
 
 
 def watch(handle: int, close: Close) -> None:
     """Has a run closed at the end of the process, should it still be open then."""
+    _watch_sigterm()
     with _lock:
-        if not _open:
-            _watch_sigterm()
         _open[handle] = close
 
 
@@ -46,73 +48,143 @@ def close_all(status: str, *, running: bool) -> None:
     for close in closes:
         try:
             close(status, running)
+        except MetriplexError as error:
+            logger.error("%s", error)  # noqa: TRY400 - it says everything that the user can mend
         except Exception:
             logger.exception("a run could not be closed properly at the end of the process")
 
 
+def hold_if_terminating() -> None:
+    """Never returns once SIGTERM is being obeyed: the process ends before this thread goes on."""
+    if _terminating.is_set() and threading.current_thread() is threading.main_thread():
+        threading.Event().wait()
+
+
 def _at_exit() -> None:
+    hold_if_terminating()
     uncaught = getattr(sys, "last_value", None)
-    interrupted = isinstance(uncaught, KeyboardInterrupt)
+    # Ctrl-C inside a host function surfaces as an error of the compiled program.
+    interrupted = isinstance(uncaught, KeyboardInterrupt) or "KeyboardInterrupt" in str(uncaught)
     status = "interrupted" if interrupted else "failed" if uncaught is not None else "finished"
     close_all(status, running=False)
+
+
+atexit.register(_at_exit)
+
+
+# ---- SIGTERM ------------------------------------------------------------------------------------
+#
+# A handler in Python runs only when the main thread runs Python, and that may be inside a compiled
+# program for hours. So a thread waits at the other end of a wake-up descriptor, to which the
+# interpreter's own C handler writes at once. The main thread is not stopped meanwhile, as it may
+# hold a lock that closing needs. A program that handles SIGTERM by itself is left alone.
+
+_HANDLED = b"\0"
+"""What the handler writes itself, where an event loop has the wake-up descriptor."""
+
+_sender: socket.socket | None = None
 
 
 def _watch_sigterm() -> None:
     """Saves what was logged when SIGTERM would end the process; it then ends it all the same.
 
-    A handler in Python runs only when the main thread runs Python, and that may be inside a
-    compiled program for hours. So a thread waits at the other end of a wake-up file descriptor, to
-    which the interpreter's own C handler writes at once. A program that handles SIGTERM by itself,
-    or that is not in the main thread, is left alone.
+    Only the main thread can: without it SIGTERM costs what came since the last flush.
     """
-    global _watching
+    global _sender
     is_main = threading.current_thread() is threading.main_thread()
-    if _watching or not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if _sender is not None or not is_main or not _would_end_process():
         return
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    if previous != -1:  # an event loop owns it
+    if previous != -1:  # an event loop's: its main thread runs Python often enough
         signal.set_wakeup_fd(previous)
-        receiver.close()
-        sender.close()
-        return
-    _watching = True
-    signal.signal(signal.SIGTERM, _hold)
+    _sender = sender
+    signal.signal(signal.SIGTERM, _on_sigterm)
     threading.Thread(
-        target=_wait_for_sigterm, args=(receiver, sender), name="metriplex-sigterm", daemon=True
+        target=_wait_for_sigterm, args=(receiver,), name="metriplex-sigterm", daemon=True
     ).start()
 
 
-def _hold(_signal: int, _frame: object) -> None:
-    """Keeps the main thread from going on while the thread below ends the process."""
-    threading.Event().wait()
+def _would_end_process() -> bool:
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return False
+    with contextlib.suppress(Exception):  # Python does not know handlers of C, such as jax's own
+        import ctypes
+
+        action = (ctypes.c_void_p * 64)()  # more than `struct sigaction`; the handler comes first
+        known = ctypes.CDLL(None).sigaction(signal.SIGTERM.value, None, action) == 0
+        return not (known and action[0])
+    return True
 
 
-def _wait_for_sigterm(receiver: socket.socket, _sender: socket.socket) -> None:
-    # A handler that the program has set since then takes precedence.
-    while signal.SIGTERM not in receiver.recv(64) or signal.getsignal(signal.SIGTERM) is not _hold:
-        pass
-    try:
-        close_all("interrupted", running=True)
-    finally:
-        # The default action, from a thread that may not call `signal.signal`.
-        with contextlib.suppress(Exception):
-            ctypes.CDLL(None).signal(signal.SIGTERM.value, None)
-        os.kill(os.getpid(), signal.SIGTERM)
+def _on_sigterm(_signal: int, _frame: object) -> None:
+    sender = _sender
+    if sender is not None:
+        with contextlib.suppress(OSError):
+            sender.send(_HANDLED)
 
 
-def _forget_in_child() -> None:
-    """A forked child must neither close its parent's runs nor catch its own SIGTERM."""
-    global _watching
+def _wait_for_sigterm(receiver: socket.socket) -> None:
+    while True:
+        received = receiver.recv(64)
+        # A handler that the program has set since then takes precedence, unless it calls ours.
+        ours = signal.getsignal(signal.SIGTERM) is _on_sigterm
+        if _HANDLED in received or (signal.SIGTERM in received and ours):
+            break
+    _terminating.set()
+    closing = threading.Thread(
+        target=close_all, args=("interrupted",), kwargs={"running": True}, daemon=True
+    )
+    closing.start()
+    closing.join(GRACE)
+    _die()
+
+
+def _die() -> None:
+    """The default action of SIGTERM, from a thread that may not call `signal.signal`."""
+    with contextlib.suppress(Exception):
+        import ctypes
+
+        ctypes.CDLL(None).signal(signal.SIGTERM.value, None)
+        signal.raise_signal(signal.SIGTERM)
+    os._exit(128 + signal.SIGTERM)
+
+
+# ---- fork ---------------------------------------------------------------------------------------
+#
+# A forked child must neither close its parent's runs nor catch its own SIGTERM, nor tell the parent
+# of it through the descriptor that both have. SIGTERM waits until the child has forgotten all that.
+
+_masks = threading.local()
+
+
+def _before_fork() -> None:
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _after_fork_in_child() -> None:
+    global _lock, _sender, _terminating
     _open.clear()
-    if _watching and signal.getsignal(signal.SIGTERM) is _hold:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _watching = False
+    _lock = threading.Lock()
+    _terminating = threading.Event()
+    if _sender is not None:
+        descriptor = signal.set_wakeup_fd(-1)
+        if descriptor not in (-1, _sender.fileno()):
+            signal.set_wakeup_fd(descriptor)
+        if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _sender = None
+    _after_fork()
 
 
-with contextlib.suppress(AttributeError):  # no fork on Windows
-    os.register_at_fork(after_in_child=_forget_in_child)
-
-atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):  # no fork on Windows
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork_in_child,
+    )

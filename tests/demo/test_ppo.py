@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import metriplex
-from metriplex.callback import MetricsCallback
+from metriplex import MetricsCallback
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Batch, Config, loss, train
 from metriplex.demo.rollout import Rollout
@@ -84,9 +84,9 @@ def test_each_iteration_is_one_record_with_all_there_is_to_know(logged):
         assert values["grad_norm"] > 0
         assert values["explained_variance"] <= 1
         assert 8 <= values["episode/return"] == values["episode/length"] <= 128
-    # the rate of the last of 16 updates an iteration, on the line from its start to 0
+    # the rate of the last of 32 updates an iteration, on the line from its start to 0
     rates = [r.values["train/learning_rate"] for r in records]
-    lines = [SHORT.learning_rate * (1 - n / 48) for n in (15, 31, 47)]
+    lines = [SHORT.learning_rate * (1 - n / 96) for n in (31, 63, 95)]
     assert rates == pytest.approx(lines, rel=1e-4)
     final_return, _, finished = averages(trained.metrics.episodes)
     assert bool(finished)
@@ -100,7 +100,8 @@ def test_seeds_train_side_by_side_as_they_do_alone(silent):
         np.testing.assert_allclose(a[0], b, atol=2e-3)  # sums are taken in another order
 
 
-def test_the_loss_is_that_of_the_paper():
+@pytest.mark.parametrize("floor", [0.01, 3.0])
+def test_the_loss_is_that_of_the_paper(floor):
     rng = np.random.default_rng(0)
     policy = ActorCritic.init(jax.random.key(0), 2, 2, (4,))
     policy = replace(policy, actor=jax.tree.map(lambda x: 30 * x, policy.actor))
@@ -112,13 +113,15 @@ def test_the_loss_is_that_of_the_paper():
     rollout = Rollout(
         *map(jnp.asarray, (observation, action, old)), None, nothing, nothing, nothing, nothing
     )
-    config = Config(clip=0.2, entropy_coefficient=0.03, value_coefficient=0.7)
+    config = Config(
+        clip=0.2, entropy_coefficient=0.03, value_coefficient=0.7, advantage_floor=floor
+    )
     total, log = loss(policy, Batch(rollout, jnp.asarray(advantage), jnp.asarray(target)), config)
 
     logits = np.float64(policy.logits(jnp.asarray(observation)))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ratio = probabilities[np.arange(32), action] / np.exp(np.float64(old))
-    a = (advantage - advantage.mean()) / advantage.std()
+    a = (advantage - advantage.mean()) / max(advantage.std(), floor)
     terms = [min(r * x, min(max(r, 0.8), 1.2) * x) for r, x in zip(ratio, a, strict=True)]
     policy_loss = -np.mean(terms)
     value_loss = np.mean((np.float64(policy.value(jnp.asarray(observation))) - target) ** 2) / 2

@@ -38,6 +38,9 @@ class Config:
         gamma: Discount of a step.
         gae_lambda: λ of the advantage estimation.
         clip: ε: how far the ratio of probabilities counts.
+        advantage_floor: The least that advantages are divided by to normalise them (otherwise it
+            is their standard deviation), in units of reward: once hardly anything can be gained,
+            noise is not blown up and a good policy is left alone.
         entropy_coefficient: Weight of the entropy bonus.
         value_coefficient: Weight of the value loss.
         hidden: Widths of the hidden layers.
@@ -45,14 +48,15 @@ class Config:
 
     num_envs: int = 16
     rollout_length: int = 128
-    num_iterations: int = 300
-    num_epochs: int = 4
+    num_iterations: int = 200
+    num_epochs: int = 8
     num_minibatches: int = 4
     learning_rate: float = 1e-3
     max_grad_norm: float = 0.5
     gamma: float = 0.98
     gae_lambda: float = 0.8
     clip: float = 0.2
+    advantage_floor: float = 1.0
     entropy_coefficient: float = 0.0
     value_coefficient: float = 0.5
     hidden: tuple[int, ...] = (64, 64)
@@ -142,7 +146,8 @@ def loss(policy: ActorCritic, batch: Batch, config: Config) -> tuple[jax.Array, 
     chosen = jnp.take_along_axis(log_probs, rollout.action[..., None], axis=-1)[..., 0]
     log_ratio = chosen - rollout.log_prob
     ratio = jnp.exp(log_ratio)
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    spread = jnp.maximum(batch.advantage.std(), config.advantage_floor)
+    advantage = (batch.advantage - batch.advantage.mean()) / spread
     clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
 
     policy_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from metriplex.callback import MetricsCallback
+from metriplex import MetricsCallback
 from metriplex.demo import viewer
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.policy import ActorCritic

@@ -13,11 +13,8 @@ from metriplex.errors import (
     TransientError,
 )
 from metriplex.hookspecs import hookimpl
-from metriplex.pattern import (
-    JITSummaryWriter,
-    TensorBoardCallback,
-    callback_with_numpy_wrapper,
-)
+from metriplex.host_function import callback_with_numpy_wrapper
+from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
 from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video, lane_name
 from metriplex.rendering import Environment, Renderer
 from metriplex.state import MetricsState

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import logging
+import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from metriplex import bridge
+from metriplex.arguments import check_count, check_positive
 from metriplex.callback import MetricsCallback
+from metriplex.errors import ConfigurationError
 from metriplex.owner import CLOSE_TIMEOUT
-from metriplex.packing import Header, Kind, make_schema, pack
 from metriplex.tracing import require_host
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from types import TracebackType
 
-    from metriplex.sequence import Row
-
-logger = logging.getLogger("metriplex")
-
-P = ParamSpec("P")
+    import jax
 
 
 def TensorBoardCallback(  # noqa: N802 - the pattern's name
@@ -65,6 +55,11 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
         MetriplexError: It is constructed inside a compiled function.
     """
     require_host("TensorBoardCallback")
+    check_count("video_interval", video_interval, least=0)
+    check_count("video_num_steps", video_num_steps, least=1)
+    check_count("video_width", video_width, least=1)
+    check_count("video_height", video_height, least=1)
+    check_positive("video_fps", video_fps)
     if video_interval:
         warnings.warn(
             f"`video_interval={video_interval}`: this version of metriplex records no evaluation "
@@ -87,7 +82,12 @@ class JITSummaryWriter:
             `_2`, `_3`, ... if it exists. None: `logs/training_{time}`.
         backends: As for `MetricsCallback`; None is TensorBoard.
 
+    Attributes:
+        metrics: The callback that it logs through; `metrics.directory` is where the run is.
+
     Raises:
+        ConfigurationError: `log_dir` is not usable.
+        PluginError: A backend is not installed, or broken.
         MetriplexError: It is constructed inside a compiled function.
     """
 
@@ -98,39 +98,50 @@ class JITSummaryWriter:
         if log_dir is None:
             self.metrics = MetricsCallback(backends=backends)
         else:
-            path = Path(log_dir)
+            path = Path(log_dir) if isinstance(log_dir, str | os.PathLike) else Path()
+            if path.name in ("", ".."):
+                raise ConfigurationError(
+                    f"`log_dir` of `JITSummaryWriter` must name a directory of the run's own; got "
+                    f"{log_dir!r}: pass for example 'logs/my_run'"
+                )
             self.metrics = MetricsCallback(path.name, log_dir=path.parent, backends=backends)
 
     def add_scalar(
-        self, tag: str, scalar_value: Any, global_step: jax.typing.ArrayLike = 0
+        self, tag: str, scalar_value: Any, global_step: jax.typing.ArrayLike | None = None
     ) -> None:
-        """Logs one scalar.
+        """Logs one scalar; inside compiled code, or outside.
 
         Args:
             tag: Its name.
             scalar_value: A number, or an array of size one.
-            global_step: The step, an integer that is not negative.
+            global_step: The step, an integer that is not negative; None is 0.
 
         Raises:
             LoggingError: At trace time, if the value can't be logged.
             ClosedError: The writer is closed.
         """
-        self.metrics.log(global_step, {tag: scalar_value})
+        self.metrics.log(0 if global_step is None else global_step, {tag: scalar_value})
 
     def add_dict(
         self,
         scalars: Mapping[str, Any],
         *,
         prefix: str = "",
-        global_step: jax.typing.ArrayLike = 0,
+        global_step: jax.typing.ArrayLike | None = None,
     ) -> None:
-        """Logs scalars by name, all in one row; names may be nested, and `prefix/` comes first.
+        """Logs scalars by name, all of them in one row; inside compiled code, or outside.
+
+        Args:
+            scalars: Numbers, or arrays of size one, by name; may be nested, joined by `/`.
+            prefix: Comes before every name, joined by `/`; may be empty.
+            global_step: The step, an integer that is not negative; None is 0.
 
         Raises:
             LoggingError: At trace time, if a value can't be logged.
             ClosedError: The writer is closed.
         """
-        self.metrics.log(global_step, {prefix: scalars} if prefix else scalars)
+        step = 0 if global_step is None else global_step
+        self.metrics.log(step, {prefix: scalars} if prefix else scalars)
 
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """As `MetricsCallback.flush`."""
@@ -141,6 +152,7 @@ class JITSummaryWriter:
         self.metrics.close(timeout)
 
     def __enter__(self) -> Self:
+        self.metrics.__enter__()
         return self
 
     def __exit__(
@@ -150,79 +162,3 @@ class JITSummaryWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.metrics.__exit__(kind, error, traceback)
-
-
-def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, None]:
-    """Makes a host function callable from compiled code, with NumPy values.
-
-    The function is called on metriplex's drain thread, where it may take its time, do I/O and even
-    call jax, after the arrays have reached the host; under `vmap` once for each lane, in order.
-    What it raises is logged, and stops nothing. `metriplex.bridge.barrier` waits for its calls.
-
-    Args:
-        function: Takes pytrees whose leaves are real arrays or plain Python values.
-
-    Returns:
-        A function of the same arguments, for eager and for compiled code. Arrays, traced or not,
-        reach `function` as NumPy arrays of the same shape and dtype; everything else as it is.
-
-    Raises:
-        MetriplexError: The wrapper is made inside a compiled function.
-    """
-    require_host("callback_with_numpy_wrapper")
-    calls: dict[Any, int] = {}
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        leaves, treedef = jax.tree.flatten((args, kwargs))
-        arrays = {str(i): leaf for i, leaf in enumerate(leaves) if _is_array(leaf)}
-        values = {name: jnp.asarray(leaf) for name, leaf in arrays.items()}
-        static = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
-        dtypes = tuple((name, str(value.dtype)) for name, value in values.items())
-        try:
-            handle = calls.get((treedef, static, dtypes))
-        except TypeError:  # a leaf that can't be hashed
-            handle = None
-        if handle is None:
-            handle = bridge.register(_Call(function, treedef, static, dict(dtypes)))
-            with_hash = all(getattr(type(leaf), "__hash__", None) for leaf in static)
-            if with_hash:
-                calls[treedef, static, dtypes] = handle
-        header = dict.fromkeys(Header, -1) | {Header.RUN: handle, Header.VALID: 1}
-        row = pack(make_schema(Kind.RECORD, values), header, values, {})
-        bridge.emit(row[None])
-
-    return wrapper
-
-
-@final
-class _Call:
-    """The sink that calls a host function with the values of a row."""
-
-    def __init__(
-        self,
-        function: Callable[..., object],
-        treedef: jax.tree_util.PyTreeDef,
-        static: Sequence[Any],
-        dtypes: Mapping[str, str],
-    ) -> None:
-        self._function = function
-        self._treedef = treedef
-        self._static = static
-        self._dtypes = dtypes
-
-    def receive(self, rows: Sequence[Row]) -> None:
-        """Calls the function once a row. The drain thread calls."""
-        for row in rows:
-            leaves = list(self._static)
-            for name, value in row.values.items():
-                leaves[int(name)] = np.asarray(value, jnp.dtype(self._dtypes[name]))
-            args, kwargs = jax.tree.unflatten(self._treedef, leaves)
-            try:
-                self._function(*args, **kwargs)
-            except Exception:
-                logger.exception("host function `%s` failed", self._function)
-
-
-def _is_array(leaf: object) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic)

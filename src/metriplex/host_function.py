@@ -1,0 +1,158 @@
+"""Calling a host function from compiled code, with NumPy values."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metriplex import bridge
+from metriplex.errors import ConfigurationError, LoggingError
+from metriplex.packing import Header, Kind, make_schema, pack
+from metriplex.tracing import require_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from metriplex.sequence import Row
+
+logger = logging.getLogger("metriplex")
+
+P = ParamSpec("P")
+
+
+def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, None]:
+    """Makes a host function callable from compiled code, with NumPy values.
+
+    The function is called on metriplex's drain thread, where it may take its time, do I/O and even
+    call jax, after the arrays have reached the host: in the order in which they do, under `vmap`
+    once for each lane. What it raises is logged, and stops nothing. A normal end of the process
+    waits for its calls.
+
+    Args:
+        function: Takes pytrees whose leaves are real arrays or plain Python values.
+
+    Returns:
+        A function of the same arguments, for eager and for compiled code. Arrays, traced or not,
+        reach `function` as NumPy arrays of the same shape and dtype, bit for bit; everything else
+        (Python numbers, strings, None, ...) as it is. It raises `LoggingError`, at trace time, for
+        an array that is complex or a PRNG key.
+
+    Raises:
+        ConfigurationError: `function` can't be called.
+        MetriplexError: The wrapper is made inside a compiled function.
+    """
+    require_host("callback_with_numpy_wrapper")
+    if not callable(function):
+        raise ConfigurationError(
+            f"`callback_with_numpy_wrapper` wraps a function; got {function!r}: pass the function "
+            f"itself, not what it returns"
+        )
+    _drain_at_exit()
+    handles: dict[Any, int] = {}
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        leaves, treedef = jax.tree.flatten((args, kwargs))
+        slots = tuple(_slot(leaf) for leaf in leaves)
+        values = {
+            str(index): _one_row(leaf)
+            for index, (leaf, slot) in enumerate(zip(leaves, slots, strict=True))
+            if slot.crosses
+        }
+        try:
+            handle = handles.get((treedef, slots))
+        except TypeError:  # a static leaf that can't be hashed: this call alone has the handle
+            handle = bridge.register(_Call(function, treedef, slots))
+        if handle is None:
+            handle = handles[treedef, slots] = bridge.register(_Call(function, treedef, slots))
+        header = dict.fromkeys(Header, -1) | {Header.RUN: handle, Header.VALID: 1}
+        bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None])
+
+    return wrapper
+
+
+class _Slot(NamedTuple):
+    """How one leaf of the arguments gets to the host function.
+
+    Attributes:
+        type: The type of the leaf; every array is a `np.ndarray`.
+        crosses: Whether its value is in the row; if not, it is the same at every call.
+        static: The leaf itself, if its value isn't in the row.
+    """
+
+    type: type
+    crosses: bool
+    static: Any = None
+
+
+def _slot(leaf: Any) -> _Slot:
+    # Numbers of Python travel too, so that a loop that counts needs one handle, not one a turn.
+    if type(leaf) in (bool, float) or (type(leaf) is int and -(2**63) <= leaf < 2**63):
+        return _Slot(type(leaf), crosses=True)
+    is_numpy = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUMm"
+    if not is_numpy and not isinstance(leaf, jax.Array):
+        return _Slot(type(leaf), crosses=False, static=leaf)
+    if not _is_real(leaf.dtype):
+        raise _no_array(leaf)
+    return _Slot(np.ndarray, crosses=True)
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    is_number = jnp.issubdtype(dtype, jnp.number)
+    return dtype == jnp.bool_ or (is_number and not jnp.issubdtype(dtype, jnp.complexfloating))
+
+
+def _no_array(leaf: Any) -> LoggingError:
+    mend = (
+        "its real and imaginary part" if "complex" in str(leaf.dtype) else "`random.key_data` of it"
+    )
+    return LoggingError(
+        f"an argument of a function wrapped by `callback_with_numpy_wrapper` has dtype "
+        f"{leaf.dtype}; expected real numbers or bools: pass {mend}"
+    )
+
+
+def _one_row(leaf: Any) -> jax.Array | np.ndarray:
+    """An axis in front keeps scalars arrays all the way, and so exact to the bit."""
+    return leaf[None] if isinstance(leaf, jax.Array) else np.asarray(leaf)[None]
+
+
+@final
+class _Call:
+    """The sink that calls a host function with the values of a row."""
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        treedef: jax.tree_util.PyTreeDef,
+        slots: Sequence[_Slot],
+    ) -> None:
+        self._function = function
+        self._treedef = treedef
+        self._slots = slots
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        """Calls the function once a row. The drain thread calls."""
+        for row in rows:
+            leaves = [slot.static for slot in self._slots]
+            for index, value in row.values.items():
+                array = value.reshape(value.shape[1:])
+                is_array = self._slots[int(index)].type is np.ndarray
+                leaves[int(index)] = array if is_array else array.item()
+            args, kwargs = jax.tree.unflatten(self._treedef, leaves)
+            try:
+                self._function(*args, **kwargs)
+            except BaseException:  # also SystemExit: the thread serves every run of the process
+                logger.exception("host function `%s` failed; training goes on", self._function)
+
+
+@functools.cache
+def _drain_at_exit() -> None:
+    # Registered after jax was imported, so it runs before jax's own handler.
+    atexit.register(bridge.barrier)

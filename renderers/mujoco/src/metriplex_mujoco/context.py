@@ -1,0 +1,96 @@
+"""Makes an off-screen OpenGL context; run as a program, it finds out whether one works.
+
+As a program (`python context.py egl`) it imports nothing of metriplex, because that would import
+jax, which takes longer than the probe itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from contextlib import AbstractContextManager
+
+
+@contextlib.contextmanager
+def environment(**variables: str | None) -> Generator[None]:
+    """Sets variables of `os.environ` (None: leaves as it is) and restores all of them after."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def import_mujoco(backend: str | None = None) -> Any:
+    """Imports mujoco: late, and where that hasn't been done yet, with the backend that will draw.
+
+    Without `MUJOCO_GL`, `import mujoco` loads GLFW, which looks for a display; with one whose
+    libraries are missing, it raises.
+    """
+    with environment(MUJOCO_GL=None if "mujoco" in sys.modules else backend):
+        return importlib.import_module("mujoco")
+
+
+def open_context(backend: str) -> Any:
+    """Makes a `mujoco.<backend>.GLContext`, whatever `MUJOCO_GL` was when mujoco was imported."""
+    import_mujoco(backend)
+    # mujoco sets `PYOPENGL_PLATFORM` for good; PyOpenGL reads it only while it is imported.
+    with environment(PYOPENGL_PLATFORM=None):
+        module = importlib.import_module(f"mujoco.{backend}")
+    # MuJoCo draws into a frame buffer of its own: that of the context is never used.
+    return module.GLContext(1, 1)
+
+
+def current(context: Any) -> AbstractContextManager[None]:
+    """The context is this thread's while the block runs; then the one before is again."""
+    if hasattr(context, "as_current"):
+        return context.as_current()
+    context.make_current()  # MuJoCo before 4.0: stays with this thread
+    return contextlib.nullcontext()
+
+
+def main(backend: str) -> None:
+    """Draws a sphere and prints who drew it; exits with a traceback, or worse, if that fails."""
+    import numpy as np
+
+    mujoco = import_mujoco(backend)
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><light pos='0 0 3'/><geom size='1'/></worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    context = open_context(backend)
+    with current(context):
+        buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, buffers)
+        scene = mujoco.MjvScene(model, maxgeom=10)
+        camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(model, camera)
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, everything, scene)
+        rect = mujoco.MjrRect(0, 0, 32, 32)
+        mujoco.mjr_render(rect, scene, buffers)
+        pixels: Any = np.zeros((32, 32, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, rect, buffers)
+        gl = importlib.import_module("OpenGL.GL")
+        drawn_by = gl.glGetString(gl.GL_RENDERER).decode(errors="replace")
+        buffers.free()
+    context.free()
+    if pixels.min() == pixels.max():
+        raise RuntimeError(f"{drawn_by} draws nothing: all pixels are {pixels.min()}")
+    sys.stdout.write(drawn_by)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,174 @@
+"""Which OpenGL draws on this machine: found out in child processes, for a bad driver may crash."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import final
+
+from metriplex_mujoco.errors import NoGLError
+
+_PROBE_SECS = 60.0
+
+_PACKAGES = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}
+"""What Debian and Ubuntu call the libraries of a backend."""
+
+_NAMES = {
+    "egl": "egl",
+    "osmesa": "osmesa",
+    "cgl": "cgl",
+    **dict.fromkeys(("glfw", "glx", "wgl", "enable", "enabled", "on", "true", "1"), "glfw"),
+}
+"""The values of `MUJOCO_GL` that MuJoCo knows, and the module of `mujoco` behind each."""
+
+_OFF = ("disable", "disabled", "off", "false", "0")
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Whether one backend drew a test image in a child process.
+
+    Attributes:
+        backend: `"egl"`, `"osmesa"`, `"glfw"` or `"cgl"`.
+        works: Whether it drew.
+        detail: Who draws, for example `llvmpipe (LLVM 15.0.6, 256 bits)`; or why nobody does.
+    """
+
+    backend: str
+    works: bool
+    detail: str
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What OpenGL can do for MuJoCo on this machine; `str()` of it is for users to read.
+
+    Attributes:
+        backend: The backend that will draw; None if there is none.
+        probes: What was tried, in order, up to the first that works.
+        summary: What was found, in a line or a few.
+        remedy: What to do; empty if something draws.
+    """
+
+    backend: str | None
+    probes: tuple[Probe, ...]
+    summary: str
+    remedy: str
+
+    @property
+    def works(self) -> bool:
+        """Whether frames can be drawn."""
+        return self.backend is not None
+
+    def __str__(self) -> str:
+        return f"{self.summary}\n{self.remedy}".strip()
+
+
+def diagnose() -> Diagnosis:
+    """Finds the OpenGL backend to draw with: `MUJOCO_GL` if it is set, else the first that works.
+
+    Takes about half a second for each backend that is tried, once a process: answers are kept.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "").strip()
+    if wanted.lower() in _OFF:
+        summary = f"`MUJOCO_GL={wanted}` forbids to draw"
+        return Diagnosis(None, (), summary, f"Unset it, or set it to one of {_usual()}.")
+    if wanted and wanted.lower() not in _NAMES:
+        summary = f"`MUJOCO_GL={wanted}` names no OpenGL backend of MuJoCo"
+        return Diagnosis(None, (), summary, f"Unset it, or set it to one of {_usual()}.")
+    backends = (_NAMES[wanted.lower()],) if wanted else _candidates()
+    probes: list[Probe] = []
+    for backend in backends:
+        probes.append(probe(backend))
+        if probes[-1].works:
+            chosen = "as `MUJOCO_GL` asks" if wanted else "chosen by trying"
+            summary = f"MuJoCo draws with {backend.upper()} ({probes[-1].detail}), {chosen}"
+            return Diagnosis(backend, tuple(probes), summary, "")
+    failures = "; ".join(f"{tried.backend.upper()}: {tried.detail}" for tried in probes)
+    asked = f" (`MUJOCO_GL={wanted}` allows no other)" if wanted else ""
+    summary = f"MuJoCo can't draw without a display on this machine{asked}: {failures}"
+    return Diagnosis(None, tuple(probes), summary, _remedy(backends, wanted))
+
+
+def choose_backend() -> str:
+    """The backend to draw with.
+
+    Raises:
+        NoGLError: None works; says what was tried and what to install.
+    """
+    diagnosis = diagnose()
+    if diagnosis.backend is None:
+        raise NoGLError(str(diagnosis))
+    return diagnosis.backend
+
+
+_lock = threading.Lock()
+_answers: dict[str, Probe] = {}
+
+
+def probe(backend: str) -> Probe:
+    """Draws a test image with a backend, in a child process; the answer is kept.
+
+    Args:
+        backend: The name of a module of `mujoco` that has a `GLContext`.
+    """
+    with _lock:
+        if backend in _answers:
+            return _answers[backend]
+        try:
+            found = _run_probe(backend)
+        except subprocess.TimeoutExpired:  # a busy machine is no reason to give up for good
+            return Probe(backend, False, f"drew nothing for {_PROBE_SECS:.0f} seconds")
+        _answers[backend] = found
+        return found
+
+
+def _run_probe(backend: str) -> Probe:
+    program = str(Path(__file__).with_name("context.py"))
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(  # noqa: S603 - our own interpreter and our own file
+        [sys.executable, "-P", program, backend],
+        env=os.environ | {"MUJOCO_GL": backend, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_PROBE_SECS,
+        check=False,
+    )
+    if done.returncode == 0:
+        return Probe(backend, True, done.stdout.strip())
+    if done.returncode < 0:
+        return Probe(backend, False, f"crashed with {signal.Signals(-done.returncode).name}")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return Probe(backend, False, lines[-1].strip() if lines else f"exited {done.returncode}")
+
+
+def _candidates() -> tuple[str, ...]:
+    return {"darwin": ("cgl",), "win32": ("glfw",)}.get(sys.platform, ("egl", "osmesa"))
+
+
+def _usual() -> str:
+    return ", ".join(f"`{backend}`" for backend in _candidates())
+
+
+def _remedy(backends: tuple[str, ...], wanted: str) -> str:
+    platform = os.environ.get("PYOPENGL_PLATFORM", "")
+    if platform and platform.lower() not in backends:
+        return f"Unset `PYOPENGL_PLATFORM`, which is {platform!r}: PyOpenGL then obeys MuJoCo."
+    installs = " or ".join(
+        f"for {backend.upper()} `apt-get install {_PACKAGES[backend]}`"
+        for backend in backends
+        if backend in _PACKAGES
+    )
+    steps = [f"on Debian and Ubuntu install {installs}"] * bool(installs)
+    steps += ["unset `MUJOCO_GL`"] * bool(wanted)
+    text = ", or ".join(steps)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

@@ -1,0 +1,123 @@
+"""What of a simulation's state drawing needs, and where in an environment's state it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, final
+
+import numpy as np
+
+from metriplex_mujoco.errors import DrawingError
+
+_HOLDERS = ("sim_state", "data", "pipeline_state")
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The arrays that drawing needs: names of fields of the simulation's data, and their shapes."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of_model(cls, model: Any, *, forces: bool) -> Layout:
+        """The arrays of a model.
+
+        Args:
+            model: A `mujoco.MjModel`.
+            forces: Whether velocities and controls are needed, too.
+        """
+        shapes = {
+            "qpos": (int(model.nq),),
+            "mocap_pos": (int(model.nmocap), 3),
+            "mocap_quat": (int(model.nmocap), 4),
+            "act": (int(model.na),),  # muscles are coloured by it
+        }
+        if forces:
+            shapes |= {"qvel": (int(model.nv),), "ctrl": (int(model.nu),)}
+        return cls({name: shape for name, shape in shapes.items() if 0 not in shape})
+
+    def select(self, state: Any) -> dict[str, Any]:
+        """Takes the arrays from a state, which may be traced.
+
+        What a state lacks, other than `qpos`, is drawn as the model has it.
+
+        Raises:
+            DrawingError: No simulation is in the state, or it is not one of this model.
+        """
+        simulation = find_simulation(state)
+        selected = {
+            name: getattr(simulation, name)
+            for name in self.shapes
+            if getattr(simulation, name, None) is not None
+        }
+        for name, value in selected.items():
+            self._check_shape(name, np.shape(value))
+        return selected
+
+    def check(self, selected: Any) -> dict[str, np.ndarray]:
+        """What `select` gave, as finite float64 arrays of the right shapes.
+
+        Raises:
+            DrawingError: It is anything else.
+        """
+        if not isinstance(selected, dict) or not {"qpos"} <= set(selected) <= set(self.shapes):
+            got = sorted(selected) if isinstance(selected, dict) else type(selected).__name__
+            raise DrawingError(
+                f"`render` takes what `select` of the same renderer gives, a dict of "
+                f"{sorted(self.shapes)}; got {got}"
+            )
+        arrays: dict[str, np.ndarray] = {}
+        for name, value in selected.items():
+            try:
+                array = np.asarray(value, np.float64)
+            except (TypeError, ValueError) as error:
+                raise DrawingError(f"`{name}` holds no numbers: {error}") from error
+            self._check_shape(name, array.shape)
+            wrong = np.argwhere(~np.isfinite(array))
+            if len(wrong):
+                index = tuple(int(i) for i in wrong[0])
+                raise DrawingError(
+                    f"`{name}[{', '.join(map(str, index))}]` is {array[index]}, so the state can't "
+                    f"be drawn ({len(wrong)} of {array.size} values are not finite): the "
+                    f"simulation has diverged"
+                )
+            arrays[name] = array
+        return arrays
+
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if shape != self.shapes[name]:
+            advice = (
+                "give one state, not a batch of them"
+                if shape[1:] == self.shapes[name]
+                else "the state is of another model than the renderer"
+            )
+            raise DrawingError(
+                f"`{name}` must have the shape {list(self.shapes[name])}; got {list(shape)}: "
+                f"{advice}"
+            )
+
+
+def find_simulation(state: Any) -> Any:
+    """The simulation's data in an environment's state: whatever has `qpos`.
+
+    Looked for in this order: the state itself; its `unwrapped` and what that holds as `sim_state`,
+    `data` or `pipeline_state`; what the state itself holds under these names.
+
+    Args:
+        state: mjx data, `mujoco.MjData`, or a state that holds one of them.
+
+    Raises:
+        DrawingError: There is none.
+    """
+    if hasattr(state, "qpos"):
+        return state
+    for holder in (getattr(state, "unwrapped", None), state):
+        for found in (holder, *(getattr(holder, name, None) for name in _HOLDERS)):
+            if hasattr(found, "qpos"):
+                return found
+    places = ", ".join(f"`.unwrapped.{name}`, `.{name}`" for name in _HOLDERS)
+    raise DrawingError(
+        f"no simulation was found in a state of type `{type(state).__qualname__}`: expected "
+        f"`.qpos`, in the state itself or in {places}"
+    )

@@ -1,0 +1,200 @@
+"""How a scene is looked at: camera, quality, and what is shown of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from metriplex import ConfigurationError
+from metriplex_mujoco.context import import_mujoco
+
+QUALITIES = ("fast", "full")
+
+_OF_FORCES = frozenset(
+    {"actuator", "activation", "constraint", "contact", "contactforce", "contactpoint"}
+    | {"contactsplit", "island"}
+)
+"""Flags, labels and frames that show what only a whole forward pass of the simulation knows."""
+
+
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreeCamera:
+    """A camera that is not in the model; what is None is as in MuJoCo's own free camera.
+
+    Attributes:
+        lookat: The point in the middle of the picture, in metres; without effect with `track`.
+        distance: From that point, in metres.
+        azimuth: Degrees around the vertical axis.
+        elevation: Degrees; -90 looks straight down.
+        track: The name of a body that the camera follows.
+        orthographic: Whether parallel lines stay parallel.
+    """
+
+    lookat: tuple[float, float, float] | None = None
+    distance: float | None = None
+    azimuth: float | None = None
+    elevation: float | None = None
+    track: str | None = None
+    orthographic: bool | None = None
+
+
+CameraOption = str | int | FreeCamera | Mapping[str, Any] | None
+
+
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """What `HeadlessMujocoRenderer` documents, checked and picklable."""
+
+    quality: str = "fast"
+    camera: str | int | FreeCamera | None = None
+    flags: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    label: str | None = None
+    frame: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality not in QUALITIES:
+            raise _unknown("quality", self.quality, QUALITIES)
+        if isinstance(self.camera, bool) or not isinstance(
+            self.camera, (str, int, FreeCamera, type(None))
+        ):
+            raise ConfigurationError(
+                f"`camera` of the MuJoCo renderer must be a name, an id, a `FreeCamera`, a mapping "
+                f"of its attributes, or None; got {self.camera!r}"
+            )
+        for option in ("flags", "groups"):
+            if not isinstance(getattr(self, option), Mapping):
+                raise ConfigurationError(
+                    f"`{option}` of the MuJoCo renderer must be a mapping; "
+                    f"got {getattr(self, option)!r}"
+                )
+
+    @classmethod
+    def of_options(cls, *, camera: CameraOption, **options: Any) -> View:
+        """From what users write: a free camera may be a mapping of its attributes."""
+        if isinstance(camera, Mapping):
+            known = [field.name for field in dataclasses.fields(FreeCamera)]
+            for name in camera:
+                if name not in known:
+                    raise _unknown("camera", name, known)
+            camera = FreeCamera(**camera)
+        return cls(camera=camera, **options)
+
+    def shows_forces(self, model: Any) -> bool:
+        """Whether drawing needs velocities, controls and a whole forward pass."""
+        rays = import_mujoco().mjtSensor.mjSENS_RANGEFINDER.value
+        shown = {name.lower() for name, value in self.flags.items() if value}
+        shown |= {name.lower() for name in (self.label, self.frame) if name is not None}
+        has_rays = bool((model.sensor_type == rays).any())
+        shows_rays = has_rays and self.flags.get("rangefinder", True)
+        return shows_rays or not shown.isdisjoint(_OF_FORCES)
+
+    def configure_model(self, model: Any) -> None:
+        """Sets in a model of one's own what a GL context reads when it is made."""
+        if self.quality == "fast":
+            model.vis.quality.offsamples = 0
+        if not self._scene_flags().get("shadow", True):
+            model.vis.quality.shadowsize = 0
+
+    def configure_scene(self, scene: Any) -> None:
+        """Sets the flags of rendering in a `mujoco.MjvScene`."""
+        members = _members("mjtRndFlag", "mjRND_")
+        for name, value in self._scene_flags().items():
+            if name in members:
+                scene.flags[members[name]] = value
+
+    def _scene_flags(self) -> dict[str, bool]:
+        cheap = {"shadow": False, "reflection": False} if self.quality == "fast" else {}
+        return cheap | {name.lower(): bool(value) for name, value in self.flags.items()}
+
+    def make_option(self) -> Any:
+        """A `mujoco.MjvOption`.
+
+        Raises:
+            metriplex.ConfigurationError: MuJoCo has no flag, group, label or frame of a name.
+        """
+        option = import_mujoco().MjvOption()
+        visual, rendering = _members("mjtVisFlag", "mjVIS_"), _members("mjtRndFlag", "mjRND_")
+        for name, value in self.flags.items():
+            if name.lower() in visual:
+                option.flags[visual[name.lower()]] = bool(value)
+            elif name.lower() not in rendering:
+                raise _unknown("flags", name, [*visual, *rendering])
+        for kind, shown in self.groups.items():
+            kinds = [name.removesuffix("group") for name in dir(option) if name.endswith("group")]
+            if kind not in kinds:
+                raise _unknown("groups", kind, kinds)
+            group = getattr(option, f"{kind}group")
+            if not all(isinstance(i, int) and 0 <= i < len(group) for i in shown):
+                raise ConfigurationError(
+                    f"`groups[{kind!r}]` of the MuJoCo renderer must be numbers from 0 to "
+                    f"{len(group) - 1}, the groups to show; got {shown!r}"
+                )
+            group[:] = 0
+            group[list(shown)] = 1
+        for what, prefix in (("label", "mjLABEL_"), ("frame", "mjFRAME_")):
+            name = getattr(self, what)
+            if name is not None:
+                members = _members(f"mjt{what.title()}", prefix)
+                if name.lower() not in members:
+                    raise _unknown(what, name, members)
+                setattr(option, what, members[name.lower()])
+        return option
+
+    def make_camera(self, model: Any) -> Any:
+        """A `mujoco.MjvCamera`.
+
+        Raises:
+            metriplex.ConfigurationError: The model has no such camera or body.
+        """
+        mujoco = import_mujoco()
+        wanted = self.camera
+        if wanted is None:  # as other viewers do, or a runner soon leaves the picture
+            names = [model.camera(i).name for i in range(model.ncam)]
+            wanted = "track" if "track" in names else FreeCamera()
+        camera = mujoco.MjvCamera()
+        if isinstance(wanted, FreeCamera):
+            mujoco.mjv_defaultFreeCamera(model, camera)
+            for name in ("lookat", "distance", "azimuth", "elevation", "orthographic"):
+                value = getattr(wanted, name)
+                if value is not None:
+                    setattr(camera, name, value)
+            if wanted.track is not None:
+                camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING.value
+                camera.trackbodyid = _find(model, "body", wanted.track)
+            return camera
+        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
+        camera.fixedcamid = _find(model, "camera", wanted)
+        return camera
+
+
+def _members(enum: str, prefix: str) -> dict[str, int]:
+    """The names in an enumeration of MuJoCo as users write them: `shadow` for `mjRND_SHADOW`."""
+    members = getattr(import_mujoco(), enum).__members__
+    return {
+        name.removeprefix(prefix).lower(): member.value
+        for name, member in members.items()
+        if name.startswith(prefix)
+    }
+
+
+def _find(model: Any, kind: str, wanted: str | int) -> int:
+    count = {"camera": model.ncam, "body": model.nbody}[kind]
+    names = [getattr(model, kind)(i).name for i in range(count)]
+    if isinstance(wanted, str) and wanted in names:
+        return names.index(wanted)
+    if isinstance(wanted, int) and 0 <= wanted < count:
+        return wanted
+    raise ConfigurationError(
+        f"`camera` of the MuJoCo renderer asks for the {kind} {wanted!r}, which the model doesn't "
+        f"have; it has {names!r}"
+    )
+
+
+def _unknown(option: str, got: object, known: Any) -> ConfigurationError:
+    return ConfigurationError(
+        f"`{option}` of the MuJoCo renderer must be of {', '.join(map(repr, known))}; got {got!r}"
+    )

@@ -1,0 +1,252 @@
+"""The 2D renderer that environments draw with, into memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from metriplex_pygame.arguments import (
+    Color,
+    DrawingError,
+    Pixels,
+    check_size,
+    read_color,
+    read_length,
+    read_point,
+    read_points,
+)
+from metriplex_pygame.coverage import Mask, cover
+from metriplex_pygame.outlines import ellipse, rectangle, stroke
+from metriplex_pygame.sdl import load_pygame
+from metriplex_pygame.text import text_alpha
+from metriplex_pygame.transform import Transform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WHITE = (1.0, 1.0, 1.0)
+_HAIRLINE = 2.0
+_FURTHEST = 1e12
+
+
+@final
+class HeadlessPygameRenderer:
+    """Draws into an off-screen `pygame.Surface`: no display, no window, no initialised pygame.
+
+    Positions and lengths are in world units, y up or down as the transform says, and need not be
+    whole pixels: every pixel is mixed by how much of it a shape covers. They may be Python's
+    numbers, NumPy's or jax's. Colours are red, green and blue in [0, 1], rounded to 256 levels.
+    What lies outside the picture is cut off. One thread at a time may use it, whichever.
+
+    Args:
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+        background_color: Of an empty picture.
+        transform: From world units to pixels: any object with `width`, `height`, `scale`, `offset`
+            and `y_up`, taken as it is. None: a unit is a pixel, the origin the lower left corner.
+        pixel_ratio: Pixels of this picture for one of those in which text and hairlines are
+            measured.
+
+    Raises:
+        metriplex.ConfigurationError: A size isn't a whole number from 1.
+        DrawingError: The colour or the transform can't be read.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        background_color: Color = WHITE,
+        transform: Any = None,
+        *,
+        pixel_ratio: float = 1.0,
+    ) -> None:
+        self.width = check_size("width", width)
+        self.height = check_size("height", height)
+        self.background_color = background_color
+        self.transform = Transform.like(transform or Transform(self.width, self.height))
+        self.pixel_ratio = pixel_ratio
+        self._background = read_color(
+            "HeadlessPygameRenderer", "background_color", background_color
+        )
+        self._surface: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_surface": None}
+
+    def open(self) -> None:
+        """Makes the surface, empty; the first call that needs it does so anyway."""
+        if self._surface is None:
+            self._surface = load_pygame().Surface((self.width, self.height), 0, 32)
+            self._surface.fill(self._background)
+
+    def close(self) -> None:
+        """Lets go of the surface; may be called twice, and before `open`."""
+        self._surface = None
+
+    def clear(self) -> None:
+        """Starts an empty picture."""
+        self.open()
+        self._surface.fill(self._background)
+
+    def draw(self) -> None:
+        """Finishes the picture: nothing is left to do."""
+
+    def as_array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Copies the picture.
+
+        Returns:
+            uint8 `[height, width, 3]`, RGB; a new array, read-only.
+        """
+        self.open()
+        pixels = load_pygame().image.tobytes(self._surface, "RGB")
+        return np.frombuffer(pixels, np.uint8).reshape(self.height, self.width, 3)
+
+    def draw_circle(self, center: Any, radius: Any, color: Color) -> None:
+        """Draws a filled disc.
+
+        Args:
+            center: x and y.
+            radius: 0 draws nothing.
+            color: Red, green and blue.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape; the radius is negative.
+        """
+        diameter = 2 * self._length("draw_circle", "radius", radius)
+        middle = self._point("draw_circle", "center", center)
+        self._fill("draw_circle", [ellipse(middle, diameter, diameter)], color)
+
+    def draw_ellipse(self, center: Any, w: Any, h: Any, color: Color) -> None:
+        """Draws a filled ellipse, its axes parallel to the world's.
+
+        Args:
+            center: x and y.
+            w: Width.
+            h: Height.
+            color: Red, green and blue.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape; a size is negative.
+        """
+        width = self._length("draw_ellipse", "w", w)
+        height = self._length("draw_ellipse", "h", h)
+        middle = self._point("draw_ellipse", "center", center)
+        self._fill("draw_ellipse", [ellipse(middle, width, height)], color)
+
+    def draw_rect(self, center: Any, w: Any, h: Any, color: Color) -> None:
+        """Draws a filled rectangle, its sides parallel to the axes.
+
+        Args:
+            center: x and y.
+            w: Width.
+            h: Height.
+            color: Red, green and blue.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape; a size is negative.
+        """
+        width, height = self._length("draw_rect", "w", w), self._length("draw_rect", "h", h)
+        middle = self._point("draw_rect", "center", center)
+        self._fill("draw_rect", [rectangle(middle, width, height)], color)
+
+    def draw_polygon(self, points: Any, color: Color) -> None:
+        """Draws a filled polygon, which need not be convex.
+
+        Args:
+            points: `[number, 2]`, the corners in order; fewer than three enclose nothing.
+            color: Red, green and blue.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape.
+        """
+        corners = self._points("draw_polygon", points)
+        self._fill("draw_polygon", [corners] if len(corners) else [], color)
+
+    def draw_line(self, start: Any, end: Any, color: Color, width: Any = 1.0) -> None:
+        """Draws a segment with round ends, which reach beyond `start` and `end` by half its width.
+
+        Args:
+            start: x and y.
+            end: x and y.
+            color: Red, green and blue.
+            width: Thickness in world units; at least one pixel is drawn.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape; the width is negative.
+        """
+        thickness = max(self._length("draw_line", "width", width), 1.0)
+        ends = [self._point("draw_line", "start", start), self._point("draw_line", "end", end)]
+        self._fill("draw_line", stroke(np.stack(ends), thickness), color)
+
+    def draw_polyline(self, points: Any, color: Color) -> None:
+        """Draws a thin line, two pixels times `pixel_ratio` thick, from point to point.
+
+        Args:
+            points: `[number, 2]`; one of them is a dot.
+            color: Red, green and blue.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape.
+        """
+        line = self._points("draw_polyline", points)
+        thickness = max(_HAIRLINE * self.pixel_ratio, 1.0)
+        self._fill("draw_polyline", stroke(line, thickness), color)
+
+    def draw_text(self, center: Any, text: str, color: Color, size: Any = 12.0) -> None:
+        """Draws text; its middle is at `center`, line breaks are kept.
+
+        Args:
+            center: x and y, in world units.
+            text: What to draw.
+            color: Red, green and blue.
+            size: Height of the font in pixels, times `pixel_ratio`.
+
+        Raises:
+            DrawingError: An argument isn't finite or has a wrong shape; the size is negative.
+        """
+        height = round(read_length("draw_text", "size", size) * self.pixel_ratio)
+        x, y = self._point("draw_text", "center", center).tolist()
+        rgb = read_color("draw_text", "color", color)
+        if height and text:
+            alpha = text_alpha(str(text), height)
+            rows, columns = alpha.shape
+            self._paint(Mask(alpha, round(x - columns / 2), round(y - rows / 2)), rgb)
+
+    def _point(self, call: str, name: str, value: Any) -> Pixels:
+        return self._within_reach(call, self.transform.to_pixel(read_point(call, name, value)))
+
+    def _points(self, call: str, value: Any) -> Pixels:
+        return self._within_reach(call, self.transform.to_pixel(read_points(call, "points", value)))
+
+    def _length(self, call: str, name: str, value: Any) -> float:
+        length = read_length(call, name, value) * self.transform.scale
+        self._within_reach(call, np.array(length))
+        return length
+
+    @staticmethod
+    def _within_reach(call: str, pixels: Pixels) -> Pixels:
+        if not np.all(np.abs(pixels) < _FURTHEST):
+            raise DrawingError(
+                f"`{call}` was given a position or a length of more than {_FURTHEST:g} pixels: has "
+                f"the simulation diverged?"
+            )
+        return pixels
+
+    def _fill(self, call: str, outlines: Sequence[Pixels], color: Color) -> None:
+        rgb = read_color(call, "color", color)
+        mask = cover(outlines, self.width, self.height)
+        if mask is not None:
+            self._paint(mask, rgb)
+
+    def _paint(self, mask: Mask, rgb: tuple[int, int, int]) -> None:
+        """Mixes a colour into the picture, by the mask."""
+        self.open()
+        red, green, blue = rgb
+        bgra = mask.alpha.astype("<u4")
+        bgra <<= 24
+        bgra |= red << 16 | green << 8 | blue
+        size = mask.alpha.shape[::-1]
+        stencil = load_pygame().image.frombuffer(bgra, size, "BGRA")
+        self._surface.blit(stencil, (mask.left, mask.top))

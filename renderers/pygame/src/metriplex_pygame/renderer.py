@@ -1,0 +1,148 @@
+"""The plugin, and the renderer that it makes for an environment."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from typing import TYPE_CHECKING, Any, final
+
+from metriplex import Renderer, hookimpl
+from metriplex_pygame.arguments import Color, DrawingError, check_size, read_color
+from metriplex_pygame.headless import WHITE, HeadlessPygameRenderer
+from metriplex_pygame.sdl import nothing_opens
+from metriplex_pygame.transform import Transform
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@final
+class PygameRendererPlugin:
+    """Renders environments that draw themselves in two dimensions.
+
+    Those have `render(state, renderer)` and `default_renderer()`, and aren't MuJoCo's.
+
+    Args:
+        background_color: Red, green and blue in [0, 1] of an empty picture; None for what the
+            environment's `default_renderer()` has, and white if it has none.
+
+    Raises:
+        DrawingError: The colour isn't three finite numbers.
+    """
+
+    def __init__(self, *, background_color: Color | None = None) -> None:
+        if background_color is not None:
+            read_color("PygameRendererPlugin", "background_color", background_color)
+        self._background_color = background_color
+
+    @hookimpl
+    def make_renderer(self, env: object, width: int, height: int) -> Renderer | None:
+        """Makes a renderer for an environment that draws itself; nothing is called on it yet.
+
+        Args:
+            env: The environment.
+            width: Width of a frame in pixels.
+            height: Height of a frame in pixels.
+
+        Returns:
+            The renderer; None for an environment without `render` or `default_renderer`, or whose
+            `unwrapped` has a `mujoco_model`.
+
+        Raises:
+            metriplex.ConfigurationError: A size isn't a whole number from 1.
+        """
+        draws = all(callable(getattr(env, name, None)) for name in ("render", "default_renderer"))
+        if not draws or hasattr(getattr(env, "unwrapped", env), "mujoco_model"):
+            return None
+        return PygameRenderer(env, width, height, background_color=self._background_color)
+
+
+@final
+class PygameRenderer(Renderer):
+    """Lets an environment draw its states into a picture of the asked size.
+
+    It shows what the environment's `default_renderer()` shows, undistorted and centred. That is
+    asked at the first `render`, while pygame can't open anything. Until then, and after `close`,
+    this holds nothing but the environment, so it can be pickled if that can.
+
+    Args:
+        env: The environment.
+        width: Width of a frame in pixels.
+        height: Height of a frame in pixels.
+        background_color: Of an empty picture; None for the environment's own.
+
+    Raises:
+        metriplex.ConfigurationError: A size isn't a whole number from 1.
+    """
+
+    def __init__(
+        self, env: Any, width: int, height: int, *, background_color: Color | None = None
+    ) -> None:
+        self._env = env
+        self._width = check_size("width", width)
+        self._height = check_size("height", height)
+        self._background_color = background_color
+        self._canvas: HeadlessPygameRenderer | None = None
+
+    def select(self, state: Any) -> Any:
+        """The whole state: only the environment knows what it draws."""
+        return state
+
+    def render(self, selected: Any) -> np.ndarray:
+        """Has the environment draw a state.
+
+        Args:
+            selected: The state, its leaves NumPy arrays.
+
+        Returns:
+            uint8 `[height, width, 3]`, RGB; a new array, read-only.
+
+        Raises:
+            DrawingError: The environment draws at NaN, or its `default_renderer()` doesn't say how
+                world units become pixels.
+            Exception: Whatever the environment's `render` raises.
+        """
+        if self._canvas is None:
+            self._canvas = self._make_canvas()
+        self._canvas.clear()
+        self._env.render(selected, self._canvas)
+        return self._canvas.as_array()
+
+    def close(self) -> None:
+        """Lets go of the surface; a later `render` makes a new one."""
+        if self._canvas is not None:
+            self._canvas.close()
+            self._canvas = None
+
+    def _make_canvas(self) -> HeadlessPygameRenderer:
+        with nothing_opens():
+            default = self._env.default_renderer()
+            transform, color = _view(default, self._env)
+        _stand_in_for(type(default))
+        fitted = transform.fitted(self._width, self._height)
+        return HeadlessPygameRenderer(
+            self._width,
+            self._height,
+            color if self._background_color is None else self._background_color,
+            fitted,
+            pixel_ratio=fitted.scale / transform.scale,
+        )
+
+
+def _view(default: Any, env: Any) -> tuple[Transform, Color]:
+    if not hasattr(default, "transform"):
+        raise DrawingError(
+            f"`default_renderer()` of `{type(env).__name__}` must give an object with a "
+            f"`transform`, which says how world units become pixels; got {default!r}"
+        )
+    return Transform.like(default.transform), getattr(default, "background_color", WHITE)
+
+
+def _stand_in_for(kind: type) -> None:
+    """Makes `isinstance` checks pass that ask for the abstract classes of `kind`.
+
+    Environments of lerax refuse to draw with what isn't an instance of lerax's own.
+    """
+    for base in kind.__mro__:
+        if isinstance(base, abc.ABCMeta) and inspect.isabstract(base):
+            base.register(HeadlessPygameRenderer)

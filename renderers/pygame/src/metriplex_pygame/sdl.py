@@ -1,0 +1,85 @@
+"""Loading pygame quietly, and keeping what others do with it off the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import ModuleType
+
+_lock = threading.RLock()
+_HIDDEN = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+_SUBSYSTEMS = ("display", "font", "joystick", "mixer")
+
+
+@functools.cache
+def load_pygame() -> ModuleType:
+    """Imports pygame without its greeting; `os.environ` is as before afterwards.
+
+    Returns:
+        The module; nothing of it is initialised.
+    """
+    with _lock, _environment({"PYGAME_HIDE_SUPPORT_PROMPT": "1"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how pygame was built
+        import pygame
+    return pygame
+
+
+@contextlib.contextmanager
+def nothing_opens() -> Generator[None]:
+    """Lets code run that may start pygame and ask for a window; there is none, nor any sound.
+
+    What of pygame ran before runs on untouched, with its driver and window; what was started
+    within is stopped, and `os.environ` is as before.
+    """
+    pygame = load_pygame()
+    with _lock, _environment(_HIDDEN):
+        modules = [getattr(pygame, name) for name in _SUBSYSTEMS]
+        stopped = [module for module in modules if not module.get_init()]
+        was_running, set_mode = pygame.get_init(), pygame.display.set_mode
+        pygame.display.set_mode = _off_screen
+        try:
+            yield
+        finally:
+            pygame.display.set_mode = set_mode
+            if len(stopped) == len(modules) and not was_running:
+                pygame.quit()
+            for module in stopped:
+                module.quit()
+
+
+@contextlib.contextmanager
+def fonts() -> Generator[None]:
+    """Has pygame's fonts at hand; stops them afterwards if they weren't running."""
+    pygame = load_pygame()
+    with _lock:
+        was_running = pygame.font.get_init()
+        pygame.font.init()
+        try:
+            yield
+        finally:
+            if not was_running:
+                pygame.font.quit()
+
+
+def _off_screen(size: Any = (0, 0), *_: object, **__: object) -> Any:
+    """Stands in for `pygame.display.set_mode`."""
+    return load_pygame().Surface(size, 0, 32)
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Generator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: before[name] for name in changes if name in before})

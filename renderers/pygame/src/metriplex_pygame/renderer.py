@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import abc
-import inspect
 from typing import TYPE_CHECKING, Any, final
 
 from metriplex import Renderer, hookimpl
@@ -62,8 +60,8 @@ class PygameRenderer(Renderer):
     """Lets an environment draw its states into a picture of the asked size.
 
     It shows what the environment's `default_renderer()` shows, undistorted and centred. That is
-    asked at the first `render`, while pygame can't open anything. Until then, and after `close`,
-    this holds nothing but the environment, so it can be pickled if that can.
+    asked at the first `render`, while pygame can't open anything. Pickled, this is nothing but the
+    environment and the size.
 
     Args:
         env: The environment.
@@ -82,7 +80,10 @@ class PygameRenderer(Renderer):
         self._width = check_size("width", width)
         self._height = check_size("height", height)
         self._background_color = background_color
-        self._canvas: HeadlessPygameRenderer | None = None
+        self._canvas: _StandIn | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_canvas": None}
 
     def select(self, state: Any) -> Any:
         """The whole state: only the environment knows what it draws."""
@@ -114,19 +115,19 @@ class PygameRenderer(Renderer):
             self._canvas.close()
             self._canvas = None
 
-    def _make_canvas(self) -> HeadlessPygameRenderer:
+    def _make_canvas(self) -> _StandIn:
         with nothing_opens():
             default = self._env.default_renderer()
             transform, color = _view(default, self._env)
-        _stand_in_for(type(default))
         fitted = transform.fitted(self._width, self._height)
-        return HeadlessPygameRenderer(
+        canvas = HeadlessPygameRenderer(
             self._width,
             self._height,
             color if self._background_color is None else self._background_color,
             fitted,
             pixel_ratio=fitted.scale / transform.scale,
         )
+        return _StandIn(canvas, type(default))
 
 
 def _view(default: Any, env: Any) -> tuple[Transform, Color]:
@@ -138,11 +139,20 @@ def _view(default: Any, env: Any) -> tuple[Transform, Color]:
     return Transform.like(default.transform), getattr(default, "background_color", WHITE)
 
 
-def _stand_in_for(kind: type) -> None:
-    """Makes `isinstance` checks pass that ask for the abstract classes of `kind`.
+@final
+class _StandIn:
+    """A canvas that passes for an instance of the class of the environment's own renderer.
 
-    Environments of lerax refuse to draw with what isn't an instance of lerax's own.
+    Environments of lerax refuse to draw with anything else, and its classes can't be derived from.
     """
-    for base in kind.__mro__:
-        if isinstance(base, abc.ABCMeta) and inspect.isabstract(base):
-            base.register(HeadlessPygameRenderer)
+
+    def __init__(self, canvas: HeadlessPygameRenderer, kind: type) -> None:
+        self._canvas = canvas
+        self._kind = kind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._canvas, name)
+
+    @property
+    def __class__(self) -> type:
+        return self._kind

@@ -6,12 +6,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
+
 from metriplex import MetricsCallback, RunInfo, Scalar, Scalars, Text, Video, bridge, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
-    import jax
     import pytest
 
 

@@ -86,9 +86,24 @@ def test_a_gap_that_nobody_fills_is_passed_after_a_window_of_rows() -> None:
 
 def test_a_row_that_comes_after_its_gap_was_passed_is_late_not_lost() -> None:
     sequencer = Sequencer()
-    push_all(sequencer, [row(0), row(2)])
+    arrivals = [0, *range(2, sequence.WINDOW + 3), 1, 1, sequence.WINDOW + 3]
+    due = numbers(push_all(sequencer, map(row, arrivals)))
+    assert due == [0, *range(2, sequence.WINDOW + 3), 1, sequence.WINDOW + 3]
+    assert sequencer.duplicates == 1
+
+
+@pytest.mark.parametrize("program", [0, 1], ids=["same", "other"])
+@given(st.permutations(range(6)))
+def test_no_row_of_a_second_program_is_lost_or_held_back_in_whatever_order_it_comes(
+    program: int, order: list[int]
+) -> None:
+    sequencer = Sequencer()
+    push_all(sequencer, [row(number) for number in range(6)])
     sequencer.release()
-    assert numbers(sequencer.push(row(1))) == [1]
+    due = push_all(sequencer, [row(number, program) for number in order])
+    due += sequencer.push(row(6, program))
+    assert sorted(one.step for one in due) == [10 * number for number in range(7)]
+    assert push_all(sequencer, [row(number, program) for number in range(7)]) == []
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
@@ -139,10 +154,8 @@ def test_duplicates_are_known_as_far_back_as_the_memory_reaches(
 
 def test_of_rows_before_a_gap_none_is_taken_for_a_duplicate_of_another_number() -> None:
     sequencer = Sequencer()
-    rows = [row(0), row(1), row(5), row(6)]
-    push_all(sequencer, rows)
-    sequencer.release()
-    sequencer.push(row(7))
+    rows = [row(0), row(1), *map(row, range(5, sequence.WINDOW + 6))]
+    assert push_all(sequencer, rows) == rows
     assert push_all(sequencer, [row(7), row(6), row(5)]) == []
     other = dataclasses.replace(row(4), fingerprint=rows[0].fingerprint)
     assert sequencer.push(other) == [other]

@@ -19,7 +19,7 @@ class Row:
     """One decoded row.
 
     Attributes:
-        kind: `"start"`, `"record"` or `"end"`.
+        kind: `"start"`, `"record"`, `"video"` or `"end"`.
         sequence: Position in the lane's stream, from 0; None for a row that is delivered as it
             comes.
         fingerprint: Equal for two copies of one row.
@@ -45,9 +45,9 @@ class Sequencer:
     """Puts the rows of one lane in order and drops duplicates. Used by the drain thread alone.
 
     Unordered callbacks may overtake each other; `jax.checkpoint` and devices that hold the same
-    values repeat them. A program that is run a second time counts from 0 again. So a row whose
-    number has passed starts the stream anew if its content differs from the row of that number, or
-    if a program was known to end or to start (`release`) since the last row; else it is dropped.
+    values repeat them. A program that is run a second time counts from 0 again: a row whose number
+    has passed is a duplicate if it equals the row of that number, and starts the stream anew if it
+    differs, or if that row belonged to a program that has ended (`release`).
 
     Args:
         first: The number of the lane's first row.
@@ -57,7 +57,6 @@ class Sequencer:
         self._next = first
         self._early: dict[int, Row] = {}
         self._memory = _Memory(first)
-        self._released = False
         self.duplicates = 0
 
     @property
@@ -76,10 +75,14 @@ class Sequencer:
             return [row]
         due: list[Row] = []
         if number < self._next:
-            if not self._released and self._memory.recall(number) == row.fingerprint:
+            known = self._memory.recall(number)
+            if known == row.fingerprint:
                 self.duplicates += 1
                 return []
-            due = self._release()
+            if known is None and self._memory.begins_soon_after(number):
+                self._memory.keep_late(number, row.fingerprint)
+                return [row]
+            due = self._hand_over()
             self._next = number
             self._memory = _Memory(number)
         if number == self._next:
@@ -89,17 +92,18 @@ class Sequencer:
             self.duplicates += 1
             return []
         self._early[number] = row
-        return self._release() if len(self._early) > WINDOW else []
+        return self._hand_over() if len(self._early) > WINDOW else []
 
     def release(self) -> list[Row]:
-        """The early rows, in order, across whatever gaps are left.
+        """The early rows, in order, across whatever gaps are left; later rows equal none so far.
 
         Call it when no earlier row will come: when the program has ended, or a new one starts.
         """
-        self._released = True
-        return self._release()
+        due = self._hand_over()
+        self._memory = _Memory(self._next)
+        return due
 
-    def _release(self) -> list[Row]:
+    def _hand_over(self) -> list[Row]:
         due = []
         while self._early:
             self._next = min(self._early)
@@ -116,16 +120,16 @@ class Sequencer:
     def _deliver(self, row: Row) -> None:
         self._memory.keep(self._next, row.fingerprint)
         self._next += 1
-        self._released = False
 
 
 @final
 class _Memory:
-    """The fingerprints of the newest `MEMORY` rows; of those before a gap none is known."""
+    """The fingerprints of the newest `MEMORY` rows since the last gap, and of what came late."""
 
     def __init__(self, first: int) -> None:
         self._first = self._end = first
         self._ring = array.array("q")
+        self._late: dict[int, int] = {}
 
     def keep(self, number: int, fingerprint: int) -> None:
         """Remembers a row, of a higher number than the one before."""
@@ -138,8 +142,16 @@ class _Memory:
             self._ring[(number - self._first) % MEMORY] = fingerprint
         self._end = number + 1
 
+    def keep_late(self, number: int, fingerprint: int) -> None:
+        """Remembers a row from before the first."""
+        self._late[number] = fingerprint
+
     def recall(self, number: int) -> int | None:
         """The fingerprint of the row of this number; None if it isn't known."""
         if self._end - len(self._ring) <= number < self._end:
             return self._ring[(number - self._first) % MEMORY]
-        return None
+        return self._late.get(number)
+
+    def begins_soon_after(self, number: int) -> bool:
+        """Whether the first row has come, and one of this number may have been overtaken by it."""
+        return bool(self._ring) and self._first - WINDOW <= number < self._first

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from metriplex.demo.environment import Color, Renderer, Transform, Viewport
 
-BLACK: Color = (0.0, 0.0, 0.0)
-GREY: Color = (0.5, 0.5, 0.5)
-WOOD: Color = (0.8, 0.6, 0.4)
+PAPER: Color = (0.97, 0.97, 0.98)
+STEEL: Color = (0.62, 0.66, 0.71)
+SLATE: Color = (0.18, 0.23, 0.32)
+WOOD: Color = (0.85, 0.56, 0.30)
 
 
 @final
@@ -201,7 +202,8 @@ class CartPole:
 
     def default_renderer(self) -> Viewport:
         """The whole track and a little more, in 640 by 480 pixels, 120 pixels a metre."""
-        return Viewport(Transform(width=640, height=480, scale=120.0, offset=(320.0, 120.0)))
+        transform = Transform(width=640, height=480, scale=120.0, offset=(320.0, 168.0))
+        return Viewport(transform, background_color=PAPER)
 
     def render(self, state: CartPoleState, renderer: Renderer) -> None:
         """Draws the track at height 0, the cart that runs on it, the pole and its hinge.
@@ -217,8 +219,8 @@ class CartPole:
         limit = self.position_limit
 
         renderer.clear()
-        renderer.draw_line(start=(-limit, 0.0), end=(limit, 0.0), color=BLACK, width=0.01)
-        renderer.draw_rect(center=(x, height / 2), w=width, h=height, color=BLACK)
-        renderer.draw_line(start=hinge, end=tip, color=WOOD, width=0.06)
-        renderer.draw_circle(center=hinge, radius=0.03, color=GREY)
+        renderer.draw_line(start=(-limit, 0.0), end=(limit, 0.0), color=STEEL, width=0.03)
+        renderer.draw_rect(center=(x, height / 2), w=width, h=height, color=SLATE)
+        renderer.draw_line(start=hinge, end=tip, color=WOOD, width=0.07)
+        renderer.draw_circle(center=hinge, radius=0.022, color=PAPER)
         renderer.draw()

@@ -1,8 +1,8 @@
-"""How much of each pixel a polygon covers, exactly: what makes edges smooth.
+"""How much of each pixel a shape covers, exactly: what makes edges smooth.
 
-Every edge is cut where it crosses the boundaries of pixels. A piece that rises by `dy` within one
-pixel adds `dy` to all pixels to the right of it in its row, and to its own the share that lies to
-the right of it; so the sum along a row is the signed area that is covered (Green's theorem).
+Every edge of a polygon is cut where it crosses the boundaries of pixels. A piece that rises by `dy`
+within one pixel adds `dy` to all pixels to the right of it in its row, and to its own the share that
+lies to the right of it; so the sum along a row is the signed area that is covered (Green's theorem).
 """
 
 from __future__ import annotations
@@ -73,13 +73,40 @@ def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
     return Mask(areas.astype(np.uint8), *first.tolist())
 
 
+def cover_box(center: Pixels, size: Pixels, width: int, height: int) -> Mask | None:
+    """Computes what a box, its sides along the picture's, covers of it: the product of two shares.
+
+    Args:
+        center: float64 `[2]`, in pixels.
+        size: float64 `[2]`, in pixels: its width and its height.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+
+    Returns:
+        The mask, cut to the picture; None if nothing is covered.
+    """
+    picture = np.array([width, height])
+    low, high = np.clip([center - size / 2, center + size / 2], 0, picture)
+    if np.any(high <= low):
+        return None
+    first, last = np.floor(low).astype(int), np.ceil(high).astype(int)
+    pixels = [np.arange(*ends) for ends in zip(first, last, strict=True)]
+    shares = [
+        np.minimum(pixel + 1, high[axis]) - np.maximum(pixel, low[axis])
+        for axis, pixel in enumerate(pixels)
+    ]
+    alpha = np.outer(255.0 * shares[1], shares[0])
+    alpha += 0.5
+    return Mask(alpha.astype(np.uint8), *first.tolist())
+
+
 def _cut(edges: Pixels, axis: int, size: int) -> Pixels:
     """Cuts segments `[number, 2, 2]` at the whole numbers 0 to `size` of one coordinate."""
     start, stop = edges[:, 0, axis], edges[:, 1, axis]
     span = stop - start
     backward = span < 0
-    first = np.clip(np.floor(np.minimum(start, stop)) + 1, 0, size + 1)
-    last = np.clip(np.ceil(np.maximum(start, stop)) - 1, -1, size)
+    first = np.minimum(np.maximum(np.floor(np.minimum(start, stop)) + 1, 0), size + 1)
+    last = np.minimum(np.maximum(np.ceil(np.maximum(start, stop)) - 1, -1), size)
     cuts = np.maximum(last - first + 1, 0).astype(int)
 
     edge = np.repeat(np.arange(len(edges)), cuts + 1)

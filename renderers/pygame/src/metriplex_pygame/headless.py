@@ -16,8 +16,8 @@ from metriplex_pygame.arguments import (
     read_point,
     read_points,
 )
-from metriplex_pygame.coverage import Mask, cover
-from metriplex_pygame.outlines import ellipse, rectangle, stroke
+from metriplex_pygame.coverage import Mask, cover, cover_box
+from metriplex_pygame.outlines import ellipse, stroke
 from metriplex_pygame.sdl import load_pygame
 from metriplex_pygame.text import text_alpha
 from metriplex_pygame.transform import Transform
@@ -149,7 +149,8 @@ class HeadlessPygameRenderer:
         """
         width, height = self._length("draw_rect", "w", w), self._length("draw_rect", "h", h)
         middle = self._point("draw_rect", "center", center)
-        self._fill("draw_rect", [rectangle(middle, width, height)], color)
+        mask = cover_box(middle, np.array([width, height]), self.width, self.height)
+        self._paint(mask, read_color("draw_rect", "color", color))
 
     def draw_polygon(self, points: Any, color: Color) -> None:
         """Draws a filled polygon, which need not be convex.
@@ -236,13 +237,13 @@ class HeadlessPygameRenderer:
 
     def _fill(self, call: str, outlines: Sequence[Pixels], color: Color) -> None:
         rgb = read_color(call, "color", color)
-        mask = cover(outlines, self.width, self.height)
-        if mask is not None:
-            self._paint(mask, rgb)
+        self._paint(cover(outlines, self.width, self.height), rgb)
 
-    def _paint(self, mask: Mask, rgb: tuple[int, int, int]) -> None:
+    def _paint(self, mask: Mask | None, rgb: tuple[int, int, int]) -> None:
         """Mixes a colour into the picture, by the mask."""
         self.open()
+        if mask is None:
+            return
         red, green, blue = rgb
         bgra = mask.alpha.astype("<u4")
         bgra <<= 24

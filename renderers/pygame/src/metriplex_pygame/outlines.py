@@ -28,21 +28,6 @@ def ellipse(center: Pixels, width: float, height: float) -> Pixels:
     return center + radii * np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
-def rectangle(center: Pixels, width: float, height: float) -> Pixels:
-    """A rectangle with its sides along the picture's.
-
-    Args:
-        center: `[2]`.
-        width: In pixels.
-        height: In pixels.
-
-    Returns:
-        `[4, 2]`.
-    """
-    half = np.array([width, height]) / 2
-    return center + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-
-
 def stroke(points: Pixels, width: float) -> list[Pixels]:
     """A line with round ends and, where it bends sharply, round corners.
 

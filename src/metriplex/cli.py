@@ -39,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With status 2 for unknown arguments, 0 for `--help` and `--version`.
     """
     arguments = _parser().parse_args(argv)
+    status = 0
     try:
         if arguments.command == "plugins":
             print(plugin_table(installed(), shutil.get_terminal_size().columns))
         else:
-            _demo(arguments)
+            status = _demo(arguments)
         sys.stdout.flush()
     except (ConfigurationError, PluginError) as error:
         return _complain(error, EXIT_USAGE)
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
-    return 0
+    return status
 
 
 def plugin_table(reports: Sequence[PluginReport], width: int) -> str:
@@ -96,10 +97,10 @@ def _fill(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _demo(arguments: argparse.Namespace) -> None:
+def _demo(arguments: argparse.Namespace) -> int:
     from metriplex.demo import run  # only this command needs it, and it compiles programs
 
-    run(
+    return run(
         log_dir=arguments.log_dir,
         seed=arguments.seed,
         backends=arguments.backend or list(_DEMO_BACKENDS),

@@ -36,3 +36,7 @@ class ClosedError(MetriplexError, RuntimeError):
 
 class TransientError(MetriplexError, OSError):
     """What a backend raises for a failure that may pass: its worker waits and calls again."""
+
+
+class VideoError(MetriplexError, RuntimeError):
+    """A clip could not be drawn or encoded."""

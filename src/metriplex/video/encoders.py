@@ -1,0 +1,166 @@
+"""One encoder a file format; each takes the frames one by one and keeps none of them in memory."""
+
+from __future__ import annotations
+
+import abc
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from metriplex.video.ffmpeg import FFmpeg, raw_input
+from metriplex.video.gif import add_colors, set_durations, write_gif
+from metriplex.video.webp import write_webp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ANY_RATE = Fraction(25)
+"""For files whose durations are set afterwards."""
+
+
+class Encoder(abc.ABC):
+    """Makes one file of frames that are all of one size; `close` comes last, whatever happened."""
+
+    @abc.abstractmethod
+    def write(self, frame: np.ndarray) -> None:
+        """Takes the next frame, uint8 `[height, width, 3]`, which it doesn't keep."""
+
+    @abc.abstractmethod
+    def finish(self, durations: list[int]) -> bytes:
+        """Gives the file.
+
+        Args:
+            durations: For each frame that was written, how long it is shown, in ticks of the
+                format.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Releases what `finish` has not; may be called twice."""
+
+
+@final
+class FFmpegGif(Encoder):
+    """A GIF by ffmpeg: one palette for the whole clip, no dither.
+
+    The palette is known only after the last frame, so frames wait in a losslessly compressed file.
+    """
+
+    def __init__(self, width: int, height: int, directory: Path, executable: str) -> None:
+        self._executable = executable
+        self._frames = directory / "gif.mkv"
+        self._palette = directory / "gif.png"
+        self._output = directory / "clip.gif"
+        lossless = ["-c:v", "libx264rgb", "-preset", "ultrafast", "-qp", "0", str(self._frames)]
+        options = [
+            *raw_input(width, height, _ANY_RATE),
+            *("-filter_complex", "[0:v]split[frames][seen];[seen]palettegen[palette]"),
+            *("-map", "[frames]", *lossless, "-map", "[palette]", str(self._palette)),
+        ]
+        self._process = FFmpeg(executable, options, None)
+
+    def write(self, frame: np.ndarray) -> None:
+        """See `Encoder.write`."""
+        self._process.write(frame)
+
+    def finish(self, durations: list[int]) -> bytes:
+        """See `Encoder.finish`."""
+        self._process.finish()
+        options = [
+            *("-i", str(self._frames), "-i", str(self._palette)),
+            *("-filter_complex", "[0:v][1:v]paletteuse=dither=none"),
+            *("-fps_mode", "passthrough", "-f", "gif", "-"),
+        ]
+        self._process = FFmpeg(self._executable, options, self._output)
+        self._process.finish()
+        return set_durations(self._output.read_bytes(), durations)
+
+    def close(self) -> None:
+        """See `Encoder.close`."""
+        self._process.kill()
+
+
+@final
+class Mp4(Encoder):
+    """H.264 in an MP4 that plays while it loads; an odd size is made even by its last pixels."""
+
+    def __init__(
+        self, width: int, height: int, fps: Fraction, directory: Path, executable: str
+    ) -> None:
+        self._padding = (height % 2, width % 2)
+        self._output = directory / "clip.mp4"
+        options = [
+            *raw_input(width + width % 2, height + height % 2, fps),
+            *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
+            *("-c:v", "libx264", "-preset", "veryfast", "-fps_mode", "passthrough"),
+            *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
+            *("-movflags", "+faststart", str(self._output)),
+        ]
+        self._process = FFmpeg(executable, options, None)
+
+    def write(self, frame: np.ndarray) -> None:
+        """See `Encoder.write`."""
+        if any(self._padding):
+            rows, columns = self._padding
+            frame = np.pad(frame, ((0, rows), (0, columns), (0, 0)), mode="edge")
+        self._process.write(frame)
+
+    def finish(self, durations: list[int]) -> bytes:  # noqa: ARG002 - all frames alike
+        """See `Encoder.finish`."""
+        self._process.finish()
+        return self._output.read_bytes()
+
+    def close(self) -> None:
+        """See `Encoder.close`."""
+        self._process.kill()
+
+
+class Spool(Encoder, abc.ABC):
+    """Keeps the frames in a file for Pillow, which takes whole clips only."""
+
+    def __init__(self, width: int, height: int, directory: Path) -> None:
+        self._shape = (height, width, 3)
+        self._file = (directory / type(self).__name__).open("w+b", buffering=0)
+
+    def write(self, frame: np.ndarray) -> None:
+        """See `Encoder.write`."""
+        data = memoryview(np.ascontiguousarray(frame)).cast("B")
+        while data:
+            data = data[self._file.write(data) or 0 :]
+
+    def read(self, index: int) -> np.ndarray:
+        """Frame `index` of those that were written."""
+        size = math.prod(self._shape)
+        self._file.seek(index * size)
+        return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
+
+    def close(self) -> None:
+        """See `Encoder.close`."""
+        self._file.close()
+
+
+@final
+class PillowGif(Spool):
+    """A GIF by Pillow, for machines without ffmpeg."""
+
+    _colors: frozenset[int] | None = frozenset()
+
+    def write(self, frame: np.ndarray) -> None:
+        """See `Encoder.write`."""
+        self._colors = add_colors(self._colors, frame)
+        super().write(frame)
+
+    def finish(self, durations: list[int]) -> bytes:
+        """See `Encoder.finish`."""
+        return write_gif(self.read, durations, self._colors)
+
+
+@final
+class PillowWebP(Spool):
+    """An animated WebP, lossy."""
+
+    def finish(self, durations: list[int]) -> bytes:
+        """See `Encoder.finish`."""
+        return write_webp(self.read, durations)

@@ -1,0 +1,211 @@
+"""Making a file of a clip's frames: GIF, animated WebP or MP4."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, final
+
+import numpy as np
+
+from metriplex.errors import VideoError
+from metriplex.records import Clip, Video
+from metriplex.video.encoders import Encoder, FFmpegGif, Mp4, PillowGif, PillowWebP
+from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.timing import Timing, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from fractions import Fraction
+    from types import TracebackType
+
+FORMATS = ("gif", "webp", "mp4")
+
+_LARGEST = {"gif": 0xFFFF, "webp": 0x3FFF, "mp4": 0x3FFF}
+_MAKE_THEM = "make `video_width` and `video_height` smaller"
+
+
+def encode(frames: Iterable[np.ndarray], *, fps: float, format: str) -> Clip:  # noqa: A002
+    """Encodes a clip; no more than a few frames are in memory at a time.
+
+    Args:
+        frames: uint8 `[height, width, 3]`, RGB, at least one, all of the same size. Each is used
+            before the next one is taken, so that the array may be overwritten.
+        fps: Frames a second.
+        format: `gif`: repeats for ever, one palette of 256 colors; timed to 10 ms. `webp`: repeats
+            for ever, lossy; timed to 1 ms. `mp4`: H.264.
+
+    Returns:
+        The clip, every frame once and in order. Above 50 (GIF) or 90 (WebP) frames a second, which
+        browsers would slow down, frames are left out instead.
+
+    Raises:
+        VideoError: A frame is not as it should be, there is none, or the encoder failed: it is
+            missing, was killed, the disk is full.
+    """
+    with ClipEncoder(fps=fps, format=format) as encoder:
+        for frame in frames:
+            encoder.write(frame)
+        return encoder.finish()
+
+
+def encode_video(video: Video, format: str) -> Clip:  # noqa: A002 - the field's name
+    """A video as a file of one format, for backends; any thread.
+
+    Args:
+        video: The record.
+        format: `gif`, `webp` or `mp4`; a backend that has it in its attribute `video_format` gets
+            evaluation videos encoded already.
+
+    Raises:
+        VideoError: It has to be encoded here and can't be.
+    """
+    clip = video.clips.get(format)
+    if clip is not None:
+        return clip
+    if video.frames is None:
+        raise VideoError(
+            f"video `{video.tag}` at step {video.step} is there as {', '.join(video.clips)} and "
+            f"not as `{format}`: name the format in the backend's attribute `video_format`"
+        )
+    return encode(video.frames, fps=video.fps, format=format)
+
+
+@final
+class ClipEncoder:
+    """What `encode` does, for frames that are handed over one by one; a context manager."""
+
+    __slots__ = ("_count", "_directory", "_encoder", "_shape", "_timing", "format", "fps")
+
+    def __init__(self, *, fps: float, format: str) -> None:  # noqa: A002 - the field's name
+        """Prepares; the encoder itself starts with the first frame.
+
+        Args:
+            fps: Frames a second.
+            format: `gif`, `webp` or `mp4`.
+
+        Raises:
+            VideoError: There is no such format, or `fps` isn't positive.
+        """
+        if format not in FORMATS:
+            raise VideoError(f"`format` of a clip must be one of {FORMATS}; got {format!r}")
+        self.format = format
+        self.fps = fps
+        self._timing = _timing(format, rate(fps))
+        self._count = 0
+        self._shape: tuple[int, int, int] | None = None
+        self._encoder: Encoder | None = None
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Takes the next frame.
+
+        Args:
+            frame: uint8 `[height, width, 3]`; it may be overwritten afterwards.
+
+        Raises:
+            VideoError: It is not as it should be, or the encoder failed.
+        """
+        height, width, channels = self._check(frame)
+        try:
+            if self._encoder is None:
+                self._shape = (height, width, channels)
+                self._directory = tempfile.TemporaryDirectory(prefix="metriplex-")
+                self._encoder = self._start(width, height, Path(self._directory.name))
+            if self._timing.shows(self._count):
+                self._encoder.write(frame)
+        except OSError as error:
+            raise VideoError(f"frame {self._count} can't be encoded: {error}") from error
+        self._count += 1
+
+    def finish(self) -> Clip:
+        """Gives the clip.
+
+        Raises:
+            VideoError: There was no frame, or the encoder failed.
+        """
+        if self._encoder is None or self._shape is None:
+            raise VideoError("a clip must have at least one frame; got none")
+        durations = self._timing.durations(self._count)
+        try:
+            data = self._encoder.finish(durations)
+        except OSError as error:
+            raise VideoError(f"the clip can't be encoded: {error}") from error
+        height, width, _ = self._shape
+        duration = sum(durations) / self._timing.ticks
+        return Clip(data, self.format, width, height, len(durations), self.fps, duration)
+
+    def close(self) -> None:
+        """Ends the encoder and removes its files; may be called twice."""
+        if self._encoder is not None:
+            self._encoder.close()
+        if self._directory is not None:
+            self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check(self, frame: np.ndarray) -> tuple[int, int, int]:
+        dtype = getattr(frame, "dtype", f"`{type(frame).__name__}`")
+        if not isinstance(frame, np.ndarray) or dtype != np.uint8:
+            raise VideoError(
+                f"a frame must be a NumPy array of uint8; frame {self._count} is {dtype}"
+            )
+        shape = frame.shape
+        if len(shape) != 3 or shape[2] != 3 or not frame.size:
+            raise VideoError(
+                f"a frame must be [height, width, 3], not empty; frame {self._count} is "
+                f"{list(shape)}"
+            )
+        if self._shape not in {None, shape}:
+            raise VideoError(
+                f"all frames of a clip must have the size of the first, {list(self._shape or ())}; "
+                f"frame {self._count} is {list(shape)}"
+            )
+        largest = _LARGEST[self.format]
+        if max(shape) > largest:
+            raise VideoError(
+                f"a frame for {self.format} has at most {largest} pixels a side; frame "
+                f"{self._count} is {shape[1]} x {shape[0]}: {_MAKE_THEM}"
+            )
+        return shape
+
+    def _start(self, width: int, height: int, directory: Path) -> Encoder:
+        ffmpeg = find_ffmpeg() if self.format != "webp" else None
+        if self.format == "mp4":
+            if ffmpeg is None:
+                raise VideoError(
+                    "an MP4 needs ffmpeg, and there is none: `pip install imageio-ffmpeg`, or name "
+                    "an executable by the environment variable `IMAGEIO_FFMPEG_EXE`"
+                )
+            return Mp4(width, height, self._timing.fps, directory, ffmpeg)
+        if ffmpeg is not None:
+            return FFmpegGif(width, height, directory, ffmpeg)
+        if importlib.util.find_spec("PIL") is None:
+            needed = "Pillow" if self.format == "webp" else "ffmpeg or Pillow"
+            raise VideoError(
+                f"a {self.format} needs {needed}, and there is none: "
+                f"`pip install 'metriplex[video]'`"
+            )
+        make: Callable[[int, int, Path], Encoder] = (
+            PillowGif if self.format == "gif" else PillowWebP
+        )
+        return make(width, height, directory)
+
+
+def _timing(format: str, fps: Fraction) -> Timing:  # noqa: A002 - the field's name
+    """How finely a format counts time, and the shortest duration that browsers heed."""
+    if format == "gif":
+        return Timing(fps, ticks=100, shortest=2, longest=0xFFFF)
+    if format == "webp":
+        return Timing(fps, ticks=1000, shortest=11, longest=0xFFFFFF)
+    return Timing(fps, ticks=1_000_000, shortest=0, longest=1 << 60)

@@ -1,0 +1,128 @@
+"""Running ffmpeg: frames go in through a pipe, what it complains about comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from metriplex.errors import VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from fractions import Fraction
+    from pathlib import Path
+
+
+@functools.cache
+def find_ffmpeg() -> str | None:
+    """Path of the executable, None if there is none.
+
+    It is imageio-ffmpeg's own, unless the variable `IMAGEIO_FFMPEG_EXE` names another.
+    """
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        return None
+
+
+def raw_input(width: int, height: int, fps: Fraction) -> list[str]:
+    """Options of an input that takes raw RGB frames from the pipe."""
+    size = f"{width}x{height}"
+    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(fps), "-i", "-"]
+
+
+@final
+class FFmpeg:
+    """One process of ffmpeg that is fed frames; it must be finished or killed."""
+
+    __slots__ = ("_complaints", "_process", "_written")
+
+    def __init__(self, executable: str, options: Sequence[str], output: Path | None) -> None:
+        """Starts the process.
+
+        Args:
+            executable: Path of ffmpeg.
+            options: Its command line, without general options.
+            output: File that takes its standard output; None if it has none.
+
+        Raises:
+            VideoError: It can't be started.
+        """
+        # Whatever doesn't fit into this pipe is dropped, so that ffmpeg never waits for a reader.
+        self._complaints, complaints = os.pipe()
+        os.set_blocking(complaints, False)
+        command = [executable, "-y", "-hide_banner", "-loglevel", "error", *options]
+        try:
+            stdout = os.open(output or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
+                    command, stdin=subprocess.PIPE, stdout=stdout, stderr=complaints, bufsize=0
+                )
+            finally:
+                os.close(stdout)
+        except OSError as error:
+            os.close(self._complaints)
+            raise VideoError(f"ffmpeg can't be started: {error}") from error
+        finally:
+            os.close(complaints)
+        self._written = 0
+
+    def write(self, frame: np.ndarray) -> None:
+        """Feeds a frame.
+
+        Args:
+            frame: uint8 `[height, width, 3]`.
+
+        Raises:
+            VideoError: ffmpeg has ended.
+        """
+        assert self._process.stdin is not None
+        data = memoryview(np.ascontiguousarray(frame)).cast("B")
+        try:
+            while data:
+                data = data[self._process.stdin.write(data) :]
+        except OSError as error:  # a broken pipe
+            self._end()
+            raise self._failure() from error
+        self._written += 1
+
+    def finish(self) -> None:
+        """Waits until everything is encoded.
+
+        Raises:
+            VideoError: ffmpeg failed.
+        """
+        if self._end():
+            raise self._failure()
+        os.close(self._complaints)
+        self._complaints = -1
+
+    def kill(self) -> None:
+        """Ends the process whatever it does; nothing happens if it has ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._end()
+        if self._complaints >= 0:
+            os.close(self._complaints)
+            self._complaints = -1
+
+    def _end(self) -> int:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it may have ended
+            self._process.stdin.close()
+        return self._process.wait()
+
+    def _failure(self) -> VideoError:
+        code = self._process.returncode
+        how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
+        said = os.read(self._complaints, 4096).decode(errors="replace").strip()
+        at = f"after {self._written} frames" if self._written else "before the first frame"
+        return VideoError(f"ffmpeg ended {at} ({how}): {said or 'it said nothing'}")

@@ -373,7 +373,7 @@ def test_what_the_function_raises_is_logged_and_stops_nothing(
     assert seen == [0, 1, 2, 3]
     (logged,) = caplog.records
     assert "fragile" in logged.getMessage()
-    assert logged.exc_info
+    assert isinstance(logged.exc_info, tuple)
     assert logged.exc_info[1] is error
 
 

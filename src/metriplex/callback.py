@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 import uuid
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
@@ -15,8 +16,10 @@ import numpy as np
 
 from metriplex import state as device
 from metriplex.arguments import (
+    check_choice,
     check_count,
     check_hparams,
+    check_positive,
     check_step,
     check_where,
     join_ends,
@@ -60,7 +63,7 @@ class MetricsCallback(RunOwner):
         name: The run's name and its directory under `log_dir`. None: `{policy.name}_{env.name}_
             {time}`, `{env.name}_{time}`, `{policy.name}_{time}` or `training_{time}`, by what is
             given. A directory that exists already is not used again: `_2`, `_3`, ... is appended.
-        env: The environment; only its name is used.
+        env: The environment: gives its name, and is shown in videos.
         policy: The policy; only its name is used.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
         log_dir: Where the run's directory is made.
@@ -87,6 +90,17 @@ class MetricsCallback(RunOwner):
             `"abort"` stops the compiled program too; `"warn"` leaves it at the log line. `"keep"`
             sends it to the backends as it is.
         queue_size: Records that may wait for one backend before newer ones are dropped.
+        video_interval: Iterations between two evaluation videos, `eval/video`; 0 records none.
+            They need `env`, and `on_iteration(policy=)`. Whatever goes wrong with them is a
+            warning, and training goes on.
+        video_num_steps: Steps of a video; an episode that ends is followed by a new one.
+        video_width: Width in pixels.
+        video_height: Height in pixels.
+        video_fps: Frames (that is, steps) a second.
+        video_worker: Where videos are drawn and encoded: `"process"` is one of its own that takes
+            no time from training; `"thread"` is for what can't be pickled.
+        renderer: What draws: None asks every installed renderer; a name, `{name: options}`, an
+            object with the hook `make_renderer`, or a `metriplex.Renderer`.
 
     Raises:
         ConfigurationError: An argument is not usable, or `log_dir` can't be written.
@@ -118,6 +132,13 @@ class MetricsCallback(RunOwner):
         axis_name: AxisName | None = None,
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
+        video_interval: int = 0,
+        video_num_steps: int = 256,
+        video_width: int = 640,
+        video_height: int = 480,
+        video_fps: float = 50.0,
+        video_worker: Literal["process", "thread"] = "process",
+        renderer: object = None,
     ) -> None:
         require_host("MetricsCallback")
         config = make_config(
@@ -136,6 +157,22 @@ class MetricsCallback(RunOwner):
             total_steps = check_count("total_steps", total_steps, least=1)
         flat = flatten_hparams(check_hparams(hparams))
         plugins = create_backends(backends)
+        videos = None
+        if check_count("video_interval", video_interval, least=0):
+            from metriplex.video.setup import prepare_videos  # what it needs is optional
+
+            videos = prepare_videos(
+                env,
+                plugins,
+                renderer=renderer,
+                interval=video_interval,
+                num_steps=check_count("video_num_steps", video_num_steps, least=1),
+                width=check_count("video_width", video_width, least=1),
+                height=check_count("video_height", video_height, least=1),
+                fps=check_positive("video_fps", video_fps),
+                mode=check_choice("video_worker", video_worker, ("process", "thread")),
+            )
+            config = replace(config, video=videos and videos.program)
         now = time.time()
         directory = create_directory(
             log_dir, run_name(name, env, policy, datetime.fromtimestamp(now))
@@ -144,6 +181,8 @@ class MetricsCallback(RunOwner):
         self._config = config
         run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size)
         self._open(run)
+        if videos is not None:
+            videos.record(run)
         if flat:
             run.log_hparams(flat)
 
@@ -206,7 +245,7 @@ class MetricsCallback(RunOwner):
         training_log: Any = None,
         opt_state: Any = None,
         iteration: jax.typing.ArrayLike | None = None,
-        policy: Any = None,  # noqa: ARG002 - part of the pattern; logging scalars needs no policy
+        policy: Any = None,
         key: jax.Array | None = None,
         where: jax.typing.ArrayLike = True,
     ) -> MetricsState:
@@ -235,6 +274,17 @@ class MetricsCallback(RunOwner):
         given = self._config.learning_rate
         if opt_state is not None or given is not None:
             _explain_unknown_rate(opt_state, given, training_log)
+        where = check_where(where)
+        if self._config.video is not None:
+            self._config.video.send(
+                self._config,
+                self._traced_handle(),
+                state,
+                policy=policy,
+                key=key,
+                iteration=iteration,
+                where=where,
+            )
         return device.on_iteration(
             self._config,
             self._traced_handle(),
@@ -243,7 +293,7 @@ class MetricsCallback(RunOwner):
             opt_state=opt_state,
             iteration=iteration,
             key=key,
-            where=check_where(where),
+            where=where,
         )
 
     def on_training_end(self, state: MetricsState) -> MetricsState:
@@ -290,8 +340,8 @@ class MetricsCallback(RunOwner):
         return self
 
     def __repr__(self) -> str:
-        name = "traced" if self._run is None else self._run.info.name
-        return f"MetricsCallback({name!r})"
+        run = self._known_run()
+        return "MetricsCallback(<traced>)" if run is None else f"MetricsCallback({run.info.name!r})"
 
     def _traced_handle(self) -> jax.Array:
         return jnp.asarray(self._handle, jnp.int32)

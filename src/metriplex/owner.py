@@ -59,15 +59,13 @@ class RunOwner(abc.ABC):
             MetriplexError: Inside a compiled function, where the run is not known.
             ClosedError: The run was closed and is gone.
         """
-        if self._run is not None:
-            return self._run
         if isinstance(self._handle, Tracer):
             raise MetriplexError(
                 "a method of `MetricsCallback` that belongs to the host was called inside a "
                 "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
                 "`log`)"
             )
-        run = _runs.get(int(self._handle))
+        run = self._known_run()
         if run is None:
             raise ClosedError(
                 f"the run with handle {int(self._handle)} is closed: construct a new callback"
@@ -158,7 +156,10 @@ class RunOwner(abc.ABC):
             NonFiniteError: Values were rejected since the last `flush`.
             Exception: What a failed program of this thread raises.
         """
-        run = self._host_run("close")
+        self._require_host("close")
+        run = self._known_run()
+        if run is None:  # it was closed so long ago that nobody remembers it
+            return
         _close(int(self._handle), run, "finished", running=False, timeout=timeout)
 
     def deliveries(self) -> tuple[Delivery, ...]:
@@ -190,17 +191,23 @@ class RunOwner(abc.ABC):
         if interrupted and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
 
-    def _host_run(self, method: str) -> Run:
-        """The run, for what would otherwise happen once while a program is traced, and never again.
+    def _known_run(self) -> Run | None:
+        """The run, unless this is traced, or it is closed and gone."""
+        if self._run is not None or isinstance(self._handle, Tracer):
+            return self._run
+        is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
+        return _runs.get(int(self._handle)) if is_number else None
 
-        Raises:
-            MetriplexError: Inside a function that jax transforms.
-        """
+    def _require_host(self, method: str) -> None:
+        """Refuses what would happen once while a program is traced, and then never again."""
         if is_tracing():
             raise MetriplexError(
                 f"`{method}` belongs to the host and was called inside a function that jax "
                 f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
             )
+
+    def _host_run(self, method: str) -> Run:
+        self._require_host(method)
         return self.run
 
     def _check_open(self) -> None:

@@ -1,0 +1,152 @@
+"""The host's things are constructed outside of what jax transforms."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metriplex import (
+    JITSummaryWriter,
+    MetricsCallback,
+    MetriplexError,
+    TensorBoardCallback,
+    callback_with_numpy_wrapper,
+)
+from metriplex.tracing import is_tracing, require_host
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONSTRUCTORS: dict[str, Callable[..., object]] = {
+    "MetricsCallback": lambda log_dir: MetricsCallback("a", log_dir=log_dir, backends=[]),
+    "TensorBoardCallback": lambda log_dir: TensorBoardCallback("a", log_dir=log_dir),
+    "JITSummaryWriter": lambda log_dir: JITSummaryWriter(log_dir / "a", backends=[]),
+    "callback_with_numpy_wrapper": lambda log_dir: callback_with_numpy_wrapper(print),
+}
+
+Transform = Callable[[Any], object]
+
+TRANSFORMS: dict[str, Transform] = {
+    "jit": lambda f: jax.jit(f)(1.0),
+    "scan": lambda f: jax.lax.scan(lambda c, x: (f(c), None), 1.0, jnp.arange(2.0)),
+    "while": lambda f: jax.lax.while_loop(lambda _: False, f, 1.0),
+    "vmap": lambda f: jax.vmap(f)(jnp.arange(2.0)),
+    "grad": lambda f: jax.grad(f)(1.0),
+    "jvp": lambda f: jax.jvp(f, (1.0,), (1.0,)),
+    "jit of grad of vmap": lambda f: jax.jit(jax.grad(lambda x: jax.vmap(f)(x).sum()))(jnp.ones(2)),
+    "checkpoint": lambda f: jax.checkpoint(f)(1.0),
+    "eval_shape": lambda f: jax.eval_shape(f, 1.0),
+    "pmap": lambda f: jax.pmap(f)(jnp.arange(2.0)),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_construction_inside_is_refused(tmp_path: Path, name: str, transform: str) -> None:
+    def inside(x: jax.Array) -> jax.Array:
+        CONSTRUCTORS[name](tmp_path)
+        return x
+
+    with pytest.raises(MetriplexError) as caught:
+        TRANSFORMS[transform](inside)
+    for part in (f"`{name}` was constructed inside", "construct it outside", "as an argument"):
+        assert part in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_tracing_is_told_inside_and_outside(transform: str) -> None:
+    seen = []
+
+    def inside(x: jax.Array) -> jax.Array:
+        seen.append(is_tracing())
+        return x + 1
+
+    assert not is_tracing()
+    TRANSFORMS[transform](inside)
+    assert set(seen) == {True}
+    assert not is_tracing()
+
+
+def test_eager_code_is_not_tracing() -> None:
+    with jax.disable_jit():
+        assert jax.jit(lambda x: is_tracing())(1.0) is False
+    with jax.ensure_compile_time_eval():
+        require_host("x")
+    with jax.default_device(jax.devices()[0]):
+        require_host("x")
+    with jax.named_scope("scope"):
+        require_host("x")
+
+
+def test_another_thread_is_not_tracing() -> None:
+    seen = []
+
+    def inside(x: jax.Array) -> jax.Array:
+        thread = threading.Thread(target=lambda: seen.append(is_tracing()))
+        thread.start()
+        thread.join()
+        return x
+
+    jax.jit(inside)(1.0)
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+@pytest.mark.parametrize("callback", [jax.debug.callback, jax.pure_callback], ids=["debug", "pure"])
+def test_a_host_function_of_a_program_may_construct(
+    tmp_path: Path, name: str, callback: Callable[..., Any]
+) -> None:
+    made: list[Any] = []
+
+    def host(x: np.ndarray) -> np.ndarray:
+        made.append(CONSTRUCTORS[name](tmp_path))
+        return np.asarray(2.0, np.float32)
+
+    def program(x: jax.Array) -> object:
+        if callback is jax.debug.callback:
+            return callback(host, x)
+        return callback(host, jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    jax.block_until_ready(jax.jit(program)(1.0))
+    jax.effects_barrier()
+    (one,) = made
+    if name != "callback_with_numpy_wrapper":
+        one.close()
+
+
+@pytest.mark.parametrize("wrap", ["jax.jit(f)(1.0)", "jax.vmap(f)(jax.numpy.ones(2))"])
+def test_the_first_import_may_be_inside(tmp_path: Path, wrap: str) -> None:
+    program = f"""
+        import jax
+        def f(x):
+            global metriplex
+            import metriplex
+            try:
+                metriplex.MetricsCallback(backends=[])
+            except metriplex.MetriplexError as error:
+                print("refused" if "construct it outside" in str(error) else error)
+            return x
+        {wrap}
+        with metriplex.MetricsCallback("a", backends=[]) as metrics:
+            jax.jit(lambda m: m.on_training_end(m.init(1)))(metrics)
+        print(metrics.directory.name)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (result.stdout, result.stderr) == ("refused\na\n", "")

@@ -38,15 +38,16 @@ def install(site: Path, name: str, source: str) -> None:
 
 
 def fake_demo(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None, status: int = 0
 ) -> dict[str, object]:
     """Stands in for the demo, which trains for a minute; returns what it will be called with."""
     seen: dict[str, object] = {}
 
-    def run(**arguments: object) -> None:
+    def run(**arguments: object) -> int:
         seen.update(arguments)
         if error is not None:
             raise error
+        return status
 
     module = types.ModuleType("metriplex.demo")
     vars(module)["run"] = run
@@ -132,6 +133,11 @@ def test_a_reader_that_stops_early_causes_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+def test_the_demos_exit_status_is_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_demo(monkeypatch, status=1)
+    assert main(["demo"]) == 1
 
 
 def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,9 +103,11 @@ def plain(records: Iterable[Scalars]) -> list[tuple[int | None, int, int | None,
 
 
 @contextmanager
-def logging_to_memory(log_dir: object, **options: Any) -> Generator[tuple[MetricsCallback, Memory]]:
+def logging_to_memory(
+    log_dir: object, memory: Memory | None = None, **options: Any
+) -> Generator[tuple[MetricsCallback, Memory]]:
     """An open callback and the backend that it logs to; closed when the block ends."""
-    memory = Memory()
+    memory = memory or Memory()
     with MetricsCallback("run", log_dir=str(log_dir), backends=memory, **options) as metrics:
         yield metrics, memory
 

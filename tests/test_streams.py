@@ -93,7 +93,7 @@ def test_shapes_of_the_state_never_change_and_it_can_be_donated(
             state = step(state, jnp.full(2, index, jnp.float32))
             assert old.episodes.return_ema.is_deleted()
         jax.jit(metrics.on_training_end, donate_argnums=0)(state)
-        assert step._cache_size() == 1  # ty: ignore[unresolved-attribute] - of compiled functions
+        assert step._cache_size() == 1  # ty: ignore[missing-attribute] - of compiled functions
     assert memory.values("train/reward") == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert memory.steps() == [2, 4, 6, 8, 10]
 
@@ -231,9 +231,10 @@ def diverge(metrics: MetricsCallback, bad_at: Any) -> Any:
 def test_a_nan_is_an_error_at_the_end_and_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, buffer: int
 ) -> None:
+    memory = Memory()
     with (
         pytest.raises(NonFiniteError, match=r"`train/loss` is nan at step 3, lane 1"),
-        logging_to_memory(tmp_path, buffer=buffer) as (metrics, memory),
+        logging_to_memory(tmp_path, memory, buffer=buffer) as (metrics, _),
     ):
         jax.jit(jax.vmap(partial(diverge, metrics)))(jnp.array([9, 2]))
     assert memory.values("train/index", 1) == [0, 1, 2, 3, 4]
@@ -260,14 +261,15 @@ def test_a_nan_may_be_left_out_or_kept(tmp_path: Path, nonfinite: str) -> None:
 def test_abort_stops_the_program_and_keeps_every_row_so_far(
     tmp_path: Path, buffer: int, vmapped: bool
 ) -> None:
+    program = jax.jit(jax.vmap(diverge, (None, 0)) if vmapped else diverge)
+    bad_at = jnp.array([9, 2]) if vmapped else jnp.int32(2)
     where = ", lane 1" if vmapped else ""
+    memory = Memory()
     with (
         pytest.raises(NonFiniteError, match=rf"`train/loss` is nan at step 3{where};"),
-        logging_to_memory(tmp_path, buffer=buffer, nonfinite="abort") as (metrics, memory),
+        logging_to_memory(tmp_path, memory, buffer=buffer, nonfinite="abort") as (metrics, _),
     ):
-        program = partial(diverge, metrics)
-        program = jax.jit(jax.vmap(program) if vmapped else program)
-        jax.block_until_ready(program(jnp.array([9, 2]) if vmapped else jnp.int32(2)))
+        jax.block_until_ready(program(metrics, bad_at))
     for lane in [0, 1] if vmapped else [None]:
         assert memory.values("train/index", lane) == [0, 1, 2]
         losses = [1.0, 1.0, 1.0] if lane == 0 else [1.0, 1.0]

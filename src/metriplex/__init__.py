@@ -11,15 +11,18 @@ from metriplex.errors import (
     NonFiniteError,
     PluginError,
     TransientError,
+    VideoError,
 )
 from metriplex.hookspecs import hookimpl
 from metriplex.host_function import callback_with_numpy_wrapper
 from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
-from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video, lane_name
+from metriplex.records import Clip, Delivery, RunInfo, Scalar, Scalars, Text, Video, lane_name
 from metriplex.rendering import Environment, Renderer
 from metriplex.state import MetricsState
+from metriplex.video.encoding import encode_video
 
 __all__ = [
+    "Clip",
     "ClosedError",
     "ConfigurationError",
     "Delivery",
@@ -39,7 +42,9 @@ __all__ = [
     "Text",
     "TransientError",
     "Video",
+    "VideoError",
     "callback_with_numpy_wrapper",
+    "encode_video",
     "hookimpl",
     "lane_name",
 ]

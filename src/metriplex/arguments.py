@@ -42,13 +42,13 @@ def make_config(
     return Config(
         alpha=_alpha(alpha),
         episode_stats=bool(episode_stats),
-        reduce=_choice("reduce", reduce, (None, "mean")),
+        reduce=check_choice("reduce", reduce, (None, "mean")),
         learning_rate=_hashable_rate(learning_rate),
         log_every=check_count("log_every", log_every, least=1),
         buffer=check_count("buffer", buffer, least=0),
         buffer_width=check_count("buffer_width", buffer_width, least=1),
         axis_name=_axis_name(axis_name),
-        abort=_choice("nonfinite", nonfinite, get_args(NonFinite)) == "abort",
+        abort=check_choice("nonfinite", nonfinite, get_args(NonFinite)) == "abort",
     )
 
 
@@ -182,7 +182,8 @@ def _alpha(alpha: Any) -> float:
     return float(alpha)
 
 
-def _choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Gives back one of the choices; raises `ConfigurationError` for anything else."""
     if isinstance(value, str | None) and value in choices:
         return value
     raise ConfigurationError(

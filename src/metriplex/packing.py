@@ -51,6 +51,7 @@ class Kind(enum.StrEnum):
 
     START = "start"
     RECORD = "record"
+    VIDEO = "video"
     END = "end"
 
 

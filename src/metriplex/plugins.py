@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "tensorboard"
 DEFAULT_FLUSH_SECS = 5.0
+DEFAULT_VIDEO_FORMAT = "mp4"
 _ACCEPTED = (
     "the name of an installed backend, a dictionary `{name: options}`, a backend object, or a list "
     "of these"
@@ -40,9 +41,11 @@ class Backend:
         hooks: The hooks of `metriplex.hookspecs.BackendSpec` that it implements.
         flush_secs: Longest time in seconds that records wait for `flush`; the plugin's attribute
             of that name as it was at construction, 5.0 if it has none.
+        video_format: The format in which it takes videos; the plugin's attribute of that name,
+            `"mp4"` if it has none.
     """
 
-    __slots__ = ("_callers", "flush_secs", "hooks", "name", "plugin")
+    __slots__ = ("_callers", "flush_secs", "hooks", "name", "plugin", "video_format")
 
     def __init__(self, name: str, plugin: object) -> None:
         """Checks every hook of the plugin before the first one is called.
@@ -74,6 +77,7 @@ class Backend:
             raise PluginError(f"backend `{name}` can't be registered: {error}") from error
         self._callers = manager.hook
         self.flush_secs = _flush_secs(plugin, name)
+        self.video_format = str(getattr(plugin, "video_format", DEFAULT_VIDEO_FORMAT))
 
     def call(self, hook: str, **kwargs: object) -> None:
         """Calls the plugin's implementation of a hook on the calling thread, if it has one.

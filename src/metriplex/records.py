@@ -90,39 +90,72 @@ class Text:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """An encoded clip.
+
+    Attributes:
+        data: The whole file.
+        format: `gif`, `webp` or `mp4`.
+        width: In pixels, as it was drawn (the MP4 of an odd size has a column more).
+        height: In pixels, as it was drawn.
+        num_frames: Frames in the file: all that were drawn, unless `fps` is above what browsers
+            play (50 for GIF, 90 for WebP).
+        fps: Frames a second that were asked for.
+        duration: Seconds that it plays.
+    """
+
+    data: bytes
+    format: str
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    duration: float
+
+
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """A clip at one step.
+    """A clip at one step: encoded in every format that the run's backends asked for, or as frames.
+
+    `metriplex.encode_video(video, format)` gives it encoded in either case.
 
     Attributes:
         step: Environment steps taken so far.
         tag: Name under which it is shown, `eval/video` for evaluation videos.
-        frames: uint8 `[time, height, width, 3]`, RGB.
+        frames: uint8 `[time, height, width, 3]`, RGB; None where only `clips` are there.
         fps: Frames a second at which the clip plays at its true speed.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch.
+        clips: Format (`gif`, `webp`, `mp4`) to the encoded clip.
     """
 
     step: int
     tag: str
-    frames: np.ndarray
+    frames: np.ndarray | None
     fps: float
     lane: int | None = None
     wall_time: float = 0.0
+    clips: Mapping[str, Clip] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Rejects frames that no encoder could take.
+        """Rejects what no encoder could take.
 
         Raises:
-            ValueError: `frames` is not uint8 `[time, height, width, 3]`, or `fps` not positive.
+            ValueError: `frames` is not uint8 `[time, height, width, 3]`, or there are neither
+                frames nor clips, or `fps` is not positive.
         """
-        frames = np.asarray(self.frames)
-        shape_ok = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
-        if not shape_ok or frames.dtype != np.uint8:
-            raise ValueError(
-                f"`frames` of a video must be uint8 [time, height, width, 3], not empty; got "
-                f"{frames.dtype} {list(frames.shape)} for `{self.tag}`"
-            )
+        if self.frames is not None:
+            frames = np.asarray(self.frames)
+            shape_ok = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
+            if not shape_ok or frames.dtype != np.uint8:
+                raise ValueError(
+                    f"`frames` of a video must be uint8 [time, height, width, 3], not empty; got "
+                    f"{frames.dtype} {list(frames.shape)} for `{self.tag}`"
+                )
+        elif not self.clips:
+            raise ValueError(f"a video needs `frames` or `clips`; got neither for `{self.tag}`")
         if not self.fps > 0:
             raise ValueError(f"`fps` of a video must be positive; got {self.fps} for `{self.tag}`")
 

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final
 
 from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video
@@ -28,12 +28,26 @@ LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
 
 
+class Recorder(Protocol):
+    """What makes videos of the rollouts that a run receives."""
+
+    def submit(self, row: Row) -> None:
+        """Takes a rollout; returns at once. The drain thread calls."""
+
+    def close(self, timeout: float) -> None:
+        """Waits for the videos under way, `timeout` seconds at most. May be called again."""
+
+
 @final
 class Run:
     """Everything of one run that lives on the host.
 
     `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
     both in one order for all backends; no hook is called under it.
+
+    Attributes:
+        info: What backends know of the run.
+        recorder: Makes videos, if there are any.
     """
 
     def __init__(
@@ -51,6 +65,7 @@ class Run:
         self._newest: dict[int | None, tuple[int, float]] = {}
         self._rejected: dict[tuple[str, int | None], int] = {}
         self._first_rejected: str | None = None
+        self.recorder: Recorder | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._closed = False
@@ -135,6 +150,9 @@ class Run:
         """
         if os.getpid() != self._process:
             return
+        deadline = time.monotonic() + timeout
+        if self.recorder is not None and not self._closed:
+            self.recorder.close(timeout / 2)
         with self._lock:
             first = not self._closed
             if first:
@@ -146,7 +164,6 @@ class Run:
             self._ended.wait(timeout)
             return
         try:
-            deadline = time.monotonic() + timeout
             for worker in self._workers:
                 ended = worker.join(deadline - time.monotonic())
                 self._report(worker.delivery(), timeout, hangs=not ended)
@@ -180,6 +197,8 @@ class Run:
                     values = {**values, **self._rate(row)}
                 record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
                 records.append(self._check(record))
+            elif row.kind == "video" and self.recorder is not None:
+                self.recorder.submit(row)
         self._submit_scalars(records)
 
     def _rate(self, row: Row) -> dict[str, Scalar]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from jax.typing import ArrayLike, DTypeLike
 
+    from metriplex.video.program import VideoProgram
+
 NO_LANE = -1
 
 
@@ -41,6 +43,7 @@ class Config:
         axis_name: Mapped axes over which the environments are spread; None for all axes of
             `shard_map` or `pmap`.
         abort: Whether a NaN or an infinity stops the program.
+        video: What plays and sends evaluation rollouts; None if there are no videos.
     """
 
     alpha: float = 0.9
@@ -52,6 +55,7 @@ class Config:
     buffer_width: int = 64
     axis_name: episodes.AxisName | None = None
     abort: bool = False
+    video: VideoProgram | None = None
 
 
 @final
@@ -140,7 +144,7 @@ def on_iteration(
         )
     if key is not None:
         number = number + _zero_from(key)
-    row = _row(config, run, state, Kind.RECORD, values, present, number.astype(jnp.int32))
+    row = make_row(config, run, state, Kind.RECORD, values, present, number.astype(jnp.int32))
     state, unsent = _send(config, state, row, due)
     if config.abort:
         # The row is among these, and some were sent already: the host has use for one of each.
@@ -154,18 +158,31 @@ def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> Me
     """Tells the host that a program starts; see `MetricsCallback.on_training_start`."""
     # Not numbered: under vmap the state may not differ between lanes yet, and then this row would
     # take a number that each lane waits for.
-    row = _row(config, run, state, Kind.START, {}, {}, state.iteration)
-    row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
-    bridge.emit(row[None], where=_gate(config, state, where=True))
+    send_unnumbered(config, run, state, Kind.START, {}, state.iteration)
     return state
+
+
+def send_unnumbered(
+    config: Config,
+    run: jax.Array,
+    state: MetricsState,
+    kind: Kind,
+    values: Mapping[str, Value],
+    iteration: jax.Array,
+    where: jax.Array | bool = True,
+) -> None:
+    """Sends a row that stands in no order with the records."""
+    row = make_row(config, run, state, kind, values, {}, iteration)
+    row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
+    bridge.emit(row[None], where=gate(config, state, where=where))
 
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
     """Sends what is buffered, and tells the host that the program ends."""
     if config.buffer:
-        bridge.emit(_valid_rows(state), where=_gate(config, state, where=state.buffered > 0))
+        bridge.emit(_valid_rows(state), where=gate(config, state, where=state.buffered > 0))
         state = replace(state, buffered=jnp.zeros_like(state.buffered))
-    return _send_now(config, state, _row(config, run, state, Kind.END, {}, {}, state.iteration))
+    return _send_now(config, state, make_row(config, run, state, Kind.END, {}, {}, state.iteration))
 
 
 def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
@@ -223,7 +240,7 @@ def _measure(
     return values, present
 
 
-def _row(
+def make_row(
     config: Config,
     run: jax.Array,
     state: MetricsState,
@@ -270,14 +287,14 @@ def _send(
     )
     unsent = _valid_rows(state)
     full = state.buffered == config.buffer
-    bridge.emit(state.buffer, where=_gate(config, state, where=full))
+    bridge.emit(state.buffer, where=gate(config, state, where=full))
     return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 
 
 def _send_now(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool = True
 ) -> MetricsState:
-    bridge.emit(row[None], where=_gate(config, state, where=due))
+    bridge.emit(row[None], where=gate(config, state, where=due))
     return _count(state, row, due)
 
 
@@ -320,7 +337,7 @@ def _axes(config: Config, state: MetricsState) -> tuple[tuple[str, ...], tuple[s
     return reduced, tuple(axis for axis in manual if axis not in reduced)
 
 
-def _gate(config: Config, state: MetricsState, *, where: jax.Array | bool) -> jax.Array | bool:
+def gate(config: Config, state: MetricsState, *, where: jax.Array | bool) -> jax.Array | bool:
     """Of the devices that hold the same values only the first one sends."""
     same = tuple(axis for axis in _axes(config, state)[0] if axis in _manual_axes())
     return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where

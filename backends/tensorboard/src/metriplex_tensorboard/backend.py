@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 from tensorboardX import SummaryWriter  # noqa: TC002 - part of public annotations
 
@@ -42,6 +42,8 @@ class TensorBoardBackend:
             and beyond. None: `run.resume_step`, if the run continues an earlier one.
         filename_suffix: Ends the names of the event files, which are unique without it.
         hparam_metrics: Tags of the scalars that the HPARAMS tab shows beside the hyper-parameters.
+        video_format: How clips are stored: `"gif"`, or animated `"webp"`, which is smaller and
+            which Chromium plays, but not every browser.
 
     Raises:
         ConfigurationError: An argument is not usable.
@@ -53,6 +55,7 @@ class TensorBoardBackend:
         purge_step: int | None = None,
         filename_suffix: str = "",
         hparam_metrics: Sequence[str] = ("episode/return", "episode/length"),
+        video_format: Literal["gif", "webp"] = "gif",
     ) -> None:
         if not (math.isfinite(flush_secs) and flush_secs > 0):
             raise ConfigurationError(
@@ -72,7 +75,13 @@ class TensorBoardBackend:
                 f"`hparam_metrics` must be a sequence of tags; got the string {hparam_metrics!r}: "
                 f"write `[{hparam_metrics!r}]`"
             )
+        if video_format not in ("gif", "webp"):
+            raise ConfigurationError(
+                f'`video_format` must be "gif" or "webp", which TensorBoard shows; got '
+                f"{video_format!r}"
+            )
         self.flush_secs = float(flush_secs)
+        self.video_format = video_format
         self.purge_step = purge_step
         self.filename_suffix = filename_suffix
         self.hparam_metrics = tuple(hparam_metrics)
@@ -142,17 +151,18 @@ class TensorBoardBackend:
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:
-        """Encodes a clip as a GIF and stores it for the IMAGES tab.
+        """Stores a clip for the IMAGES tab, encoded already or here.
 
         Args:
             run: The run.
-            video: Its `frames` are uint8 `[time, height, width, 3]`.
+            video: The record.
 
         Raises:
+            VideoError: The clip can't be encoded.
             OSError: There is no room left in memory, and the disk takes nothing.
         """
         files = self._find(run).files
-        files.append({video.lane: [events.video_event(video)]})
+        files.append({video.lane: [events.video_event(video, self.video_format)]})
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:

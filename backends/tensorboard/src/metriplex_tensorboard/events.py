@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - part of
 
 from tensorboardX import summary as summaries
 
-from metriplex import LoggingError, Scalar, Scalars, Text, Video
-from metriplex_tensorboard.gif import encode_gif
+from metriplex import LoggingError, Scalar, Scalars, Text, Video, encode_video
 from metriplex_tensorboard.protos import (
     Event,
     HParamsPluginData,
@@ -145,14 +144,11 @@ def text_event(text: Text) -> bytes:
     return _summary_event(summary, text.step, text.wall_time)
 
 
-def video_event(video: Video) -> bytes:
-    """Encodes a clip as a GIF for TensorBoard's IMAGES tab, as `SummaryWriter.add_video` does."""
-    _, height, width, channels = video.frames.shape
+def video_event(video: Video, format: str) -> bytes:  # noqa: A002 - the name of `encode_video`
+    """Stores a clip for TensorBoard's IMAGES tab, as `SummaryWriter.add_video` does."""
+    clip = encode_video(video, format)
     image = Summary.Image(
-        height=height,
-        width=width,
-        colorspace=channels,
-        encoded_image_string=encode_gif(video.frames, video.fps),
+        height=clip.height, width=clip.width, colorspace=3, encoded_image_string=clip.data
     )
     summary = Summary(value=[Summary.Value(tag=_text(video.tag), image=image)])
     return _summary_event(summary, video.step, video.wall_time)

@@ -1,0 +1,127 @@
+"""What a callback sets up for its videos: the program for the device, the recorder for the host."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.video.environments import PatternEnvironment
+from metriplex.video.program import VideoProgram
+from metriplex.video.recorder import VideoRecorder
+from metriplex.video.selection import adapt_environment, create_renderer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metriplex.plugins import Backend
+    from metriplex.rendering import Environment, Renderer
+    from metriplex.run import Run
+
+WorkerMode: TypeAlias = Literal["process", "thread"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Videos:
+    """The videos of one run.
+
+    Attributes:
+        program: Plays and sends rollouts.
+        renderer: Draws them.
+        fps: Frames a second.
+        formats: What the run's backends play, such as `"gif"` and `"mp4"`.
+        mode: Where drawing and encoding happen.
+    """
+
+    program: VideoProgram
+    renderer: Renderer
+    fps: float
+    formats: tuple[str, ...]
+    mode: WorkerMode
+
+    def record(self, run: Run) -> None:
+        """Has a run make videos of the rollouts that it receives."""
+        run.recorder = VideoRecorder(
+            self.renderer, run.log_video, fps=self.fps, formats=self.formats, mode=self.mode
+        )
+
+
+def prepare_videos(
+    env: object,
+    backends: Sequence[Backend],
+    *,
+    renderer: object,
+    interval: int,
+    num_steps: int,
+    width: int,
+    height: int,
+    fps: float,
+    mode: WorkerMode,
+) -> Videos | None:
+    """Finds out how an environment is played and drawn.
+
+    Returns:
+        None, with a warning, if it can't be: videos never stop a training. Also None if no backend
+        takes videos.
+
+    Raises:
+        PluginError: The renderer that was named is not installed, or broken.
+        ConfigurationError: There is no environment.
+    """
+    if env is None:
+        raise ConfigurationError(
+            f"`video_interval={interval}` needs the environment that is to be shown: pass `env=`"
+        )
+    formats = tuple(sorted({one.video_format for one in backends if "log_video" in one.hooks}))
+    if not formats:
+        return None
+    try:
+        made = create_renderer(renderer, env, width, height)
+        adapted = _adapt(env)
+    except PluginError:
+        raise
+    except Exception as error:
+        if renderer is not None and isinstance(error, MetriplexError):
+            raise
+        warnings.warn(
+            f"no evaluation videos: {type(error).__name__}: {error}. Training goes on, and "
+            f"everything else is logged",
+            stacklevel=4,
+        )
+        return None
+    identity = (_Same(env), _Same(renderer), type(made), width, height)
+    program = VideoProgram(identity, interval, num_steps, adapted, made.select)
+    return Videos(program, made, fps, formats, mode)
+
+
+def _adapt(env: object) -> Environment:
+    adapted = adapt_environment(env)
+    if adapted is not None:
+        return adapted
+    if PatternEnvironment.accepts(env):
+        return PatternEnvironment(env)
+    raise ConfigurationError(
+        f"`{type(env).__name__}` can't be played: it has not the methods `initial`, `transition`, "
+        f"`observation` and `terminal`, and no plugin of `metriplex.environments` knows it"
+    )
+
+
+@final
+class _Same:
+    """Equal for one and the same object, or equal plain values; hashable whatever it holds."""
+
+    __slots__ = ("_it",)
+
+    def __init__(self, it: object) -> None:
+        self._it = it
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        plain = isinstance(self._it, str | dict) and type(self._it) is type(other._it)
+        return self._it is other._it or (plain and self._it == other._it)
+
+    def __hash__(self) -> int:
+        return hash(type(self._it))

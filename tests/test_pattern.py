@@ -98,13 +98,10 @@ def test_the_default_directory_is_logs(tmp_path: Path, monkeypatch: pytest.Monke
         assert metrics.directory.parent == tmp_path / "logs"
 
 
-def test_videos_are_announced_as_not_recorded(tmp_path: Path) -> None:
-    with (
-        pytest.warns(UserWarning, match="`video_interval=5`") as caught,
-        TensorBoardCallback("a", log_dir=tmp_path, video_interval=5),
-    ):
-        pass
-    assert caught[0].filename == __file__
+def test_videos_need_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="`video_interval=5` needs the environment"):
+        TensorBoardCallback("a", log_dir=tmp_path, video_interval=5)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

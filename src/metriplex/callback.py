@@ -157,21 +157,19 @@ class MetricsCallback(RunOwner):
             total_steps = check_count("total_steps", total_steps, least=1)
         flat = flatten_hparams(check_hparams(hparams))
         plugins = create_backends(backends)
+        size = {
+            "interval": check_count("video_interval", video_interval, least=0),
+            "num_steps": check_count("video_num_steps", video_num_steps, least=1),
+            "width": check_count("video_width", video_width, least=1),
+            "height": check_count("video_height", video_height, least=1),
+        }
+        fps = check_positive("video_fps", video_fps)
+        mode = check_choice("video_worker", video_worker, ("process", "thread"))
         videos = None
-        if check_count("video_interval", video_interval, least=0):
-            from metriplex.video.setup import prepare_videos  # what it needs is optional
+        if video_interval:
+            from metriplex.video.setup import prepare_videos  # only those who want videos need it
 
-            videos = prepare_videos(
-                env,
-                plugins,
-                renderer=renderer,
-                interval=video_interval,
-                num_steps=check_count("video_num_steps", video_num_steps, least=1),
-                width=check_count("video_width", video_width, least=1),
-                height=check_count("video_height", video_height, least=1),
-                fps=check_positive("video_fps", video_fps),
-                mode=check_choice("video_worker", video_worker, ("process", "thread")),
-            )
+            videos = prepare_videos(env, plugins, renderer=renderer, fps=fps, mode=mode, **size)
             config = replace(config, video=videos and videos.program)
         now = time.time()
         directory = create_directory(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
-from metriplex.arguments import check_count, check_positive
 from metriplex.callback import MetricsCallback
 from metriplex.errors import ConfigurationError
 from metriplex.owner import CLOSE_TIMEOUT
@@ -40,8 +38,7 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
         policy: The policy; gives its name.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
         log_dir: Where the run's directory is made.
-        video_interval: Iterations between two evaluation videos; 0 records none. This version
-            records none at all and says so in a warning.
+        video_interval: Iterations between two evaluation videos, `eval/video`; 0 records none.
         video_num_steps: Steps of a video.
         video_width: Width of a video in pixels.
         video_height: Height of a video in pixels.
@@ -55,19 +52,19 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
         MetriplexError: It is constructed inside a compiled function.
     """
     require_host("TensorBoardCallback")
-    check_count("video_interval", video_interval, least=0)
-    check_count("video_num_steps", video_num_steps, least=1)
-    check_count("video_width", video_width, least=1)
-    check_count("video_height", video_height, least=1)
-    check_positive("video_fps", video_fps)
-    if video_interval:
-        warnings.warn(
-            f"`video_interval={video_interval}`: this version of metriplex records no evaluation "
-            f"videos ({video_num_steps} steps, {video_width} x {video_height} at {video_fps:g} "
-            f"frames a second); everything else is logged",
-            stacklevel=2,
-        )
-    return MetricsCallback(name, env, policy, alpha, log_dir, backends="tensorboard")
+    return MetricsCallback(
+        name,
+        env,
+        policy,
+        alpha,
+        log_dir,
+        backends="tensorboard",
+        video_interval=video_interval,
+        video_num_steps=video_num_steps,
+        video_width=video_width,
+        video_height=video_height,
+        video_fps=video_fps,
+    )
 
 
 @final

@@ -46,7 +46,7 @@ class VideoRecorder:
 
     def submit(self, row: Row) -> None:
         """Takes a rollout; returns at once. The drain thread calls."""
-        if row.lane:
+        if row.lane not in {None, 0}:
             return
         job = RenderJob(
             tag=TAG,

@@ -239,14 +239,19 @@ def _deliver(block: _Block) -> None:
     if not len(rows):
         return
     lane = _lane_numbers(rows, position, lanes, vmapped=vmapped)
-    schemas = rows[:, Header.SCHEMA]
-    for run in np.unique(rows[:, Header.RUN]):
-        of_run = rows[:, Header.RUN] == run
+    for run, of_run in _groups(rows[:, Header.RUN]):
         decoded: list[Row] = []
-        for schema in np.unique(schemas[of_run]):
-            chosen = of_run & (schemas == schema)
-            decoded += _decode(rows[chosen], lane[chosen], block.wall_time)
-        _hand_over(int(run), decoded)
+        for _, chosen in _groups(rows[of_run, Header.SCHEMA]):
+            decoded += _decode(rows[of_run][chosen], lane[of_run][chosen], block.wall_time)
+        _hand_over(run, decoded)
+
+
+def _groups(keys: np.ndarray) -> list[tuple[int, Any]]:
+    """Each key, and an index of where it stands."""
+    first = int(keys[0])
+    if (keys == first).all():  # nearly always
+        return [(first, slice(None))]
+    return [(int(key), keys == key) for key in np.unique(keys)]
 
 
 def _lane_numbers(

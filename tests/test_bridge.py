@@ -1,0 +1,324 @@
+"""The host side of the bridge: nothing that goes wrong there costs a row, or waits for ever."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import textwrap
+import threading
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from memory import Memory, logging_to_memory
+from metriplex import MetricsCallback, bridge
+from metriplex.packing import NO_SEQUENCE, Header, Kind, make_schema, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from metriplex.sequence import Row
+
+GUARD = 60.0
+"""Seconds after which a test gives up waiting; no test passes by waiting this long."""
+
+
+class Sink:
+    """Keeps rows; raises what it is given, once, before it does so."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.rows: list[Row] = []
+        self.error = error
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        self.rows += rows
+
+
+def send(handle: Any, value: Any) -> None:
+    values = {"a": jnp.asarray(value)}
+    header = dict.fromkeys(Header, -1) | {
+        Header.RUN: handle,
+        Header.VALID: 1,
+        Header.SEQUENCE: NO_SEQUENCE,
+    }
+    bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None])
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
+def test_a_sink_that_raises_loses_its_own_rows_and_no_other(
+    caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    bad, good = Sink(error), Sink()
+    handles = jnp.array([bridge.register(bad), bridge.register(good)], jnp.int32)
+    program = jax.jit(jax.vmap(send))
+    program(handles, jnp.arange(2))
+    program(handles, jnp.arange(2) + 10)
+    bridge.barrier()
+    assert [row.values for row in bad.rows] == [{"a": 10}]
+    assert [row.values for row in good.rows] == [{"a": 1}, {"a": 11}]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a sink of metriplex could not take 1 row(s)"
+    ]
+
+
+def test_a_block_that_cannot_be_read_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink()
+    handle = bridge.register(sink)
+    broken = np.zeros((1, len(Header)), np.uint32)
+    broken[0, Header.VALID] = 1
+    broken[0, Header.SCHEMA] = 12345
+    bridge.emit(jnp.asarray(broken))
+    send(np.int32(handle), 1)
+    bridge.barrier()
+    assert [row.values for row in sink.rows] == [{"a": 1}]
+    assert "could not read a block of rows" in caplog.text
+
+
+def test_an_interrupt_within_the_host_function_neither_loses_nor_repeats_the_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted:
+        """The queue, with a Ctrl-C right before or right after the first `put`."""
+
+        def __init__(self, queue: Any, *, late: bool) -> None:
+            self.queue = queue
+            self.late = late
+            self.struck = False
+
+        def put(self, item: Any) -> None:
+            if self.late or self.struck:
+                self.queue.put(item)
+            if not self.struck:
+                self.struck = True
+                raise KeyboardInterrupt
+
+    sink = Sink()
+    handle = bridge.register(sink)
+    schema = make_schema(Kind.END, {})
+    rows = pack(schema, dict.fromkeys(Header, 1) | {Header.RUN: handle}, {}, {})[None]
+    for late in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(bridge, "_blocks", Interrupted(bridge._blocks, late=late))
+            with pytest.raises(KeyboardInterrupt):
+                bridge._receive(rows)
+    bridge.drain()
+    assert [row.kind for row in sink.rows] == ["end", "end"]
+
+
+def test_the_first_record_is_with_the_backend_before_the_program_ends(tmp_path: Path) -> None:
+    with logging_to_memory(tmp_path) as (metrics, memory):
+
+        def wait(_: Any) -> np.ndarray:
+            return np.asarray(memory.arrived.wait(GUARD))
+
+        def program(metrics: MetricsCallback) -> jax.Array:
+            state = metrics.on_training_start(metrics.init(1))
+            state = lax.fori_loop(
+                0, 1, lambda i, s: metrics.on_iteration(s, training_log={"a": i}), state
+            )
+            seen = jax.pure_callback(
+                wait, jax.ShapeDtypeStruct((), np.bool_), state.sequence, vmap_method="sequential"
+            )
+            metrics.on_training_end(state)
+            return seen
+
+        assert bool(jax.jit(program)(metrics))
+    assert memory.values("train/a") == [0]
+
+
+def test_rows_stay_intact_however_far_the_host_lags(tmp_path: Path) -> None:
+    size, count = 64, 3000
+    held = threading.Event()
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        blocker = bridge.register(_Blocker(held))
+
+        @jax.jit
+        def program(handle: jax.Array) -> None:
+            send(handle, 0)
+
+            def iterate(state: Any, index: jax.Array) -> Any:
+                log = {str(number): index * size + number for number in range(size)}
+                return metrics.on_iteration(state, training_log=log), None
+
+            lax.scan(iterate, metrics.init(1), jnp.arange(count))
+
+        send(np.int32(blocker), 0)
+        program(np.int32(blocker))
+        jax.effects_barrier()
+        held.set()
+    for number in (0, 1, size - 1):
+        expected = [index * size + number for index in range(count)]
+        assert memory.values(f"train/{number}") == expected
+
+
+class _Blocker:
+    """A sink that keeps the drain thread from going on."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        self._go_on = go_on
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        assert self._go_on.wait(GUARD)
+
+
+def test_another_thread_than_the_dispatching_one_may_close(tmp_path: Path) -> None:
+    memory = Memory()
+    metrics = MetricsCallback("run", log_dir=str(tmp_path), backends=memory)
+
+    def work() -> None:
+        jax.jit(lambda m: [m.log(step, {"a": step}) for step in range(20)] and None)(metrics)
+        jax.effects_barrier()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    closer = threading.Thread(target=metrics.close)
+    closer.start()
+    closer.join(GUARD)
+    assert sorted(memory.steps()) == list(range(20))
+    assert memory.calls[-1] == "close_run"
+
+
+def test_many_threads_dispatch_into_one_run(tmp_path: Path) -> None:
+    @functools.partial(jax.jit, static_argnums=2)
+    def program(metrics: MetricsCallback, base: jax.Array, count: int) -> jax.Array:
+        def body(step: jax.Array, value: jax.Array) -> jax.Array:
+            metrics.log(base + step, {"value": value})
+            return value + 1
+
+        return lax.fori_loop(0, count, body, base)
+
+    with logging_to_memory(tmp_path) as (metrics, memory):
+
+        def work(number: int) -> None:
+            program(metrics, jnp.int32(1000 * number), 100)
+            jax.effects_barrier()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    expected = [1000 * number + step for number in range(8) for step in range(100)]
+    assert sorted(memory.steps()) == expected
+    assert sorted(memory.values("value")) == expected
+
+
+def test_drain_from_the_drain_thread_does_not_wait_for_itself() -> None:
+    done = threading.Event()
+
+    class Drains:
+        def receive(self, rows: Sequence[Row]) -> None:
+            bridge.drain()
+            done.set()
+
+    send(np.int32(bridge.register(Drains())), 1)
+    assert done.wait(GUARD)
+
+
+# ---- processes ----------------------------------------------------------------------------------
+
+PRELUDE = """
+import os, signal, sys, threading
+import jax, jax.numpy as jnp
+from jax import lax
+from metriplex import MetricsCallback, hookimpl
+
+class Print:
+    @hookimpl
+    def log_scalars(self, records):
+        for record in records:
+            print("record", record.step, record.values["train/a"], flush=True)
+    @hookimpl
+    def close_run(self, status):
+        print("closed", status, flush=True)
+
+def train(metrics, count):
+    def body(state, index):
+        state = metrics.on_step(state, jnp.ones(1), jnp.zeros(1))
+        return metrics.on_iteration(state, training_log={"a": index}), None
+    state = metrics.on_training_start(metrics.init(1))
+    return metrics.on_training_end(lax.scan(body, state, jnp.arange(count))[0]).iteration
+"""
+
+
+def script(tmp_path: Path, body: str) -> list[str]:
+    return [sys.executable, "-c", PRELUDE + textwrap.dedent(body), str(tmp_path)]
+
+
+def test_ctrl_c_while_a_program_logs_loses_nothing_and_is_a_keyboard_interrupt(
+    tmp_path: Path,
+) -> None:
+    body = """
+    with MetricsCallback("run", log_dir=sys.argv[1], backends=Print()) as metrics:
+        print("compiled", jax.jit(train, static_argnums=1)(metrics, 3), flush=True)
+        jax.block_until_ready(jax.jit(train, static_argnums=1)(metrics, 2_000_000))
+        print("not interrupted", flush=True)
+    """
+    process = subprocess.Popen(
+        script(tmp_path, body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.split())
+        if line.startswith("record 500 "):
+            process.send_signal(2)
+            break
+    out, err = process.communicate(timeout=GUARD)
+    lines += [line.split() for line in out.splitlines()]
+    steps = [int(line[1]) for line in lines if line[0] == "record"]
+    assert steps == [1, 2, 3, *range(1, len(steps) - 2)]
+    assert 503 <= len(steps) < 2_000_000
+    assert lines[-1] == ["closed", "interrupted"]
+    assert err.rstrip().endswith("KeyboardInterrupt"), err
+    assert process.returncode in (130, -2)
+
+
+def test_a_fork_in_the_users_code_hangs_neither_process(tmp_path: Path) -> None:
+    body = """
+    import warnings
+    warnings.simplefilter("ignore")
+    with MetricsCallback("run", log_dir=sys.argv[1], backends=Print()) as metrics:
+        jax.jit(train, static_argnums=1)(metrics, 2)
+        metrics.flush()
+        child = os.fork()
+        if not child:
+            metrics.__exit__(None, None, None)
+            os._exit(7)  # jaxlib itself crashes when a forked child ends by the normal way
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print("child", status, flush=True)
+        jax.jit(train, static_argnums=1)(metrics, 1)
+    """
+    done = subprocess.run(
+        script(tmp_path, body), capture_output=True, text=True, timeout=GUARD, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        *("record 1 0", "record 2 1"),
+        "child 7",
+        "record 1 0",
+        "closed finished",
+    ]
+
+
+def test_the_tail_is_delivered_at_a_normal_exit_without_a_barrier(tmp_path: Path) -> None:
+    body = """
+    metrics = MetricsCallback("run", log_dir=sys.argv[1], backends=Print())
+    jax.jit(train, static_argnums=1)(metrics, 1000)
+    """
+    done = subprocess.run(
+        script(tmp_path, body), capture_output=True, text=True, timeout=GUARD, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines == [*(f"record {n + 1} {n}" for n in range(1000)), "closed finished"]

@@ -136,9 +136,13 @@ def _numbers(call: str, name: str, value: object, wanted: str) -> Pixels:
     except (TypeError, ValueError):
         raise _wrong(call, name, wanted, repr(value)) from None
     if not np.isfinite(numbers).all():
-        raise _wrong(call, name, f"finite: {wanted}", np.array2string(numbers, threshold=8))
+        raise _wrong(call, name, f"finite: {wanted}", _shortened(numbers))
     return numbers
 
 
 def _wrong(call: str, name: str, wanted: str, got: str) -> DrawingError:
     return DrawingError(f"`{name}` of `{call}` must be {wanted}; got {got}")
+
+
+def _shortened(numbers: Pixels) -> str:
+    return " ".join(np.array2string(numbers, threshold=8).split())

@@ -1,8 +1,9 @@
 """How much of each pixel a shape covers, exactly: what makes edges smooth.
 
 Every edge of a polygon is cut where it crosses the boundaries of pixels. A piece that rises by `dy`
-within one pixel adds `dy` to all pixels to the right of it in its row, and to its own the share that
-lies to the right of it; so the sum along a row is the signed area that is covered (Green's theorem).
+within a pixel adds `dy` to all the pixels to the right of it in its row, and to its own the share
+that lies to the right of it; so the sum along a row is the signed area that is covered (Green's
+theorem).
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
         return None
 
     pieces = _cut(edges - first, axis=1, size=rows)
-    pieces = pieces[(pieces[:, :, 1].sum(1) > 0) & (pieces[:, :, 1].sum(1) < 2 * rows)]
-    pieces = _cut(pieces, axis=0, size=columns)
+    heights = pieces[:, :, 1].mean(1)
+    pieces = _cut(pieces[(heights > 0) & (heights < rows)], axis=0, size=columns)
     rise = pieces[:, 1, 1] - pieces[:, 0, 1]
     x, y = np.clip(pieces.mean(1), 0, (columns, rows)).T
-    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+    column, row = np.floor(x).astype(int), np.minimum(np.floor(y).astype(int), rows - 1)
 
     stride = columns + 2
     where = row * stride + column

@@ -242,7 +242,7 @@ class HeadlessPygameRenderer:
     def _paint(self, mask: Mask | None, rgb: tuple[int, int, int]) -> None:
         """Mixes a colour into the picture, by the mask."""
         self.open()
-        if mask is None:
+        if mask is None or not mask.alpha.size:
             return
         red, green, blue = rgb
         bgra = mask.alpha.astype("<u4")

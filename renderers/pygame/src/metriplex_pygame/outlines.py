@@ -1,4 +1,4 @@
-"""The outlines of shapes, as closed polygons in pixels; curves err by less than 1/20 of a pixel."""
+"""The outlines of shapes, as closed polygons in pixels; curves err by less than 1/50 of a pixel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from metriplex_pygame.arguments import Pixels  # noqa: TC001 - public annotations
 
-_CURVE_ERROR = 0.05
+_CURVE_ERROR = 0.02
 _ROUND_JOIN = math.cos(math.radians(20.0))
 
 
@@ -71,4 +71,4 @@ def _ribbon(points: Pixels, along: Pixels, radius: float) -> Pixels:
 
 def _corners(radius: float) -> int:
     """How many corners a circle needs; a chord is r (1 - cos(π / n)) away from the arc."""
-    return max(12, 2 * math.ceil(math.pi * math.sqrt(max(radius, 0.0) / (8 * _CURVE_ERROR))))
+    return max(24, 2 * math.ceil(math.pi * math.sqrt(max(radius, 0.0) / (8 * _CURVE_ERROR))))

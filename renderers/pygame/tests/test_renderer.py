@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metriplex
+from metriplex.demo.cartpole import CartPole, CartPoleState
+from metriplex_pygame import DrawingError, PygameRenderer, PygameRendererPlugin
+from metriplex_pygame.sdl import load_pygame
+
+RED, BLUE, SAND = [255, 0, 0], [0, 0, 255], [230, 217, 178]
+
+
+def make(env: Any, width=80, height=60, **options) -> Any:
+    return PygameRendererPlugin(**options).make_renderer(env, width, height)
+
+
+def cart_pole(position, angle):
+    numbers: Any = [np.float32(number) for number in (position, 0.5, angle, -0.5)]
+    time: Any = np.int32(7)
+    return CartPoleState(*numbers, time=time)
+
+
+def test_the_entry_point_names_the_plugin():
+    (found,) = metadata.entry_points(group="metriplex.renderers", name="pygame")
+    assert found.load() is PygameRendererPlugin
+
+
+def test_it_answers_for_environments_that_draw_themselves_only(ball):
+    draws = {"render": ball.render, "default_renderer": ball.default_renderer}
+    inner = SimpleNamespace(mujoco_model=object())
+    assert isinstance(make(SimpleNamespace(**draws)), metriplex.Renderer)
+    assert isinstance(make(ball), PygameRenderer)
+    assert make(SimpleNamespace(render=ball.render)) is None
+    assert make(SimpleNamespace(default_renderer=ball.default_renderer)) is None
+    assert make(SimpleNamespace(**{**draws, "render": None})) is None
+    assert make(SimpleNamespace(**draws, mujoco_model=object())) is None
+    assert make(SimpleNamespace(**draws, unwrapped=inner)) is None
+
+
+def test_making_one_calls_nothing_of_the_environment():
+    def fail(*_):
+        raise AssertionError("called too early")
+
+    renderer = make(SimpleNamespace(render=fail, default_renderer=fail))
+    renderer.close()
+    pickle.dumps(make(CartPole()))
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10, -1), (10, 2.0)])
+def test_sizes_are_checked_at_once(ball, size):
+    with pytest.raises(metriplex.ConfigurationError, match="whole number of pixels, 1 or more"):
+        make(ball, *size)
+
+
+def test_frames_show_the_environments_view(ball, make_state):
+    frame = make(ball).render(make_state(1.0, -1.0))
+    assert (frame.shape, frame.dtype) == ((60, 80, 3), np.uint8)
+    ys, xs = np.nonzero(frame[..., 0] > 128)
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (40, 59, 30, 49)
+    assert frame[40, 50].tolist() == RED
+    assert frame[0, 0].tolist() == frame[59, 79].tolist() == BLUE
+
+
+@pytest.mark.parametrize("size", [(120, 60), (80, 100), (81, 61), (7, 5), (1, 1)])
+def test_other_proportions_keep_the_shape_and_the_middle(ball, make_state, size):
+    width, height = size
+    frame = make(ball, width, height).render(make_state(0.0, 0.0))
+    assert frame.shape == (height, width, 3)
+    radius = 100.0 * min(width / 800, height / 600)
+    area = frame[..., 0].sum() / 255
+    assert area == pytest.approx(math.pi * radius**2, rel=0.02, abs=0.05)
+    shares = frame[..., 0] / frame[..., 0].sum()
+    assert shares.sum(0) @ (np.arange(width) + 0.5) == pytest.approx(width / 2, abs=0.05)
+    assert shares.sum(1) @ (np.arange(height) + 0.5) == pytest.approx(height / 2, abs=0.05)
+
+
+def test_the_background_may_be_chosen(ball, make_state):
+    frame = make(ball, background_color=(0.9, 0.85, 0.7)).render(make_state(0.0, 0.0))
+    assert frame[0, 0].tolist() == SAND
+    with pytest.raises(DrawingError, match=r"`background_color`.*got 'blue'"):
+        PygameRendererPlugin(background_color="blue")
+
+
+def test_the_background_is_white_if_nobody_says(make_state):
+    view = SimpleNamespace(transform=SimpleNamespace(width=8, height=6, scale=1, offset=(0, 0)))
+    env = SimpleNamespace(default_renderer=lambda: view, render=lambda state, renderer: None)
+    assert make(env).render(make_state(0, 0)).min() == 255
+
+
+def test_pictures_move_with_the_state_and_with_nothing_else(ball, make_state):
+    renderer = make(ball)
+    first = renderer.render(make_state(0.0, 0.0))
+    moved = renderer.render(make_state(0.01, 0.0))  # a tenth of a pixel
+    again = renderer.render(make_state(0.0, 0.0))
+    assert first.std() > 1
+    assert np.abs(first.astype(int) - moved).max() > 10
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, make(ball).render(make_state(0.0, 0.0)))
+
+
+def test_every_frame_starts_empty(make_state):
+    class Trail:
+        def default_renderer(self):
+            return CartPole().default_renderer()
+
+        def render(self, state, renderer):
+            renderer.draw_circle((state.x, state.y), 0.5, (0, 0, 0))
+
+    renderer = make(Trail())
+    renderer.render(make_state(-1.0, 1.0))
+    expected = make(Trail()).render(make_state(1.0, 1.0))
+    np.testing.assert_array_equal(renderer.render(make_state(1.0, 1.0)), expected)
+
+
+def test_select_gives_the_whole_state():
+    state = cart_pole(0.0, 0.0)
+    assert make(CartPole()).select(state) is state
+
+
+def test_a_state_of_nan_is_an_error_and_the_next_frame_is_well(ball, make_state):
+    renderer = make(ball)
+    expected = renderer.render(make_state(0.0, 0.0))
+    with pytest.raises(DrawingError, match=r"`center` of `draw_circle` must be finite.*nan"):
+        renderer.render(make_state(math.nan, 0.0))
+    np.testing.assert_array_equal(renderer.render(make_state(0.0, 0.0)), expected)
+
+
+def test_a_default_renderer_without_a_transform_is_an_error(make_state):
+    env = SimpleNamespace(default_renderer=dict, render=lambda state, renderer: None)
+    with pytest.raises(DrawingError, match=r"`default_renderer\(\)` of `SimpleNamespace`.*got {}"):
+        make(env).render(make_state(0.0, 0.0))
+
+
+def test_what_the_environment_raises_comes_through(make_state):
+    def render(state, renderer):
+        raise KeyError("no sprite")
+
+    env = SimpleNamespace(default_renderer=CartPole().default_renderer, render=render)
+    with pytest.raises(KeyError, match="no sprite"):
+        make(env).render(make_state(0.0, 0.0))
+
+
+def test_environments_may_compute_with_jax(make_state):
+    class Jax:
+        def default_renderer(self):
+            view = CartPole().default_renderer().transform
+            return SimpleNamespace(
+                transform=SimpleNamespace(
+                    width=jnp.asarray(view.width),
+                    height=jnp.asarray(view.height),
+                    scale=jnp.asarray(view.scale),
+                    offset=jnp.asarray(view.offset),
+                    y_up=True,
+                ),
+                background_color=SimpleNamespace(r=jnp.ones(()), g=jnp.ones(()), b=jnp.zeros(())),
+            )
+
+        def render(self, state, renderer):
+            renderer.draw_circle(jnp.stack([state.x, state.y]), jnp.sqrt(0.25), jnp.zeros(3))
+
+    frame = make(Jax()).render(make_state(0.0, 1.0))
+    assert frame[0, 0].tolist() == [255, 255, 0]
+    assert frame[28, 40].tolist() == [0, 0, 0]
+
+
+def test_closing_twice_before_and_after_drawing(ball, make_state):
+    renderer = make(ball)
+    renderer.close()
+    renderer.close()
+    expected = renderer.render(make_state(0.0, 0.0))
+    renderer.close()
+    renderer.close()
+    np.testing.assert_array_equal(renderer.render(make_state(0.0, 0.0)), expected)
+
+
+def test_a_hundred_in_a_row(ball, make_state):
+    descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0  # noqa: PTH208
+    frames = set()
+    for _ in range(100):
+        renderer = make(ball)
+        frames.add(renderer.render(make_state(0.5, 0.5)).tobytes())
+        renderer.close()
+    assert len(frames) == 1
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 1  # noqa: PTH208
+
+
+def test_other_threads_draw_the_same(ball, make_state):
+    states = [make_state(x, 0.5) for x in (-1.0, 0.0, 1.0)]
+    expected = [make(ball).render(state) for state in states]
+    with ThreadPoolExecutor(3) as pool:
+        renderers = list(pool.map(make, [ball] * 3))
+        for _ in range(5):
+            frames = pool.map(PygameRenderer.render, renderers, states)
+            for frame, known in zip(frames, expected, strict=True):
+                np.testing.assert_array_equal(frame, known)
+
+
+@pytest.mark.parametrize("library", [pickle, cloudpickle])
+def test_pickled_after_drawing_it_draws_the_same(library):
+    renderer = make(CartPole())
+    expected = renderer.render(cart_pole(0.5, 0.1))
+    assert len(library.dumps(renderer)) < 2000
+    copy = library.loads(library.dumps(renderer))
+    np.testing.assert_array_equal(copy.render(cart_pole(0.5, 0.1)), expected)
+
+
+def test_nothing_of_pygame_is_left_running(ball, make_state, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "no_such_driver")
+    monkeypatch.delenv("SDL_AUDIODRIVER", raising=False)
+    before = dict(os.environ)
+    make(ball).render(make_state(0.0, 0.0))
+    assert dict(os.environ) == before
+    pygame = load_pygame()
+    assert not pygame.get_init()
+    assert not pygame.display.get_init()
+    assert not pygame.mixer.get_init()
+    assert pygame.display.set_mode.__module__ == "pygame.display"
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "angle"), [("cart_pole_left", -1.2, -0.19), ("cart_pole_right", 0.7, 0.1)]
+)
+def test_the_cart_pole_looks_as_when_somebody_looked(golden, name, position, angle):
+    golden(make(CartPole(), 160, 120).render(cart_pole(position, angle)), name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -133,17 +135,32 @@ def test_close_from_another_thread_keeps_what_was_logged(tmp_path: Path) -> None
 
 def test_a_copy_knows_the_run_as_long_as_it_is_there(tmp_path: Path) -> None:
     metrics = MetricsCallback("a", log_dir=tmp_path, backends=[])
-    copy = jax.tree.map(lambda leaf: leaf, metrics)
-    assert copy.run is metrics.run
-    copy.close()
+    other = jax.tree.map(lambda leaf: leaf, metrics)
+    assert other.run is metrics.run
+    other.close()
     with pytest.raises(ClosedError, match="run `a` is closed"):
         metrics.flush()
-    copy.close()
-    handle = int(copy._handle)
+    other.close()
+    handle = int(other._handle)
     del metrics
     with pytest.raises(ClosedError, match=f"run with handle {handle} is closed: construct a new"):
-        copy.flush()
-    copy.close()
+        other.flush()
+    other.close()
+
+
+def test_a_copied_train_state_logs_to_the_same_run(tmp_path: Path) -> None:
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        for step, one in enumerate([copy.copy(metrics), *copy.deepcopy([metrics])]):
+            one.log(step, {"x": 1})
+    assert memory.steps() == [0, 1]
+
+
+def test_it_is_no_part_of_a_pickled_checkpoint(tmp_path: Path) -> None:
+    with (
+        logging_to_memory(tmp_path) as (metrics, _),
+        pytest.raises(MetriplexError, match="can't be pickled: leave it out"),
+    ):
+        pickle.dumps(metrics)
 
 
 def test_two_runs_at_once_are_two(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def check_positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_hparams(hparams: Any) -> Mapping[str, Any]:
+def check_hparams(hparams: Any) -> Any:
     """Gives back what has names for its values; None is empty.
 
     Raises:

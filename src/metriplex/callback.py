@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from _typeshed import DataclassInstance
+
     from metriplex.episodes import AxisName
     from metriplex.state import Config, MetricsState
 
@@ -69,7 +71,7 @@ class MetricsCallback(RunOwner):
         log_dir: Where the run's directory is made.
         backends: What the run is logged to: names of installed backends, `{name: options}`,
             backend objects, or a list of these. None: TensorBoard.
-        hparams: Hyper-parameters, logged once; may be nested.
+        hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length
             of the episodes that finished since the last record.
@@ -121,7 +123,7 @@ class MetricsCallback(RunOwner):
         log_dir: str | os.PathLike[str] = "logs",
         *,
         backends: object = None,
-        hparams: Mapping[str, Any] | None = None,
+        hparams: Mapping[str, Any] | DataclassInstance | None = None,
         total_steps: int | None = None,
         episode_stats: bool = False,
         reduce: Literal["mean"] | None = None,
@@ -301,6 +303,9 @@ class MetricsCallback(RunOwner):
 
     def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
         """Logs scalars at a step of the caller's own: from a Python loop, or inside compiled code.
+
+        Outside of compiled code they are logged at once, so before what programs that are still
+        running log; call `flush` first where that order matters.
 
         Args:
             step: Environment steps taken so far, or whatever the x axis is; not negative.

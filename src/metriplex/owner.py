@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import jax
 import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from _typeshed import DataclassInstance
 
     from metriplex.run import Run
 
@@ -77,7 +79,7 @@ class RunOwner(abc.ABC):
         """The run's directory."""
         return self.run.info.directory
 
-    def log_hparams(self, hparams: Mapping[str, Any]) -> None:
+    def log_hparams(self, hparams: Mapping[str, Any] | DataclassInstance) -> None:
         """Logs hyper-parameters, outside of compiled functions.
 
         Args:
@@ -165,6 +167,18 @@ class RunOwner(abc.ABC):
     def deliveries(self) -> tuple[Delivery, ...]:
         """For each backend, how many records it was given and how many it missed."""
         return self.run.deliveries()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copied train state logs to the same run
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise MetriplexError(
+            f"{self!r} is an open run of this process and can't be pickled: leave it out of the "
+            f"checkpoint, and construct a new callback where that is read"
+        )
 
     def __enter__(self) -> Self:
         self._host_run("with")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -20,6 +21,12 @@ class TrainState(NamedTuple):
     metrics: metriplex.MetricsCallback
     metrics_state: metriplex.MetricsState
     opt_state: optax.OptState
+
+
+@final
+@dataclass(frozen=True)
+class Hyperparameters:
+    rate: float = 3e-4
 
 
 @final
@@ -71,6 +78,8 @@ def main() -> None:
     delivered: int = metrics.deliveries()[0].delivered
     directory: Path = metrics.directory
     print(delivered, directory.name)
+
+    metriplex.MetricsCallback(hparams=Hyperparameters()).log_hparams(Hyperparameters())
 
     pattern: metriplex.MetricsCallback = metriplex.TensorBoardCallback(None, "env", "policy", 0.5)
     pattern.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 
 import cloudpickle
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from metriplex_pygame import PygameRenderer
-from metriplex_pygame.sdl import load_pygame
+from metriplex_pygame.sdl import load_pygame, nothing_opens
 
 RENDER = """
 import hashlib, os, sys, threading
@@ -111,8 +112,39 @@ import os, sys
 before = dict(os.environ)
 import metriplex_pygame
 assert "pygame" not in sys.modules
-from metriplex_pygame.sdl import load_pygame
+from metriplex_pygame.sdl import load_pygame, nothing_opens
 assert not load_pygame().get_init() and not load_pygame().display.get_init()
 assert dict(os.environ) == before, set(os.environ) ^ set(before)
 """
     assert python(program, DISPLAY=":63") == ""
+
+
+def test_only_the_variables_of_sdl_and_pygame_are_restored(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+    monkeypatch.setenv("OTHER", "before")
+    with nothing_opens():
+        assert os.environ["SDL_VIDEODRIVER"] == os.environ["SDL_AUDIODRIVER"] == "dummy"
+        monkeypatch.setenv("OTHER", "within")
+        os.environ["SDL_HINT"] = "within"
+        del os.environ["SDL_VIDEODRIVER"]
+    assert os.environ["SDL_VIDEODRIVER"] == "x11"
+    assert "SDL_HINT" not in os.environ
+    assert os.environ["OTHER"] == "within"
+
+
+def test_pygame_is_stopped_after_an_error_too():
+    pygame = load_pygame()
+    set_mode = pygame.display.set_mode
+
+    def start_and_fail():
+        with nothing_opens():
+            pygame.init()
+            assert pygame.display.get_driver() == "dummy"
+            assert pygame.display.set_mode((4, 3)).get_size() == (4, 3)
+            assert pygame.display.get_surface() is None
+            raise KeyError("failed")
+
+    with pytest.raises(KeyError, match="failed"):
+        start_and_fail()
+    assert not pygame.get_init()
+    assert pygame.display.set_mode is set_mode

@@ -8,7 +8,7 @@ theorem).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from metriplex_pygame.arguments import Pixels
 
 
+@final
 class Mask(NamedTuple):
     """The pixels that a shape touches.
 
@@ -104,19 +105,22 @@ def cover_box(center: Pixels, size: Pixels, width: int, height: int) -> Mask | N
 def _cut(edges: Pixels, axis: int, size: int) -> Pixels:
     """Cuts segments `[number, 2, 2]` at the whole numbers 0 to `size` of one coordinate."""
     start, stop = edges[:, 0, axis], edges[:, 1, axis]
-    span = stop - start
-    backward = span < 0
-    first = np.minimum(np.maximum(np.floor(np.minimum(start, stop)) + 1, 0), size + 1)
-    last = np.minimum(np.maximum(np.ceil(np.maximum(start, stop)) - 1, -1), size)
-    cuts = np.maximum(last - first + 1, 0).astype(int)
+    backward = stop < start
+    low = np.maximum(np.floor(np.minimum(start, stop)) + 1, 0)
+    high = np.minimum(np.ceil(np.maximum(start, stop)) - 1, size)
+    cuts = np.maximum(high - low + 1, 0).astype(int)
 
+    last = np.cumsum(cuts + 1) - 1
+    first = last - cuts
     edge = np.repeat(np.arange(len(edges)), cuts + 1)
-    number = np.arange(len(edge)) - np.repeat(np.cumsum(cuts + 1) - cuts - 1, cuts + 1)
-    sign = np.where(backward, -1.0, 1.0)[edge]
-    nearest = np.where(backward, last, first)[edge] - start[edge]
-    length = np.where(span == 0, 1.0, span)[edge]
-    begin = np.where(number == 0, 0.0, (nearest + sign * (number - 1)) / length)
-    end = np.where(number == cuts[edge], 1.0, (nearest + sign * number) / length)
-    return edges[edge, :1] + np.stack([begin, end], 1)[:, :, None] * (
-        edges[edge, 1:] - edges[edge, :1]
-    )
+    number = np.arange(len(edge)) - first[edge]
+    length = np.where(start == stop, 1.0, stop - start)
+    nearest = (np.where(backward, high, low) - start) / length
+    along = nearest[edge] + number * (1 / np.abs(length))[edge]
+    along[last] = 1.0
+
+    pieces = np.empty((len(edge), 2, 2))
+    pieces[:, 1] = edges[edge, 0] + along[:, None] * (edges[:, 1] - edges[:, 0])[edge]
+    pieces[1:, 0] = pieces[:-1, 1]
+    pieces[first, 0] = edges[:, 0]
+    return pieces

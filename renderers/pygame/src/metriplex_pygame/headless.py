@@ -65,7 +65,8 @@ class HeadlessPygameRenderer:
         self.width = check_size("width", width)
         self.height = check_size("height", height)
         self.background_color = background_color
-        self.transform = Transform.like(transform or Transform(self.width, self.height))
+        default = Transform(self.width, self.height)
+        self.transform = default if transform is None else Transform.like(transform)
         self.pixel_ratio = pixel_ratio
         self._background = read_color(
             "HeadlessPygameRenderer", "background_color", background_color

@@ -7,14 +7,15 @@ import functools
 import os
 import threading
 import warnings
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from types import ModuleType
 
 _lock = threading.RLock()
 _HIDDEN = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+_PREFIXES = ("SDL_", "PYGAME_")
 _SUBSYSTEMS = ("display", "font", "joystick", "mixer")
 
 
@@ -40,7 +41,8 @@ def nothing_opens() -> Generator[None]:
     """
     pygame = load_pygame()
     with _lock, _environment(_HIDDEN):
-        modules = [getattr(pygame, name) for name in _SUBSYSTEMS]
+        found = [getattr(pygame, name, None) for name in _SUBSYSTEMS]
+        modules = [module for module in found if isinstance(module, ModuleType)]
         stopped = [module for module in modules if not module.get_init()]
         was_running, set_mode = pygame.get_init(), pygame.display.set_mode
         pygame.display.set_mode = _off_screen
@@ -75,11 +77,16 @@ def _off_screen(size: Any = (0, 0), *_: object, **__: object) -> Any:
 
 @contextlib.contextmanager
 def _environment(changes: dict[str, str]) -> Generator[None]:
-    before = dict(os.environ)
+    """Changes `os.environ`, and afterwards restores all that is SDL's or pygame's."""
+    before = _variables()
     os.environ.update(changes)
     try:
         yield
     finally:
-        for name in os.environ.keys() - before.keys():
+        for name in _variables().keys() - before.keys():
             del os.environ[name]
-        os.environ.update({name: before[name] for name in changes if name in before})
+        os.environ.update(before)
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}

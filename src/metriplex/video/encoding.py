@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, final
@@ -96,7 +97,7 @@ class ClipEncoder:
         self._count = 0
         self._shape: tuple[int, int, int] | None = None
         self._encoder: Encoder | None = None
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: Path | None = None
 
     def write(self, frame: np.ndarray) -> None:
         """Takes the next frame.
@@ -111,8 +112,9 @@ class ClipEncoder:
         try:
             if self._encoder is None:
                 self._shape = (height, width, channels)
-                self._directory = tempfile.TemporaryDirectory(prefix="metriplex-")
-                self._encoder = self._start(width, height, Path(self._directory.name))
+                # Not a `TemporaryDirectory`: the interpreter's exit would remove it under a thread.
+                self._directory = Path(tempfile.mkdtemp(prefix="metriplex-"))
+                self._encoder = self._start(width, height, self._directory)
             if self._timing.shows(self._count):
                 self._encoder.write(frame)
         except OSError as error:
@@ -141,7 +143,7 @@ class ClipEncoder:
         if self._encoder is not None:
             self._encoder.close()
         if self._directory is not None:
-            self._directory.cleanup()
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

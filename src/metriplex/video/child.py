@@ -1,0 +1,105 @@
+"""The drawing process: `python -m metriplex.video.child JOBS REPLIES DIRECTORY PARENT`.
+
+It is sent a renderer, then job after job, on the descriptor JOBS, and answers on REPLIES: for each
+job numbers (how many frames are drawn), then the `RenderResult`. It ends when nobody can send it
+jobs any more, and takes DIRECTORY, where its temporary files are, along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING, final
+
+from metriplex.errors import VideoError
+from metriplex.video import messages
+from metriplex.video.drawing import draw_clip, failed
+from metriplex.video.jobs import RenderJob
+
+if TYPE_CHECKING:
+    from metriplex.rendering import Renderer
+    from metriplex.video.jobs import RenderResult
+
+_LOOK_UP_SECONDS = 5.0
+"""How often the parent is looked for: other children of it may hold JOBS open."""
+
+
+def main(jobs: int, replies: int, directory: str, parent: int) -> None:
+    """Draws until there is nothing more to come.
+
+    Args:
+        jobs: Descriptor to read from.
+        replies: Descriptor to write to.
+        directory: Removed at the end.
+        parent: Process to which all this is of use.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when drawing ends
+        signal.signal(number, signal.SIG_IGN)
+    artist = None
+    try:
+        _wait(jobs, parent)
+        artist = _Artist(messages.read(jobs), replies)
+        while True:
+            _wait(jobs, parent)
+            messages.write(replies, artist.draw(messages.read(jobs)))
+    except (EOFError, BrokenPipeError):
+        pass
+    finally:
+        if artist is not None:
+            artist.rest()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@final
+class _Artist:
+    """Holds the renderer, and makes a new one after each failure: its state is anyone's guess."""
+
+    def __init__(self, pickled: bytes, replies: int) -> None:
+        self._pickled = pickled
+        self._replies = replies
+        self._renderer: Renderer | None = None
+
+    def draw(self, pickled_job: bytes) -> RenderResult:
+        job = RenderJob("unknown", 0, 1.0, (), None)
+        try:
+            job = pickle.loads(pickled_job)  # noqa: S301 - our parent's
+            self._renderer = self._renderer or pickle.loads(self._pickled)  # noqa: S301
+        except Exception as error:  # noqa: BLE001 - importing a user's module may raise anything
+            reason = VideoError(
+                f"the renderer can't be sent to the drawing process: what it needs can't be "
+                f"imported there (`{type(error).__name__}: {error}`). Install it, or draw in the "
+                f'training process with `video_worker="thread"`'
+            )
+            reason.__cause__ = error
+            return failed(job, reason)
+        result = draw_clip(self._renderer, job, self._tell)
+        if result.error is not None:
+            self.rest()
+        return result
+
+    def rest(self) -> None:
+        if self._renderer is not None:
+            with contextlib.suppress(Exception):
+                self._renderer.close()
+        self._renderer = None
+
+    def _tell(self, frames: int) -> None:
+        messages.write(self._replies, frames)
+
+
+def _wait(descriptor: int, parent: int) -> None:
+    while not select.select([descriptor], [], [], _LOOK_UP_SECONDS)[0]:
+        if os.getppid() != parent:
+            raise EOFError
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    sys.stdout.flush()
+    # Without the interpreter's own end, at which libraries of GL crash now and then.
+    os._exit(0)

@@ -1,0 +1,140 @@
+"""Drawing a clip, in a process of its own or in a thread: states in, encoded files out."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import threading
+import traceback
+from typing import TYPE_CHECKING, final
+
+from metriplex.errors import VideoError
+from metriplex.video.encoding import Clip, ClipEncoder
+from metriplex.video.jobs import RenderJob, RenderResult, count_frames, frame_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from metriplex.rendering import Renderer
+
+CLOSED = "the run was closed before the clip was done"
+
+
+def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None]) -> RenderResult:
+    """Draws and encodes one clip, a frame at a time.
+
+    Args:
+        renderer: Draws.
+        job: What to draw.
+        progress: Called with the number of frames so far before each frame and while the files are
+            finished. What it raises ends the clip.
+
+    Returns:
+        The result; whatever the renderer or an encoder raises is told there. A format that fails
+        leaves the others alone.
+    """
+    label = job.without_states()
+    errors: dict[str, Exception] = {}
+    clips: dict[str, Clip] = {}
+    try:
+        count = count_frames(job.selected)
+        with contextlib.ExitStack() as stack:
+            encoders = {
+                format_: stack.enter_context(ClipEncoder(fps=job.fps, format=format_))
+                for format_ in job.formats
+            }
+            for index in range(count):
+                progress(index)
+                frame = _render(renderer, job, index, count)
+                for format_ in [name for name in encoders if name not in errors]:
+                    try:
+                        encoders[format_].write(frame)
+                    except Exception as error:  # noqa: BLE001 - told in the result
+                        errors[format_] = error
+                if len(errors) == len(encoders):
+                    break
+            for format_ in [name for name in encoders if name not in errors]:
+                progress(count)
+                try:
+                    clips[format_] = encoders[format_].finish()
+                except Exception as error:  # noqa: BLE001 - told in the result
+                    errors[format_] = error
+    except BaseException as error:  # noqa: BLE001 - a renderer may raise anything, SystemExit too
+        return failed(label, error)
+    if not errors:
+        return RenderResult(label, clips)
+    missing = " and no ".join(name for name in job.formats if name in errors)
+    reasons = "; ".join(dict.fromkeys(map(_reason, errors.values())))
+    details = "\n".join(map(_text, errors.values()))
+    return RenderResult(label, clips, f"no {missing}: {reasons}", details)
+
+
+def failed(job: RenderJob, error: BaseException) -> RenderResult:
+    """The result of a job that an exception ended.
+
+    Args:
+        job: The job.
+        error: A `VideoError` tells the reason by itself; the type of any other one is named.
+    """
+    return RenderResult(job.without_states(), error=_reason(error), details=_text(error))
+
+
+def _render(renderer: Renderer, job: RenderJob, index: int, count: int) -> np.ndarray:
+    try:
+        return renderer.render(frame_at(job.selected, index))
+    except BaseException as error:
+        raise VideoError(
+            f"the renderer raised `{type(error).__name__}: {error}` at frame {index} of {count}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+class Drawer(abc.ABC):
+    """Draws jobs one after another, on the worker's thread."""
+
+    @abc.abstractmethod
+    def draw(self, job: RenderJob) -> RenderResult:
+        """Draws a clip; never raises. Blocks until it is done, hopeless, or `stop` was called."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Makes `draw`, now and later, return as soon as it can; called from another thread."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Releases everything; never raises, and is the last call."""
+
+
+@final
+class ThreadDrawer(Drawer):
+    """Draws in this process, for renderers that can't be sent to another one."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._stopped = threading.Event()
+
+    def draw(self, job: RenderJob) -> RenderResult:
+        """See `Drawer.draw`; notices `stop` only between two frames."""
+        return draw_clip(self._renderer, job, self._check)
+
+    def stop(self) -> None:
+        """See `Drawer.stop`."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """See `Drawer.close`."""
+        with contextlib.suppress(Exception):
+            self._renderer.close()
+
+    def _check(self, _frames: int) -> None:
+        if self._stopped.is_set():
+            raise VideoError(CLOSED)

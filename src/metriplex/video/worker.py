@@ -1,0 +1,212 @@
+"""The render worker: clips are drawn and encoded one after another, away from training."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import math
+import threading
+from typing import TYPE_CHECKING, final
+
+from metriplex.errors import ConfigurationError, VideoError
+from metriplex.video.drawing import CLOSED, Drawer, ThreadDrawer, failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from metriplex.rendering import Renderer
+    from metriplex.video.jobs import RenderJob, RenderResult
+
+logger = logging.getLogger("metriplex")
+
+MODES = ("process", "thread")
+
+_GRACE_SECONDS = 10.0
+"""How long `close` waits for the thread after it gave up on the clips."""
+
+
+@final
+class RenderWorker:
+    """Draws jobs in the background, in the order in which they came.
+
+    One thread of this process talks to one drawing process, which does all the work and is started
+    at the first job; with `mode="thread"` the thread does the work itself. Jobs that wait are few:
+    when another one comes, the oldest is dropped, so that the newest clip is always made.
+
+    No method raises because of a renderer, an encoder or the process. `close` must be called before
+    the interpreter ends: a thread that draws at its end would crash it.
+
+    Attributes:
+        dropped: Jobs that were dropped because others were waiting.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        *,
+        on_result: Callable[[RenderResult], None],
+        mode: str = "process",
+        nice: int = 19,
+        timeout_secs: float = 120.0,
+        backlog: int = 2,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepares; starts nothing before the first job.
+
+        Args:
+            renderer: Draws the states. It is pickled here and now, and the drawing process makes a
+                new one of that after each failure. With `mode="thread"` it is used as it is.
+            on_result: Called with the result of every job, once each, from the worker's thread (for
+                a job that comes too late, from the thread that submits it). What it raises is
+                logged.
+            mode: `process` or `thread`.
+            nice: Niceness of the drawing process, 0 (like training) to 19 (only when nothing else
+                wants the processor). For a thread it has no meaning.
+            timeout_secs: Seconds without a new frame after which the drawing process is ended; the
+                first frame includes its start. For a thread it has no meaning.
+            backlog: How many jobs may wait while one is drawn, at least 1.
+            environment: Variables for the drawing process alone, such as `MUJOCO_GL`.
+
+        Raises:
+            ConfigurationError: The renderer can't be pickled, cloudpickle is not installed, or
+                another argument is not usable.
+        """
+        if mode not in MODES:
+            raise ConfigurationError(f"`video_worker` must be one of {MODES}; got {mode!r}")
+        if backlog < 1 or not 0 < timeout_secs < math.inf:
+            raise ConfigurationError(
+                f"`backlog` must be at least 1 and `timeout_secs` a positive number; got {backlog} "
+                f"and {timeout_secs}"
+            )
+        self._drawer: Drawer
+        if mode == "thread":
+            self._drawer = ThreadDrawer(renderer)
+        else:
+            self._drawer = _process_drawer(renderer, nice, timeout_secs, environment or {})
+        self._on_result = on_result
+        self._backlog = backlog
+        self._waiting: collections.deque[RenderJob] = collections.deque()
+        self._refused: collections.deque[RenderResult] = collections.deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+
+    def submit(self, job: RenderJob) -> None:
+        """Takes a job; never blocks, never raises.
+
+        Args:
+            job: The job. Its arrays must not be changed afterwards.
+        """
+        with self._changed:
+            if not self._closing and self._started():
+                self._waiting.append(job)
+                if len(self._waiting) > self._backlog:
+                    self._drop(self._waiting.popleft())
+                self._changed.notify_all()
+                return
+        self._report(failed(job, VideoError("the run was closed before the clip was asked for")))
+
+    def flush(self, timeout: float) -> bool:
+        """Waits until every job has its result.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Returns:
+            Whether there is none left.
+        """
+        with self._changed:
+            return self._changed.wait_for(self._idle, timeout)
+
+    def close(self, timeout: float) -> None:
+        """Waits for the clips that were asked for, then ends the thread and the drawing process.
+
+        Every job has had its result when this returns, unless the renderer of a thread hangs. May
+        be called twice, and at the interpreter's exit.
+
+        Args:
+            timeout: Seconds after which clips that are still not done are given up.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+            in_time = self._changed.wait_for(self._idle, timeout) if thread else True
+            if not in_time:
+                self._refused += [failed(job, VideoError(CLOSED)) for job in self._waiting]
+                self._waiting.clear()
+        if not in_time:
+            self._drawer.stop()
+        if thread is None or thread is threading.current_thread():
+            return
+        thread.join(_GRACE_SECONDS)
+        if thread.is_alive():
+            logger.error("the renderer hangs: its thread is still drawing, and is left behind")
+
+    def _started(self) -> bool:
+        """Makes sure that there is a thread; at the interpreter's exit there can't be a new one."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="metriplex-video", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
+
+    def _drop(self, job: RenderJob) -> None:
+        self.dropped += 1
+        reason = (
+            f"it was dropped, as newer clips waited to be drawn ({self.dropped} in all): drawing "
+            f"takes longer than `video_interval` iterations"
+        )
+        self._refused.append(failed(job, VideoError(reason)))
+
+    def _idle(self) -> bool:
+        return not (self._waiting or self._refused or self._busy)
+
+    def _work(self) -> None:
+        try:
+            while self._next():
+                pass
+        finally:
+            self._drawer.close()
+
+    def _next(self) -> bool:
+        """Gives one job its result; False if there will be no more."""
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting or self._refused or self._closing)
+            if self._idle():
+                return False
+            self._busy = True
+            result = self._refused.popleft() if self._refused else None
+            job = None if result else self._waiting.popleft()
+        if job is not None:
+            result = self._drawer.draw(job)
+        if result is not None:
+            self._report(result)
+        return True
+
+    def _report(self, result: RenderResult) -> None:
+        try:
+            self._on_result(result)
+        except Exception:
+            logger.exception("the result of a clip could not be handed on")
+
+
+def _process_drawer(
+    renderer: Renderer, nice: int, timeout_secs: float, environment: Mapping[str, str]
+) -> Drawer:
+    try:
+        from metriplex.video.process import ProcessDrawer
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"videos are drawn in a process of their own, which needs `{error.name}`: "
+            f"`pip install 'metriplex[video]'`, or draw in the training process with "
+            f'`video_worker="thread"`'
+        ) from error
+    return ProcessDrawer(renderer, nice=nice, timeout_secs=timeout_secs, environment=environment)

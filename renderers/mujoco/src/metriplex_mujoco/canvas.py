@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from metriplex_mujoco.context import current, import_mujoco, open_context
+from metriplex import ClosedError, ConfigurationError
+from metriplex_mujoco.context import import_mujoco, open_context
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from metriplex_mujoco.view import View
+
+_FRAME_SECS = 10.0
+"""The longest that `close` waits for a frame."""
 
 _open: weakref.WeakSet[Canvas] = weakref.WeakSet()
 
@@ -25,10 +31,13 @@ class Canvas:
 
     Args:
         backend: The module of `mujoco` whose `GLContext` is used.
-        model: A `mujoco.MjModel` of its own: it is changed.
+        model: A `mujoco.MjModel` that is the canvas's own: it is changed.
         width: Pixels.
         height: Pixels.
         view: How to look at it.
+
+    Raises:
+        metriplex.ConfigurationError: A frame buffer of this size can't be made.
     """
 
     def __init__(self, backend: str, model: Any, width: int, height: int, view: View) -> None:
@@ -36,6 +45,8 @@ class Canvas:
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         view.configure_model(model)
         self._model = model
+        self._data = mujoco.MjData(model)
+        self._shows_forces = view.shows_forces(model)
         self._rect = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
         self._option = view.make_option()
@@ -44,43 +55,77 @@ class Canvas:
         self._scene = mujoco.MjvScene(model, maxgeom=10_000 + 2 * model.ngeom + model.nsite)
         view.configure_scene(self._scene)
         self._lock = threading.Lock()
+        self._closing = False
         self._buffers: Any = None
         self._context: Any = open_context(backend)
         _close_at_exit()
         _open.add(self)
-        with current(self._context):
-            self._buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        with self._context.as_current():
+            try:
+                self._buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            except mujoco.FatalError as error:
+                raise ConfigurationError(
+                    f"no frame buffer of {width} x {height} pixels can be made for MuJoCo with "
+                    f"{backend.upper()}: {error}. Ask for smaller frames"
+                ) from error
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._buffers)
 
-    def draw(self, data: Any) -> np.ndarray:
+    def draw(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """One frame.
 
         Args:
-            data: A `mujoco.MjData` whose positions have been computed.
+            arrays: Fields of a `mujoco.MjData`, for example `qpos`; others are as in the model.
 
         Returns:
             A new array, uint8 `[height, width, 3]`.
+
+        Raises:
+            metriplex.ClosedError: The canvas is closed, by another thread or because the program
+                ends.
         """
         mujoco = self._mujoco
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        # All of MuJoCo is inside the lock: Python ends a daemon thread wherever it comes back from
+        # a call that let others run, and to end it in MuJoCo's C++ crashes the program.
         with self._lock:
+            if self._closing:
+                raise ClosedError("the MuJoCo renderer was closed, or the program is ending")
+            self._set_state(arrays)
             mujoco.mjv_updateScene(
-                self._model, data, self._option, None, self._camera, everything, self._scene
+                self._model, self._data, self._option, None, self._camera, everything, self._scene
             )
-            with current(self._context):
+            with self._context.as_current():
                 mujoco.mjr_render(self._rect, self._scene, self._buffers)
                 mujoco.mjr_readPixels(self._pixels, None, self._rect, self._buffers)
             return self._pixels[::-1].copy()  # OpenGL's first row is the lowest
 
+    def _set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        mujoco, model, data = self._mujoco, self._model, self._data
+        mujoco.mj_resetData(model, data)  # or pixels would depend on the frame before
+        for name, array in arrays.items():
+            getattr(data, name)[:] = array
+        if self._shows_forces:
+            mujoco.mj_forward(model, data)
+            return
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        mujoco.mj_flex(model, data)
+        mujoco.mj_tendon(model, data)
+
     def close(self) -> None:
-        """Frees the frame buffer and the context; does nothing the second time."""
-        if not self._lock.acquire(blocking=False):
-            return  # the program ends while a thread draws: to free what it uses would crash
+        """Frees the frame buffer and the context, after the frame that a thread may be drawing.
+
+        Does nothing the second time.
+        """
+        self._closing = True  # or a thread that draws all the time would get the lock first
+        if not self._lock.acquire(timeout=_FRAME_SECS):
+            return  # to free what a driver that hangs still uses would crash
         try:
             context, buffers = self._context, self._buffers
             self._context = self._buffers = None
             if buffers is not None:
-                with current(context):
+                with context.as_current():
                     buffers.free()
             if context is not None:
                 context.free()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from contextlib import AbstractContextManager
 
 
 @contextlib.contextmanager
@@ -38,26 +37,20 @@ def import_mujoco(backend: str | None = None) -> Any:
     Without `MUJOCO_GL`, `import mujoco` loads GLFW, which looks for a display; with one whose
     libraries are missing, it raises.
     """
-    with environment(MUJOCO_GL=None if "mujoco" in sys.modules else backend):
-        return importlib.import_module("mujoco")
+    if "mujoco" not in sys.modules:
+        # mujoco sets `PYOPENGL_PLATFORM` for good; PyOpenGL reads it only while it is imported.
+        with environment(MUJOCO_GL=backend, PYOPENGL_PLATFORM=None):
+            importlib.import_module("mujoco")
+    return sys.modules["mujoco"]
 
 
 def open_context(backend: str) -> Any:
     """Makes a `mujoco.<backend>.GLContext`, whatever `MUJOCO_GL` was when mujoco was imported."""
     import_mujoco(backend)
-    # mujoco sets `PYOPENGL_PLATFORM` for good; PyOpenGL reads it only while it is imported.
     with environment(PYOPENGL_PLATFORM=None):
         module = importlib.import_module(f"mujoco.{backend}")
     # MuJoCo draws into a frame buffer of its own: that of the context is never used.
     return module.GLContext(1, 1)
-
-
-def current(context: Any) -> AbstractContextManager[None]:
-    """The context is this thread's while the block runs; then the one before is again."""
-    if hasattr(context, "as_current"):
-        return context.as_current()
-    context.make_current()  # MuJoCo before 4.0: stays with this thread
-    return contextlib.nullcontext()
 
 
 def main(backend: str) -> None:
@@ -71,7 +64,7 @@ def main(backend: str) -> None:
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     context = open_context(backend)
-    with current(context):
+    with context.as_current():
         buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, buffers)
         scene = mujoco.MjvScene(model, maxgeom=10)

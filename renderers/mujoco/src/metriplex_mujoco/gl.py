@@ -147,8 +147,11 @@ def _run_probe(backend: str) -> Probe:
         return Probe(backend, True, done.stdout.strip())
     if done.returncode < 0:
         return Probe(backend, False, f"crashed with {signal.Signals(-done.returncode).name}")
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return Probe(backend, False, lines[-1].strip() if lines else f"exited {done.returncode}")
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"exited with {done.returncode}"
+    if last.startswith("AttributeError: 'NoneType'"):  # how PyOpenGL says it
+        last = f"its library is not installed ({last})"
+    return Probe(backend, False, last)
 
 
 def _candidates() -> tuple[str, ...]:

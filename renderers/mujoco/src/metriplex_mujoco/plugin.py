@@ -47,8 +47,8 @@ class MujocoRendererPlugin:
         self._options: dict[str, Any] = {
             "quality": quality,
             "camera": camera,
-            "flags": flags or {},
-            "groups": groups or {},
+            "flags": {} if flags is None else flags,
+            "groups": {} if groups is None else groups,
             "label": label,
             "frame": frame,
         }

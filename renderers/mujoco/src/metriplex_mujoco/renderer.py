@@ -27,7 +27,7 @@ class HeadlessMujocoRenderer(Renderer):
 
     Nothing of OpenGL is touched before the first `render`: until then the renderer can be pickled
     and drawn with in another process. `render` and `close` may be called from any thread, one
-    call after another; with MuJoCo before 4.0, from the thread of the first `render` only.
+    call after another.
 
     Args:
         model: A `mujoco.MjModel`. It is not changed, and must not be until the first `render`.
@@ -75,20 +75,18 @@ class HeadlessMujocoRenderer(Renderer):
         self._view = View.of_options(
             quality=quality,
             camera=camera,
-            flags=dict(flags or {}),
-            groups=dict(groups or {}),
+            flags={} if flags is None else flags,
+            groups={} if groups is None else groups,
             label=label,
             frame=frame,
         )
         self._view.make_option()  # names that MuJoCo doesn't know are errors here and now
         self._view.make_camera(model)
-        self._forces = self._view.shows_forces(model)
-        self._layout = Layout.of_model(model, forces=self._forces)
+        self._layout = Layout.of_model(model, forces=self._view.shows_forces(model))
         self._width = width
         self._height = height
         self._model: Any = model  # or its pickle
         self._canvas: Canvas | None = None
-        self._data: Any = None
         self._closed = False
 
     def select(self, state: Any) -> dict[str, Any]:
@@ -119,41 +117,26 @@ class HeadlessMujocoRenderer(Renderer):
         Raises:
             DrawingError: The arrays are of other shapes, or not finite.
             NoGLError: No OpenGL works here.
+            metriplex.ConfigurationError: OpenGL can't draw frames as large as this.
             metriplex.ClosedError: After `close`.
         """
         if self._closed:
             raise ClosedError("`render` was called after `close`: make a new renderer")
         arrays = self._layout.check(selected)
-        canvas = self._canvas if self._canvas is not None else self._open()
-        for name, array in arrays.items():
-            getattr(self._data, name)[:] = array
-        self._compute_positions()
-        return canvas.draw(self._data)
+        if self._canvas is None:
+            self._canvas = self._make_canvas()
+        return self._canvas.draw(arrays)
 
-    def _open(self) -> Canvas:
+    def _make_canvas(self) -> Canvas:
         backend = choose_backend()
-        mujoco = import_mujoco(backend)
+        import_mujoco(backend)
         model = pickle.loads(self._model) if isinstance(self._model, bytes) else self._model  # noqa: S301 - our own pickle
-        model = copy.copy(model)
-        self._data = mujoco.MjData(model)
-        self._canvas = Canvas(backend, model, self._width, self._height, self._view)
-        return self._canvas
-
-    def _compute_positions(self) -> None:
-        mujoco, model, data = import_mujoco(), self._data.model, self._data
-        if self._forces:
-            mujoco.mj_forward(model, data)
-            return
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_camlight(model, data)
-        mujoco.mj_flex(model, data)
-        mujoco.mj_tendon(model, data)
+        return Canvas(backend, copy.copy(model), self._width, self._height, self._view)
 
     def close(self) -> None:
         """Frees the GL context; may be called twice, and without a `render` before."""
         self._closed = True
-        canvas, self._canvas, self._data = self._canvas, None, None
+        canvas, self._canvas = self._canvas, None
         if canvas is not None:
             canvas.close()
 

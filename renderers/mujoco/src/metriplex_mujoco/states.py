@@ -28,14 +28,14 @@ class Layout:
             forces: Whether velocities and controls are needed, too.
         """
         shapes = {
-            "qpos": (int(model.nq),),
             "mocap_pos": (int(model.nmocap), 3),
             "mocap_quat": (int(model.nmocap), 4),
             "act": (int(model.na),),  # muscles are coloured by it
         }
         if forces:
             shapes |= {"qvel": (int(model.nv),), "ctrl": (int(model.nu),)}
-        return cls({name: shape for name, shape in shapes.items() if 0 not in shape})
+        present = {name: shape for name, shape in shapes.items() if 0 not in shape}
+        return cls({"qpos": (int(model.nq),), **present})
 
     def select(self, state: Any) -> dict[str, Any]:
         """Takes the arrays from a state, which may be traced.

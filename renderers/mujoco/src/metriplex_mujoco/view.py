@@ -66,11 +66,12 @@ class View:
                 f"of its attributes, or None; got {self.camera!r}"
             )
         for option in ("flags", "groups"):
-            if not isinstance(getattr(self, option), Mapping):
+            value = getattr(self, option)
+            if not isinstance(value, Mapping):
                 raise ConfigurationError(
-                    f"`{option}` of the MuJoCo renderer must be a mapping; "
-                    f"got {getattr(self, option)!r}"
+                    f"`{option}` of the MuJoCo renderer must be a mapping; got {value!r}"
                 )
+            object.__setattr__(self, option, dict(value))  # one that can be pickled
 
     @classmethod
     def of_options(cls, *, camera: CameraOption, **options: Any) -> View:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from memory import Memory, logging_to_memory
 from metriplex import ConfigurationError, LoggingError, MetricsCallback, MetriplexError, PluginError
+from metriplex import state as device
 from metriplex.arguments import check_count, check_hparams, check_step, check_where, make_config
 from metriplex.state import Config
 
@@ -162,6 +163,21 @@ CALLS: list[tuple[str, Call, list[str]]] = [
         ["`where` must be one bool", "[3]", "`.any()`"],
     ),
     (
+        "a gate of text",
+        lambda m: m.on_iteration(m.init(1), where="yes"),  # ty: ignore[invalid-argument-type] - the point
+        ["`where` must be one bool", "<U3"],
+    ),
+    (
+        "no state",
+        lambda m: m.on_step(None, jnp.zeros(1), jnp.zeros(1)),  # ty: ignore[invalid-argument-type] - the point
+        ["`state` must be what `init`", "got None", "metrics.init(num_envs)"],
+    ),
+    (
+        "a state of another callback",
+        lambda m: m.on_iteration(device.init(Config(buffer=3, episode_stats=True), 1, None)),
+        ["`episode_stats=True` and `buffer=3`", "has `episode_stats=False` and `buffer=0`", "init"],
+    ),
+    (
         "a tag that is no string",
         lambda m: m.on_iteration(m.init(1), training_log={3: 1.0}),
         ["got 3 (int)", "must be strings", "`str(key)`"],
@@ -201,7 +217,7 @@ CALLS: list[tuple[str, Call, list[str]]] = [
     ("float frames", lambda m: m.log_video("v", np.zeros((1, 2, 2, 3)), fps=1), ["`v`", "uint8"]),
     ("no fps", lambda m: m.log_video("v", frames(), fps=0), ["`fps`", "got 0", "`v`", "positive"]),
     ("a video's step", lambda m: m.log_video("v", frames(), fps=1, step=-2), ["`step`", "got -2"]),
-    ("hparams", lambda m: m.log_hparams(argparse.Namespace(a=1)), ["`hparams`", "`vars(args)`"]),  # ty: ignore[invalid-argument-type] - the point
+    ("hparams", lambda m: m.log_hparams(argparse.Namespace(a=1)), ["`hparams`", "`vars(args)`"]),
 ]  # fmt: skip
 
 

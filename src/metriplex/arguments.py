@@ -16,7 +16,7 @@ import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
 from metriplex.run import NonFinite
-from metriplex.state import Config
+from metriplex.state import Config, MetricsState
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -131,6 +131,27 @@ def check_step(step: Any) -> int:
     return number
 
 
+def check_state(config: Config, state: Any) -> None:
+    """Makes sure that a state is one of `init` of a callback that is configured like this one.
+
+    Raises:
+        LoggingError: It isn't.
+    """
+    if not isinstance(state, MetricsState):
+        raise LoggingError(
+            f"`state` must be what `init` and the methods after it return; got {state!r}: start "
+            f"with `state = metrics.init(num_envs)`, and carry it through the loop"
+        )
+    has_window = state.episodes.window is not None
+    rows = jnp.shape(state.buffer)[0]
+    if (has_window, rows) != (config.episode_stats, config.buffer):
+        raise LoggingError(
+            f"`state` was made for `episode_stats={has_window}` and `buffer={rows}`, and this "
+            f"callback has `episode_stats={config.episode_stats}` and `buffer={config.buffer}`: "
+            f"take the state from `init` of this callback"
+        )
+
+
 def check_where(where: Any) -> jax.Array | bool:
     """Gives back the gate of a record.
 
@@ -139,12 +160,13 @@ def check_where(where: Any) -> jax.Array | bool:
     """
     if isinstance(where, bool):
         return where
-    if jnp.shape(where) != ():
+    array = where if isinstance(where, jax.Array) else np.asarray(where)
+    if array.shape != () or not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)):
         raise LoggingError(
-            f"`where` must be one bool; got shape {list(jnp.shape(where))}: reduce it, for example "
-            f"with `.any()`"
+            f"`where` must be one bool; got {array.dtype} {list(array.shape)}: compare or reduce "
+            f"it, for example with `.any()`"
         )
-    return jnp.asarray(where, bool)
+    return jnp.asarray(array, bool)
 
 
 def join_ends(

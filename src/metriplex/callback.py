@@ -20,6 +20,7 @@ from metriplex.arguments import (
     check_count,
     check_hparams,
     check_positive,
+    check_state,
     check_step,
     check_where,
     join_ends,
@@ -38,8 +39,6 @@ from metriplex.training_log import flatten
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-
-    from _typeshed import DataclassInstance
 
     from metriplex.episodes import AxisName
     from metriplex.state import Config, MetricsState
@@ -123,7 +122,7 @@ class MetricsCallback(RunOwner):
         log_dir: str | os.PathLike[str] = "logs",
         *,
         backends: object = None,
-        hparams: Mapping[str, Any] | DataclassInstance | None = None,
+        hparams: object = None,
         total_steps: int | None = None,
         episode_stats: bool = False,
         reduce: Literal["mean"] | None = None,
@@ -208,6 +207,7 @@ class MetricsCallback(RunOwner):
     def on_training_start(self, state: MetricsState) -> MetricsState:
         """Marks the start of a training program; measures its first steps a second from here."""
         self._check_open()
+        check_state(self._config, state)
         return device.on_training_start(self._config, self._traced_handle(), state)
 
     def on_step(
@@ -236,6 +236,7 @@ class MetricsCallback(RunOwner):
                 `done` and `terminated`/`truncated` are given.
         """
         self._check_open()
+        check_state(self._config, state)
         return device.on_step(self._config, state, reward, join_ends(done, terminated, truncated))
 
     def on_iteration(
@@ -268,9 +269,11 @@ class MetricsCallback(RunOwner):
             The new state.
 
         Raises:
-            LoggingError: At trace time, naming the tag, if something can't be logged.
+            LoggingError: At trace time, naming the tag, if something can't be logged; or the state
+                is not of `init`.
         """
         self._check_open()
+        check_state(self._config, state)
         given = self._config.learning_rate
         if opt_state is not None or given is not None:
             _explain_unknown_rate(opt_state, given, training_log)
@@ -299,6 +302,7 @@ class MetricsCallback(RunOwner):
     def on_training_end(self, state: MetricsState) -> MetricsState:
         """Sends what is still buffered on the device, and marks the end of the program."""
         self._check_open()
+        check_state(self._config, state)
         return device.on_training_end(self._config, self._traced_handle(), state)
 
     def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:

@@ -77,6 +77,7 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
     return wrapper
 
 
+@final
 class _Slot(NamedTuple):
     """How one leaf of the arguments gets to the host function.
 

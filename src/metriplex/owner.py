@@ -21,11 +21,8 @@ from metriplex.records import Delivery, Text, Video
 from metriplex.tracing import is_tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
-
-    from _typeshed import DataclassInstance
 
     from metriplex.run import Run
 
@@ -79,7 +76,7 @@ class RunOwner(abc.ABC):
         """The run's directory."""
         return self.run.info.directory
 
-    def log_hparams(self, hparams: Mapping[str, Any] | DataclassInstance) -> None:
+    def log_hparams(self, hparams: object) -> None:
         """Logs hyper-parameters, outside of compiled functions.
 
         Args:

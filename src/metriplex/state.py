@@ -249,6 +249,7 @@ def make_row(
     present: Mapping[str, jax.Array],
     iteration: jax.Array,
 ) -> jax.Array:
+    """The lane's next row, uint32 `[words]`: values and presence by tag, at the state's step."""
     others = _axes(config, state)[1]
     header = {
         Header.RUN: run,

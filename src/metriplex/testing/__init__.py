@@ -1,0 +1,21 @@
+"""The contracts that plugins keep, as test classes to subclass; they need pytest.
+
+Whoever passes them works with metriplex: `RendererContract` is for renderers.
+"""
+
+from __future__ import annotations
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the contracts of `metriplex.testing` are pytest classes, and pytest is not installed: "
+        "`pip install 'metriplex[testing]'`",
+        name=error.name,
+    ) from error
+
+from metriplex.testing.renderers import RendererContract
+
+del pytest
+
+__all__ = ["RendererContract"]

@@ -1,0 +1,129 @@
+"""Drawing in other processes, for the tests of a contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metriplex.rendering import Renderer
+    from metriplex.video.jobs import RenderResult
+
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+"""The environment variables that lead to a display."""
+
+_FPS = 10.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What drawing did to a process.
+
+    Attributes:
+        printed: What it wrote to the standard output.
+        changed: The environment variables that differ from before.
+    """
+
+    printed: str
+    changed: tuple[str, ...]
+
+
+def to_host(selected: Any) -> Any:
+    """What `select` gave, as `render` is given it: NumPy arrays; PRNG keys as their words."""
+
+    def plain(leaf: Any) -> np.ndarray:
+        is_key = jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return jax.tree.map(plain, selected)
+
+
+def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) -> RenderResult:
+    """Has the drawing process of metriplex make a GIF.
+
+    Args:
+        renderer: Draws; nothing has been drawn with it here.
+        selected: One selected state a frame.
+        timeout_secs: How long to wait.
+
+    Raises:
+        metriplex.ConfigurationError: The renderer can't be pickled.
+    """
+    from metriplex.video.jobs import RenderJob
+    from metriplex.video.worker import RenderWorker
+
+    results: list[RenderResult] = []
+    worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=timeout_secs)
+    try:
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *selected)
+        worker.submit(RenderJob("contract", 0, _FPS, ("gif",), stacked))
+    finally:
+        worker.close(timeout_secs)
+    (result,) = results
+    return result
+
+
+def draw_in_fresh_process(
+    renderer: Renderer, selected: Any, directory: Path, timeout_secs: float
+) -> Drawn:
+    """Has a Python without a display, in which nothing was drawn yet, draw a frame.
+
+    Args:
+        renderer: Draws; nothing has been drawn with it here.
+        selected: A selected state.
+        directory: An empty one.
+        timeout_secs: How long to wait.
+
+    Raises:
+        AssertionError: It ended otherwise than well.
+    """
+    import cloudpickle
+
+    job, report = directory / "job", directory / "report"
+    job.write_bytes(cloudpickle.dumps((renderer, selected)))
+    environment = {name: value for name, value in os.environ.items() if name not in DISPLAYS}
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
+    }
+    done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
+        [sys.executable, "-P", "-m", "metriplex.testing.drawing", str(job), str(report)],
+        env=environment,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout_secs,
+        check=False,
+    )
+    complaints = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, f"drawing in a process of its own failed:\n{complaints}"
+    changed = json.loads(report.read_text())
+    return Drawn(done.stdout.decode(errors="replace"), tuple(changed))
+
+
+def _main(job: str, report: str) -> None:
+    import pickle
+
+    before = dict(os.environ)
+    renderer, selected = pickle.loads(Path(job).read_bytes())  # noqa: S301 - our parent's
+    renderer.render(selected)
+    renderer.close()
+    after = dict(os.environ)
+    names = sorted(before.keys() | after.keys())
+    changed = [name for name in names if before.get(name) != after.get(name)]
+    Path(report).write_text(json.dumps(changed))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,376 @@
+"""What every renderer has to do, as tests."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metriplex.testing.drawing import DISPLAYS, draw_in_fresh_process, make_clip, to_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from metriplex.rendering import Renderer
+
+_WIDTH, _HEIGHT = 64, 48
+_IN_A_ROW = 100
+_WARM_UP = 10
+_SECONDS = 120.0
+
+
+class RendererContract(abc.ABC):
+    """The tests that every renderer passes; subclass it as `class TestMine(RendererContract)`.
+
+    A renderer that passes makes videos with metriplex: in training, in the drawing process and on
+    a machine without a display. Each test's docstring says what it demands and how to mend what
+    fails. A class attribute and three methods are yours to give; fixtures of your own (such as one
+    with `autouse=True` that skips where no GL is) work as in any test class.
+
+    Attributes:
+        traceable: Whether states are pytrees of arrays, as those of environments in JAX are. With
+            False, for environments that jax can't trace, `select` is not tried under `jax.jit`.
+    """
+
+    traceable = True
+
+    @abc.abstractmethod
+    def make_renderer(self, width: int, height: int) -> Renderer:
+        """A new renderer, on which nothing has been called yet.
+
+        It must be importable in another process: its classes come from a package or from a module
+        that Python finds, not from the test's own module (unless that is on the path).
+
+        Args:
+            width: Width of a frame in pixels.
+            height: Height of a frame in pixels.
+        """
+
+    @abc.abstractmethod
+    def states(self) -> Sequence[Any]:
+        """At least three states, as `Renderer.select` takes them, which all look different."""
+
+    def bad_states(self) -> Sequence[Any]:
+        """States that can't be drawn, such as one of another shape; none by default."""
+        return ()
+
+    # ---- frames ---------------------------------------------------------------------------------
+
+    def test_three_states_are_given(self) -> None:
+        """The other tests compare three states.
+
+        To mend it, have `states` give three or more.
+        """
+        assert len(self.states()) >= 3, f"`states` must give three or more; got {self.states()!r}"
+
+    def test_a_frame_is_uint8_of_the_asked_size(self) -> None:
+        """`render` gives a NumPy array of uint8, `[height, width, 3]`, red, green and blue.
+
+        To mend it, scale to 0 to 255 and convert; leave out alpha; swap axes if width is first.
+        """
+        with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
+            frame = renderer.render(to_host(renderer.select(self.states()[0])))
+            got = f"got {getattr(frame, 'dtype', type(frame))} {list(np.shape(frame))}"
+        wanted = f"`render` must give a NumPy array, uint8 [{_HEIGHT}, {_WIDTH}, 3]; {got}"
+        assert isinstance(frame, np.ndarray), wanted
+        assert (frame.shape, frame.dtype) == ((_HEIGHT, _WIDTH, 3), np.uint8), wanted
+
+    @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 5), (641, 479)])
+    def test_frames_of_every_size(self, width: int, height: int) -> None:
+        """Every size from one pixel on is drawn, also the odd ones, exactly as asked.
+
+        To mend it, don't round sizes to what a buffer or an encoder likes, and don't take them
+        from the environment: encoders pad by themselves.
+        """
+        with contextlib.closing(self.make_renderer(width, height)) as renderer:
+            shape = _draw(renderer, self.states()[0]).shape
+        assert shape[:2] == (height, width), (
+            f"a frame {width} pixels wide and {height} high was asked for; got {list(shape)}"
+        )
+
+    def test_a_picture_is_not_of_one_colour(self) -> None:
+        """Each state's picture shows something: two pixels differ.
+
+        To mend it, look where the camera points, whether the scene is lit, and whether the
+        picture is read before it is drawn.
+        """
+        for index, frame in enumerate(self._frames()):
+            colours = np.unique(frame.reshape(-1, frame.shape[-1]), axis=0)
+            assert len(colours) > 1, f"all pixels of state {index} are {colours[0].tolist()}"
+
+    def test_the_picture_moves_when_the_state_moves(self) -> None:
+        """Any two of `states` look different.
+
+        To mend it, look whether `select` leaves out what moves, whether `render` computes
+        positions anew, and whether `states` differ by more than a pixel.
+        """
+        frames = self._frames()
+        for second in range(len(frames)):
+            for first in range(second):
+                same = np.array_equal(frames[first], frames[second])
+                assert not same, f"states {first} and {second} give the same picture"
+
+    def test_the_same_state_gives_the_same_pixels(self) -> None:
+        """A frame depends on its state alone, not on the frames drawn before.
+
+        To mend it, clear the picture first, and set everything that the last state has set.
+        """
+        states = list(self.states())
+        order = [0, 0, *range(1, len(states)), 0, *reversed(range(len(states)))]
+        first: dict[int, np.ndarray] = {}
+        with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
+            for number, index in enumerate(order):
+                frame = _draw(renderer, states[index])
+                known = first.setdefault(index, frame)
+                assert np.array_equal(frame, known), (
+                    f"state {index} was drawn otherwise as frame {number}, after the states "
+                    f"{order[:number]}"
+                )
+
+    def test_two_renderers_draw_the_same_pixels(self) -> None:
+        """A second renderer, next to the first, draws the same and disturbs nothing.
+
+        To mend it, take out what differs from object to object (random numbers, the time), and
+        share nothing between renderers that drawing changes, such as a current GL context.
+        """
+        states = self.states()
+        with (
+            contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as first,
+            contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as second,
+        ):
+            for index, state in enumerate(states):
+                frames = _draw(first, state), _draw(second, state)
+                assert np.array_equal(*frames), f"two renderers draw state {index} differently"
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    def test_close_may_be_called_twice(self) -> None:
+        """The second `close`, also after a frame, does nothing.
+
+        To mend it, forget what was released.
+        """
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        _draw(renderer, self.states()[0])
+        renderer.close()
+        renderer.close()
+
+    def test_close_without_a_frame(self) -> None:
+        """`close` works on a renderer that never drew.
+
+        To mend it, release only what was made.
+        """
+        self.make_renderer(_WIDTH, _HEIGHT).close()
+
+    def test_render_after_close_raises(self) -> None:
+        """`render` after `close` is an error, not a crash and not a second life.
+
+        To mend it, remember that it is closed, and raise `metriplex.ClosedError`.
+        """
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        selected = to_host(renderer.select(self.states()[0]))
+        renderer.render(selected)
+        renderer.close()
+        raised = _raises(lambda: renderer.render(selected))
+        if not raised:
+            renderer.close()
+        assert raised, "`render` after `close` drew; raise `metriplex.ClosedError`"
+
+    def test_a_hundred_renderers_in_a_row(self) -> None:
+        """A hundred renderers are made, drawn with and closed; nothing of them stays open.
+
+        To mend it, release in `close` what `render` acquired: contexts, files, threads.
+        """
+        state = self.states()[0]
+        held: list[tuple[int, int]] = []
+        for _ in range(_IN_A_ROW):
+            with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
+                _draw(renderer, state)
+            held.append((_open_files(), threading.active_count()))
+        grown = _IN_A_ROW - _WARM_UP  # libraries may open something once, or a few times
+        for kind, name in enumerate(("files", "threads")):
+            more = held[-1][kind] - held[_WARM_UP - 1][kind]
+            assert more < grown // 2, (
+                f"{more} {name} stay open of the last {grown} renderers: `close` must release them"
+            )
+
+    def test_drawing_in_another_thread(self) -> None:
+        """A renderer draws, and is closed, in another thread than the one that made it.
+
+        To mend it, acquire nothing that belongs to a thread before the first `render`.
+        """
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        states = [to_host(renderer.select(state)) for state in self.states()]
+        drawn: list[np.ndarray] = []
+        errors: list[BaseException] = []
+
+        def draw() -> None:
+            try:
+                drawn.extend(np.array(renderer.render(selected)) for selected in states)
+                renderer.close()
+            except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+                errors.append(error)
+
+        thread = threading.Thread(target=draw, daemon=True)
+        thread.start()
+        thread.join(_SECONDS)
+        assert not thread.is_alive(), f"drawing in another thread hangs for {_SECONDS:g} s"
+        if errors:
+            raise errors[0]
+        assert len(drawn) == len(states)
+
+    def test_bad_states_raise_and_do_no_harm(self) -> None:
+        """A state that can't be drawn is an exception; the next good one is drawn as ever.
+
+        To mend it, check what `select` or `render` is given before anything is changed.
+        """
+        if not self.bad_states():
+            pytest.skip("`bad_states` gives none")
+        good = self.states()[0]
+        with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
+            before = _draw(renderer, good)
+            for index, bad in enumerate(self.bad_states()):
+                raised = _raises(lambda bad=bad: _draw(renderer, bad))
+                assert raised, f"bad state {index} raised no exception"
+                after = _draw(renderer, good)
+                assert np.array_equal(before, after), (
+                    f"after bad state {index} a good one is drawn otherwise"
+                )
+
+    # ---- what is sent ---------------------------------------------------------------------------
+
+    def test_select_works_in_compiled_programs(self) -> None:
+        """`select` gives the same under `jax.jit` and under `jax.vmap`.
+
+        To mend it, pick and compute with `jax.numpy` only: no `float`, no `if` on values.
+        """
+        if not self.traceable:
+            pytest.skip("`traceable` is False")
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        states = [jax.tree.map(jnp.asarray, state) for state in self.states()]
+        plain = [renderer.select(state) for state in states]
+        jitted = [jax.jit(renderer.select)(state) for state in states]
+        batched = jax.vmap(renderer.select)(jax.tree.map(lambda *leaf: jnp.stack(leaf), *states))
+        for index, expected in enumerate(plain):
+            _compare(expected, jitted[index], "jax.jit")
+            _compare(expected, jax.tree.map(lambda leaf, i=index: leaf[i], batched), "jax.vmap")
+
+    def test_select_gives_arrays_in_plain_containers(self) -> None:
+        """`select` gives the state itself, or arrays in dicts, lists and tuples; at least one.
+
+        To mend it, give the arrays of your own objects instead of the objects.
+        """
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        for state in self.states():
+            selected = renderer.select(state)
+            if selected is not state:
+                _check_plain(selected, "select(state)")
+            leaves = jax.tree.leaves(selected)
+            assert leaves, "`select` gave no array at all"
+            for leaf in leaves:
+                assert isinstance(leaf, np.ndarray | jax.Array | np.generic | int | float), (
+                    f"`select` must give arrays; got a `{type(leaf).__name__}`"
+                )
+
+    def test_the_bytes_of_a_frame_are_told(
+        self, record_property: Callable[[str, object], None]
+    ) -> None:
+        """Tells how much crosses to the host for a frame, as the property `bytes_per_frame`.
+
+        It is judged by nobody. `pytest -rP` shows it; leave out in `select` what isn't drawn.
+        """
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        selected = to_host(renderer.select(self.states()[0]))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(selected))
+        record_property("bytes_per_frame", size)
+        print(f"{type(renderer).__name__}: {size} bytes a frame")  # noqa: T201 - shown by -rP
+
+    # ---- processes ------------------------------------------------------------------------------
+
+    def test_a_process_without_a_display_makes_a_clip(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A renderer that never drew is pickled, and draws in the process that makes videos.
+
+        To mend it, hold nothing but descriptions until the first `render`, make there what can't
+        be pickled, and draw off-screen: there is no `DISPLAY` and no `WAYLAND_DISPLAY`.
+        """
+        for name in DISPLAYS:
+            monkeypatch.delenv(name, raising=False)
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        states = [to_host(renderer.select(state)) for state in self.states()]
+        result = make_clip(renderer, states, _SECONDS)
+        assert result.error is None, f"{result.error}\n{result.details}"
+        clip = result.clips["gif"]
+        assert (clip.num_frames, clip.width, clip.height) == (len(states), _WIDTH, _HEIGHT)
+
+    def test_a_fresh_process_prints_nothing(self, tmp_path: Path) -> None:
+        """Nothing is printed on the standard output, neither by the first import nor by a frame.
+
+        To mend it, switch a library's greeting off, and log instead of printing.
+        """
+        printed = self._draw_in_fresh_process(tmp_path).printed
+        assert not printed, f"drawing printed {printed!r}"
+
+    def test_a_fresh_process_keeps_its_environment_variables(self, tmp_path: Path) -> None:
+        """`os.environ` is as it was, after the import, after a frame and after `close`.
+
+        To mend it, restore a variable once the library that needs it is loaded, or start a
+        process of your own with it.
+        """
+        changed = self._draw_in_fresh_process(tmp_path).changed
+        assert not changed, f"drawing changed the environment variables {', '.join(changed)}"
+
+    def _draw_in_fresh_process(self, directory: Path) -> Any:
+        renderer = self.make_renderer(_WIDTH, _HEIGHT)
+        selected = to_host(renderer.select(self.states()[0]))
+        return draw_in_fresh_process(renderer, selected, directory, _SECONDS)
+
+    def _frames(self) -> list[np.ndarray]:
+        with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
+            return [_draw(renderer, state) for state in self.states()]
+
+
+def _draw(renderer: Renderer, state: Any) -> np.ndarray:
+    """A copy of a frame: a renderer may overwrite it."""
+    return np.array(renderer.render(to_host(renderer.select(state))))
+
+
+def _raises(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except Exception:  # noqa: BLE001 - whatever it raises will do
+        return True
+    return False
+
+
+def _open_files() -> int:
+    folder = Path("/proc/self/fd")
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _compare(expected: Any, got: Any, how: str) -> None:
+    structures = jax.tree.structure(expected), jax.tree.structure(got)
+    assert structures[0] == structures[1], f"under `{how}` `select` gives {structures[1]}"
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(other), np.asarray(one), 1e-5, 1e-6, err_msg=f"`select` under `{how}`"
+        )
+
+
+def _check_plain(selected: Any, path: str) -> None:
+    if isinstance(selected, dict):
+        for key, value in selected.items():
+            _check_plain(value, f"{path}[{key!r}]")
+    elif isinstance(selected, (list, tuple)):
+        for index, value in enumerate(selected):
+            _check_plain(value, f"{path}[{index}]")
+    else:
+        plain = selected is None or isinstance(selected, np.ndarray | jax.Array | np.generic)
+        assert plain, f"`{path}` is a `{type(selected).__name__}`, neither an array nor a container"

@@ -108,9 +108,8 @@ class Column(Renderer):
 
 
 def job(step: int, count: int = 20, *, ill: bool = False, formats: tuple[str, ...] = ("gif",)):
-    nested = {"list": [np.full(count, ill)], "none": None}
-    selected = State(np.arange(count), nested)
-    return RenderJob("eval/video", step, 50.0, formats, selected, lane=1, iteration=step // 10)
+    frames = [State(np.asarray(i), {"list": [ill], "none": None}) for i in range(count)]
+    return RenderJob("eval/video", step, 50.0, formats, frames, lane=1, iteration=step // 10)
 
 
 @final
@@ -174,7 +173,7 @@ def test_states_come_back_as_clips(mode: str, results: Results) -> None:
     assert results.threads == {"metriplex-video"}
     for result in results.all:
         assert result.error is None
-        assert (result.job.tag, result.job.lane, result.job.selected) == ("eval/video", 1, None)
+        assert (result.job.tag, result.job.lane, result.job.frames) == ("eval/video", 1, ())
         assert result.job.iteration == result.job.step // 10
         assert list(result.clips) == ["gif", "mp4", "webp"]
         np.testing.assert_array_equal(
@@ -232,7 +231,8 @@ def test_nothing_that_is_printed_while_drawing_reaches_the_terminal(
 def test_a_job_larger_than_a_pipe(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results)
     large = job(0)
-    large.selected.nested["more"] = np.zeros((20, 100_000))  # 16 MB
+    for state in large.frames:
+        state.nested["more"] = np.zeros(100_000)  # 16 MB in all
     assert run(worker, results, large).error is None
     worker.close(PATIENCE)
 
@@ -341,14 +341,11 @@ def test_a_full_disk_loses_the_clip_only(results: Results) -> None:
     assert "File too large" in str(full.error)
 
 
-def test_states_that_cannot_be_frames(results: Results) -> None:
+def test_jobs_that_cannot_be_clips(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results, mode="thread")
-    for selected in ({}, {"x": np.arange(3), "y": np.arange(4)}, {"x": np.float32(1)}):
-        bad = run(worker, results, RenderJob("v", 0, 50.0, ("gif",), selected))
-        assert "one leading axis [time] in common" in str(bad.error)
-    none = run(worker, results, RenderJob("v", 0, 50.0, ("gif",), np.zeros((0, 3))))
+    none = run(worker, results, RenderJob("v", 0, 50.0, ("gif",), []))
     assert "at least one frame" in str(none.error)
-    avi = run(worker, results, RenderJob("v", 0, 50.0, ("avi",), np.zeros((1, 3))))
+    avi = run(worker, results, RenderJob("v", 0, 50.0, ("avi",), [np.zeros(3)]))
     assert "`format` of a clip must be one of" in str(avi.error)
     worker.close(PATIENCE)
 

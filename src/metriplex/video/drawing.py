@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from metriplex.errors import VideoError
 from metriplex.video.encoding import Clip, ClipEncoder
-from metriplex.video.jobs import RenderJob, RenderResult, count_frames, frame_at
+from metriplex.video.jobs import RenderJob, RenderResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None
     errors: dict[str, Exception] = {}
     clips: dict[str, Clip] = {}
     try:
-        count = count_frames(job.selected)
+        count = len(job.frames)
         with contextlib.ExitStack() as stack:
             encoders = {
                 format_: stack.enter_context(ClipEncoder(fps=job.fps, format=format_))
@@ -83,7 +83,7 @@ def failed(job: RenderJob, error: BaseException) -> RenderResult:
 
 def _render(renderer: Renderer, job: RenderJob, index: int, count: int) -> np.ndarray:
     try:
-        return renderer.render(frame_at(job.selected, index))
+        return renderer.render(job.frames[index])
     except BaseException as error:
         raise VideoError(
             f"the renderer raised `{type(error).__name__}: {error}` at frame {index} of {count}"

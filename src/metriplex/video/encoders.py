@@ -71,7 +71,7 @@ class FFmpegGif(Encoder):
         options = [
             *("-i", str(self._frames), "-i", str(self._palette)),
             *("-filter_complex", "[0:v][1:v]paletteuse=dither=none"),
-            *("-fps_mode", "passthrough", "-f", "gif", "-"),
+            *("-f", "gif", "-"),
         ]
         self._process = FFmpeg(self._executable, options, self._output)
         self._process.finish()
@@ -94,7 +94,7 @@ class Mp4(Encoder):
         options = [
             *raw_input(width + width % 2, height + height % 2, fps),
             *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
-            *("-c:v", "libx264", "-preset", "veryfast", "-fps_mode", "passthrough"),
+            *("-c:v", "libx264", "-preset", "veryfast"),
             *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
             *("-movflags", "+faststart", str(self._output)),
         ]

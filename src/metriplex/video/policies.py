@@ -1,4 +1,4 @@
-"""Policies of any shape, as a rollout calls them: stateful or not, with or without keys and masks."""
+"""Policies of any shape, as a rollout calls them: with or without state, keys and masks."""
 
 from __future__ import annotations
 

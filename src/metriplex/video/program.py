@@ -98,10 +98,17 @@ class VideoProgram:
         return {f"{number}/{index}": leaf for index, leaf in enumerate(leaves)}
 
 
-def unflatten(values: Mapping[str, Any]) -> Any:
-    """What was selected of a rollout, from the arrays that reached the host."""
-    number = int(next(iter(values)).split("/", 1)[0])
-    return jax.tree.unflatten(_by_number[number], list(values.values()))
+def frames_of(values: Mapping[str, Any]) -> list[Any]:
+    """What was selected of a rollout, frame by frame, from the arrays that reached the host.
+
+    Taken apart here, since the process that draws may not know the classes that states are of as
+    pytrees: those of a user's script are pickled by value.
+
+    Returns:
+        For each frame the structure that `Renderer.select` gave, of NumPy arrays.
+    """
+    structure = _by_number[int(next(iter(values)).split("/", 1)[0])]
+    return [jax.tree.unflatten(structure, leaves) for leaves in zip(*values.values(), strict=True)]
 
 
 def _rollout_key(key: jax.Array | None, iteration: jax.Array) -> jax.Array:

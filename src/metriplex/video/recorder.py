@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, final
 from metriplex.errors import ClosedError
 from metriplex.records import Video
 from metriplex.video.jobs import RenderJob, RenderResult
-from metriplex.video.program import unflatten
+from metriplex.video.program import frames_of
 from metriplex.video.worker import RenderWorker
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriplex")
 
 TAG = "eval/video"
+
+_BACKLOG = 8
+"""Rollouts that may wait; they hold states, not frames."""
 
 
 @final
@@ -41,8 +44,9 @@ class VideoRecorder:
         self._log_video = log_video
         self._fps = fps
         self._formats = formats
-        self._rows: dict[int, Row] = {}
-        self._worker = RenderWorker(renderer, mode=mode, on_result=self._on_result)
+        self._worker = RenderWorker(
+            renderer, mode=mode, on_result=self._on_result, backlog=_BACKLOG
+        )
 
     def submit(self, row: Row) -> None:
         """Takes a rollout; returns at once. The drain thread calls."""
@@ -54,7 +58,7 @@ class VideoRecorder:
             lane=row.lane,
             fps=self._fps,
             formats=self._formats,
-            selected=unflatten(row.values),
+            frames=frames_of(row.values),
             iteration=row.iteration,
             wall_time=row.wall_time,
         )

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, final
 
 from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video
@@ -16,7 +16,7 @@ from metriplex.shutdown import hold_if_terminating
 from metriplex.workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from metriplex.plugins import Backend
 
@@ -108,23 +108,20 @@ class Run:
         Raises:
             ClosedError: The run is closed.
         """
-        self._check_open()
         record = Scalars(step=step, values=dict(values), wall_time=time.time())
-        with self._lock:
-            self._check_open()
-            self._submit_scalars([self._check(record)])
+        self._log(lambda: self._submit_scalars([self._check(record)]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
-        self._log("log_hparams", ("hparams", dict(hparams)))
+        self._log(lambda: self._submit("log_hparams", ("hparams", dict(hparams)), 1))
 
     def log_text(self, text: Text) -> None:
         """Logs a piece of text. Raises `ClosedError` if the run is closed."""
-        self._log("log_text", ("text", text))
+        self._log(lambda: self._submit("log_text", ("text", text), 1))
 
     def log_video(self, video: Video) -> None:
         """Logs a clip. Raises `ClosedError` if the run is closed."""
-        self._log("log_video", ("video", video))
+        self._log(lambda: self._submit("log_video", ("video", video), 1))
 
     def flush(self, timeout: float) -> None:
         """Waits until every backend has flushed what it was given before, or `timeout` seconds.
@@ -133,7 +130,8 @@ class Run:
             ClosedError: The run is closed.
             NonFiniteError: Values were rejected since the last `flush`.
         """
-        self._check_open()
+        if self.closed:
+            self._refuse()
         deadline = time.monotonic() + timeout
         for done in [worker.start_flush() for worker in self._workers]:
             done.wait(max(deadline - time.monotonic(), 0.0))
@@ -151,25 +149,15 @@ class Run:
         if os.getpid() != self._process:
             return
         deadline = time.monotonic() + timeout
-        if self.recorder is not None and not self._closed:
-            self.recorder.close(timeout / 2)
-        with self._lock:
-            first = not self._closed
-            if first:
-                self.release()
-                for worker in self._workers:
-                    worker.start_close(status)
-                self._closed = True
-        if not first:
-            self._ended.wait(timeout)
-            return
         try:
-            for worker in self._workers:
-                ended = worker.join(deadline - time.monotonic())
-                self._report(worker.delivery(), timeout, hangs=not ended)
+            if self.recorder is not None and not self._closed:
+                for worker in self._workers:
+                    worker.start_flush()  # scalars do not wait for videos
+                self.recorder.close(timeout / 2)
         finally:
-            self._ended.set()
-        self._raise_rejected()
+            first = self._close_workers(status, timeout, deadline)
+        if first:
+            self._raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What has become of the records so far, backend by backend."""
@@ -214,11 +202,13 @@ class Run:
         if records:
             self._submit("log_scalars", ("records", tuple(records)), len(records))
 
-    def _log(self, hook: str, argument: tuple[str, object]) -> None:
-        self._check_open()
+    def _log(self, submit: Callable[[], None]) -> None:
+        if self.closed:
+            self._refuse()
         with self._lock:
-            self._check_open()
-            self._submit(hook, argument, 1)
+            if not self._closed:
+                return submit()
+        return self._refuse()
 
     def _submit(self, hook: str, argument: tuple[str, object], records: int) -> None:
         for worker in self._workers:
@@ -270,13 +260,32 @@ class Run:
 
     # ---- the end --------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self.closed:
-            hold_if_terminating()
-            raise ClosedError(
-                f"run `{self.info.name}` is closed: log before `close` (or inside the `with` "
-                f"block), or construct a new callback"
-            )
+    def _close_workers(self, status: str, timeout: float, deadline: float) -> bool:
+        """Whether this was the first call, which alone does anything."""
+        with self._lock:
+            first = not self._closed
+            if first:
+                self.release()
+                for worker in self._workers:
+                    worker.start_close(status)
+                self._closed = True
+        if not first:
+            self._ended.wait(max(deadline - time.monotonic(), 0.0))
+            return False
+        try:
+            for worker in self._workers:
+                ended = worker.join(deadline - time.monotonic())
+                self._report(worker.delivery(), timeout, hangs=not ended)
+        finally:
+            self._ended.set()
+        return True
+
+    def _refuse(self) -> NoReturn:
+        hold_if_terminating()  # holding no lock, as who closes the run may need it
+        raise ClosedError(
+            f"run `{self.info.name}` is closed: log before `close` (or inside the `with` block), "
+            f"or construct a new callback"
+        )
 
     def _report(self, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
         if not delivery.undelivered and not hangs:

@@ -1,0 +1,413 @@
+"""Real processes that end in every way there is; each writes its records to a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LONG = 60.0
+"""Seconds after which a process is killed, and the test has failed."""
+
+PREAMBLE = """
+import asyncio, ctypes, os, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import jax, jax.numpy as jnp
+from metriplex import ClosedError, MetricsCallback, hookimpl, shutdown
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+folder = sys.argv[1]
+
+def say(word):
+    print(word, flush=True)
+
+class File:
+    flush_secs = 3600.0
+
+    def __init__(self, name="steps", ready_at=None):
+        self.name, self.ready_at = name, ready_at
+
+    @hookimpl
+    def open_run(self):
+        self.file = open(f"{folder}/{self.name}", "a")
+
+    @hookimpl
+    def log_scalars(self, records):
+        self.file.writelines(f"{record.step}\\n" for record in records)
+        if self.ready_at is not None and records[-1].step >= self.ready_at:
+            self.ready_at = None
+            say("ready")
+
+    @hookimpl
+    def flush(self):
+        self.file.flush()
+
+    @hookimpl
+    def close_run(self, status):
+        self.file.write(f"{status}\\n")
+        self.file.close()
+
+def make(name="steps", ready_at=None, **options):
+    return MetricsCallback(f"run-{name}", log_dir=folder, backends=File(name, ready_at), **options)
+
+def log(metrics, last, first=1):
+    for step in range(first, last + 1):
+        metrics.log(step, {"a": 1.0})
+
+def program(metrics, iterations, forever):
+    def body(state, _):
+        state = metrics.on_step(state, jnp.ones(1), jnp.ones(1, bool))
+        return metrics.on_iteration(state), None
+    state = metrics.on_training_start(metrics.init(1))
+    state, _ = jax.lax.scan(body, state, length=iterations)
+    state, start = jax.lax.optimization_barrier((state, jnp.uint32(forever)))
+    spun = jax.lax.while_loop(lambda x: x > 0, lambda x: x % 1000 + 1, start)
+    return metrics.on_training_end(state), spun
+
+train = jax.jit(program, static_argnums=(1, 2))
+"""
+
+
+@final
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended, and what it left in its file."""
+
+    code: int
+    errors: str
+    output: str
+    steps: list[int]
+    status: str | None
+
+
+def read(path: Path) -> tuple[list[int], str | None]:
+    lines = path.read_text().split() if path.exists() else []
+    numbers = [int(line) for line in lines if line.isdigit()]
+    words = [line for line in lines if not line.isdigit()]
+    assert len(words) <= 1
+    return numbers, words[0] if words else None
+
+
+def run(folder: Path, body: str, send: signal.Signals | None = None) -> Ended:
+    """Runs a process; sends it a signal as soon as it says that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": ""},
+    )
+    guard = threading.Timer(LONG, process.kill)
+    guard.start()
+    try:
+        assert process.stdout is not None
+        said = ""
+        if send is not None:
+            said = process.stdout.readline()
+            assert said == "ready\n", process.communicate()[1]
+            process.send_signal(send)
+        output, errors = process.communicate()
+    finally:
+        guard.cancel()
+        process.kill()
+    steps, status = read(folder / "steps")
+    return Ended(process.returncode, errors, said + output, steps, status)
+
+
+def up_to(last: int) -> list[int]:
+    return list(range(1, last + 1))
+
+
+# ---- the process ends by itself -----------------------------------------------------------------
+
+
+def test_a_program_that_ends_without_close_loses_nothing(tmp_path: Path) -> None:
+    ended = run(tmp_path, "train(make(), 300, False)")
+    assert ended == Ended(0, "", "", up_to(300), "finished")
+
+
+def test_sys_exit_keeps_its_code_and_closes_all_runs(tmp_path: Path) -> None:
+    ended = run(tmp_path, "log(make(), 50); log(make('other'), 70); sys.exit(3)")
+    assert ended == Ended(3, "", "", up_to(50), "finished")
+    assert read(tmp_path / "other") == (up_to(70), "finished")
+
+
+def test_an_uncaught_exception_fails_the_run(tmp_path: Path) -> None:
+    ended = run(tmp_path, "metrics = make(); log(metrics, 50); raise ValueError('mine')")
+    assert (ended.code, ended.steps, ended.status) == (1, up_to(50), "failed")
+    assert ended.errors.count("Traceback") == 1
+    assert ended.errors.endswith("ValueError: mine\n")
+
+
+def test_a_value_that_was_rejected_is_told_at_the_end(tmp_path: Path) -> None:
+    ended = run(tmp_path, "make().log(1, {'a': float('nan'), 'b': 1.0})")
+    assert (ended.code, ended.steps, ended.status) == (0, [1], "finished")
+    assert "Traceback" not in ended.errors
+    assert ended.errors.count("`a` is nan at step 1") == 2  # at once, and at the end
+
+
+def test_a_hung_backend_does_not_keep_the_process(tmp_path: Path) -> None:
+    body = """
+        class Hung:
+            @hookimpl
+            def log_scalars(self):
+                threading.Event().wait()
+
+        metrics = MetricsCallback("run", log_dir=folder, backends=[Hung(), File()])
+        log(metrics, 50)
+        metrics.close(timeout=1.0)
+        print([(d.delivered, d.undelivered) for d in metrics.deliveries()])
+    """
+    ended = run(tmp_path, body)
+    assert (ended.code, ended.steps, ended.status) == (0, up_to(50), "finished")
+    assert ended.output == "[(0, 50), (50, 0)]\n"
+    assert "50 of 50 record(s) did not reach backend `hung`" in ended.errors
+
+
+def test_a_run_of_another_thread_is_closed_too(tmp_path: Path) -> None:
+    body = """
+        def work():
+            log(make(), 50)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    """
+    assert run(tmp_path, body) == Ended(0, "", "", up_to(50), "finished")
+
+
+# ---- Ctrl-C -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["with", "atexit"])
+def test_ctrl_c_in_python_interrupts_the_run(tmp_path: Path, owned: bool) -> None:
+    body = """
+        metrics = make()
+        def wait():
+            log(metrics, 50)
+            say("ready")
+            time.sleep(3600)
+    """
+    block = "with metrics:\n    wait()" if owned else "wait()"
+    ended = run(tmp_path, textwrap.dedent(body) + block, signal.SIGINT)
+    assert (ended.code, ended.steps, ended.status) == (-2, up_to(50), "interrupted")
+    assert ended.errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_in_a_compiled_program_interrupts_the_run(tmp_path: Path) -> None:
+    body = """
+        with make(ready_at=100) as metrics:
+            train(metrics, 2**30, False)
+            jax.effects_barrier()
+    """
+    ended = run(tmp_path, body, signal.SIGINT)
+    assert (ended.code, ended.status) == (-2, "interrupted")
+    assert len(ended.steps) >= 100
+    assert ended.steps == up_to(len(ended.steps))
+    assert ended.errors.rstrip().endswith("KeyboardInterrupt")
+
+
+# ---- SIGTERM ------------------------------------------------------------------------------------
+
+
+def test_sigterm_in_python_interrupts_the_run(tmp_path: Path) -> None:
+    body = """
+        with make() as metrics:
+            log(metrics, 50)
+            say("ready")
+            time.sleep(3600)
+    """
+    ended = run(tmp_path, body, signal.SIGTERM)
+    assert ended == Ended(-15, "", "ready\n", up_to(50), "interrupted")
+
+
+def test_sigterm_in_a_compiled_program_without_end_loses_nothing(tmp_path: Path) -> None:
+    ended = run(tmp_path, "train(make(ready_at=400), 400, True)", signal.SIGTERM)
+    assert ended == Ended(-15, "", "ready\n", up_to(400), "interrupted")
+
+
+def test_sigterm_in_a_compiled_program_that_logs_without_end(tmp_path: Path) -> None:
+    ended = run(tmp_path, "train(make(ready_at=100), 2**30, False)", signal.SIGTERM)
+    assert (ended.code, ended.status) == (-15, "interrupted")
+    assert len(ended.steps) >= 100
+    assert ended.steps == up_to(len(ended.steps))
+
+
+def test_sigterm_waits_for_no_lock_and_raises_nothing_in_the_main_thread(tmp_path: Path) -> None:
+    body = """
+        metrics = make()
+        log(metrics, 50)
+        with metrics.run._lock:
+            say("ready")
+            shutdown._terminating.wait()
+        while True:
+            metrics.log(51, {"a": 1.0})
+    """
+    ended = run(tmp_path, body, signal.SIGTERM)
+    assert (ended.code, ended.errors, ended.status) == (-15, "", "interrupted")
+    assert ended.steps[:50] == up_to(50)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_a_handler_of_the_program_is_left_alone(tmp_path: Path, first: bool) -> None:
+    parts = ["metrics = make()", "signal.signal(signal.SIGTERM, lambda *_: handled.set())"]
+    body = f"""
+        handled = threading.Event()
+        {"; ".join(reversed(parts) if first else parts)}
+        log(metrics, 50)
+        say("ready")
+        handled.wait()
+        log(metrics, 60, 51)
+    """
+    ended = run(tmp_path, body, signal.SIGTERM)
+    assert ended == Ended(0, "", "ready\n", up_to(60), "finished")
+
+
+def test_a_handler_that_calls_the_one_before_it_ends_the_process(tmp_path: Path) -> None:
+    body = """
+        metrics = make()
+        log(metrics, 50)
+        previous = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *args: (say("mine"), previous(*args)))
+        say("ready")
+        time.sleep(3600)
+    """
+    ended = run(tmp_path, body, signal.SIGTERM)
+    assert ended == Ended(-15, "", "ready\nmine\n", up_to(50), "interrupted")
+
+
+def test_a_handler_in_c_is_left_alone(tmp_path: Path) -> None:
+    body = """
+        libc = ctypes.CDLL(None)
+        libc.signal(15, libc.abs)  # takes an int and does nothing
+        metrics = make()
+        log(metrics, 50)
+        os.kill(os.getpid(), 15)
+    """
+    assert run(tmp_path, body) == Ended(0, "", "", up_to(50), "finished")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_sigterm_while_an_event_loop_has_the_wakeup_descriptor(tmp_path: Path, first: bool) -> None:
+    take = "asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)"
+    make = "metrics = make()"
+    body = f"""
+        async def main():
+            {take if first else make}
+            {make if first else take}
+            log(metrics, 50)
+            say("ready")
+            await asyncio.sleep(3600)
+
+        asyncio.run(main())
+    """
+    ended = run(tmp_path, body, signal.SIGTERM)
+    assert ended == Ended(-15, "", "ready\n", up_to(50), "interrupted")
+
+
+def test_sigterm_is_only_caught_if_the_main_thread_could_say_so(tmp_path: Path) -> None:
+    """A callback that another thread makes costs what came since the last flush, but no hang."""
+    body = """
+        def work():
+            metrics = make()
+            log(metrics, 50)
+            metrics.flush()
+            log(metrics, 60, 51)
+
+        with ThreadPoolExecutor() as pool:
+            pool.submit(work).result()
+        if len(sys.argv) > 2:
+            make("other")
+        say("ready")
+        time.sleep(3600)
+    """
+    ended = run(tmp_path, body, signal.SIGTERM)
+    assert (ended.code, ended.errors, ended.status) == (-15, "", None)
+    assert ended.steps[:50] == up_to(50)
+    (tmp_path / "steps").unlink()
+    ended = run(tmp_path, "sys.argv.append('')\n" + textwrap.dedent(body), signal.SIGTERM)
+    assert ended == Ended(-15, "", "ready\n", up_to(60), "interrupted")
+
+
+def test_sigkill_costs_at_most_what_came_since_the_last_flush(tmp_path: Path) -> None:
+    body = """
+        metrics = make()
+        log(metrics, 50)
+        metrics.flush()
+        log(metrics, 60, 51)
+        say("ready")
+        time.sleep(3600)
+    """
+    ended = run(tmp_path, body, signal.SIGKILL)
+    assert (ended.code, ended.errors, ended.status) == (-9, "", None)
+    assert ended.steps[:50] == up_to(50)
+
+
+# ---- forks --------------------------------------------------------------------------------------
+
+WITHOUT_WARNINGS = """
+import warnings
+warnings.simplefilter("ignore")  # of jax and Python about forks of threaded processes
+"""
+
+
+def test_a_forked_child_ends_by_sigterm_and_its_parent_does_not(tmp_path: Path) -> None:
+    body = """
+        metrics = make()
+        log(metrics, 50)
+        for _ in range(30):
+            child = os.fork()
+            if not child:
+                while True:
+                    signal.pause()
+            os.kill(child, signal.SIGTERM)  # most often before the child has run at all
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -15
+        log(metrics, 60, 51)
+    """
+    ended = run(tmp_path, WITHOUT_WARNINGS + textwrap.dedent(body))
+    assert ended == Ended(0, "", "", up_to(60), "finished")
+
+
+def test_a_parent_with_forked_children_keeps_its_own_sigterm(tmp_path: Path) -> None:
+    body = """
+        import multiprocessing
+        metrics = make()
+        log(metrics, 50)
+        process = multiprocessing.get_context("fork").Process(target=signal.pause)
+        process.start()
+        process.terminate()
+        process.join()
+        assert process.exitcode == -15
+        say("ready")
+        time.sleep(3600)
+    """
+    ended = run(tmp_path, WITHOUT_WARNINGS + textwrap.dedent(body), signal.SIGTERM)
+    assert ended == Ended(-15, "", "ready\n", up_to(50), "interrupted")
+
+
+def test_a_forked_child_sees_a_closed_run_and_ends_without_touching_it(tmp_path: Path) -> None:
+    body = """
+        with make() as metrics:
+            log(metrics, 50)
+            child = os.fork()
+            if not child:
+                try:
+                    metrics.log(99, {"a": 1.0})
+                except ClosedError:
+                    metrics.close()
+                    sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            log(metrics, 60, 51)
+    """
+    ended = run(tmp_path, WITHOUT_WARNINGS + textwrap.dedent(body))
+    assert ended == Ended(0, "", "", up_to(60), "finished")

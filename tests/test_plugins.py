@@ -564,7 +564,7 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
         v_typo = {m}:Typo
         u_vague = {m}:vaguely_typed
         [metriplex.renderers]
-        mujoco = {m}:Renderer
+        drawing = {m}:Renderer
         [metriplex.environments]
         gym = {m}:no_such_thing
         [console_scripts]
@@ -580,7 +580,7 @@ def test_the_report_covers_every_kind_and_knows_hooks_without_constructing(
         ("backend", "x_untyped", ()),
         ("backend", "y_typed", ("log_scalars", "flush")),
         ("backend", "z_class", ("log_scalars", "flush")),
-        ("renderer", "mujoco", ("make_renderer",)),
+        ("renderer", "drawing", ("make_renderer",)),
         ("environment", "gym", ()),
     ]
     broken = {r.name: r.error for r in mine if r.error is not None}

@@ -16,7 +16,17 @@ from metriplex.errors import (
 from metriplex.hookspecs import hookimpl
 from metriplex.host_function import callback_with_numpy_wrapper
 from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
-from metriplex.records import Clip, Delivery, RunInfo, Scalar, Scalars, Text, Video, lane_name
+from metriplex.records import (
+    Clip,
+    Delivery,
+    Diagnosis,
+    RunInfo,
+    Scalar,
+    Scalars,
+    Text,
+    Video,
+    lane_name,
+)
 from metriplex.rendering import Environment, Renderer
 from metriplex.state import MetricsState
 from metriplex.video.encoding import encode_video
@@ -26,6 +36,7 @@ __all__ = [
     "ClosedError",
     "ConfigurationError",
     "Delivery",
+    "Diagnosis",
     "Environment",
     "JITSummaryWriter",
     "LoggingError",

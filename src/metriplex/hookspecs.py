@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures a
 
 import pluggy
 
-from metriplex.records import RunInfo, Scalar, Scalars, Text, Video  # noqa: TC001
+from metriplex.records import Diagnosis, RunInfo, Scalar, Scalars, Text, Video  # noqa: TC001
 from metriplex.rendering import Environment, Renderer  # noqa: TC001
 
 PROJECT = "metriplex"
@@ -103,19 +103,31 @@ class BackendSpec:
                 `"interrupted"` (Ctrl-C, SIGTERM).
         """
 
+    @hookspec(firstresult=True)
+    def diagnose(self) -> Diagnosis | None:
+        """Called by `metriplex doctor` alone, before it logs a record: what stands in the way?
+
+        For what a record doesn't show, such as an account or a server. It may take a while.
+
+        Returns:
+            A `metriplex.Diagnosis`, or an object with the same attributes; None for nothing.
+        """
+
 
 def spec_hooks(spec: type) -> tuple[str, ...]:
     """The names of the hooks that a spec class declares, in its order."""
     return tuple(name for name, value in vars(spec).items() if hasattr(value, f"{PROJECT}_spec"))
 
 
-BACKEND_HOOKS = spec_hooks(BackendSpec)
+BACKEND_HOOKS = tuple(hook for hook in spec_hooks(BackendSpec) if hook != "diagnose")
+"""Those that a run calls."""
 
 
 class RendererSpec:
     """The hooks of a renderer: `metriplex.renderers` entry points name factories of such objects.
 
-    Both are called in the training process, when the run is constructed, from the user's thread.
+    `make_renderer` is called in the training process, when the run is constructed, from the user's
+    thread; the others by `metriplex doctor` alone, in a process of its own.
     """
 
     @hookspec(firstresult=True)
@@ -129,6 +141,23 @@ class RendererSpec:
 
         Returns:
             The renderer; None leaves the environment to other plugins.
+        """
+
+    @hookspec(firstresult=True)
+    def diagnose(self) -> Diagnosis | None:
+        """Finds out whether this machine has what drawing needs, such as OpenGL.
+
+        Returns:
+            A `metriplex.Diagnosis`, or an object with the same attributes; None for nothing.
+        """
+
+    @hookspec(firstresult=True)
+    def example_environment(self) -> tuple[object, Sequence[object]] | None:
+        """Gives something small to draw, with which the renderer is tried.
+
+        Returns:
+            An environment for which `make_renderer` gives a renderer, and three or more of its
+            states, as `Renderer.select` takes them, which all look different; None for nothing.
         """
 
 

@@ -162,6 +162,22 @@ class Video:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a plugin found out about this machine, for `metriplex doctor`.
+
+    Attributes:
+        works: Whether the plugin can do its work here, as far as it can tell without doing it.
+        summary: What was found, in a sentence: versions, drivers, the account that is logged in.
+        remedy: How to mend what doesn't work; empty if nothing is to be done.
+    """
+
+    works: bool
+    summary: str
+    remedy: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """What became of the records that were meant for one backend.
 

@@ -42,7 +42,10 @@ class Renderer(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Releases everything; may be called twice, and without a `render` before."""
+        """Releases everything; may be called twice, and without a `render` before.
+
+        A `render` after it raises an exception, such as `metriplex.ClosedError`.
+        """
 
 
 class Environment(abc.ABC):

@@ -176,13 +176,14 @@ def test_environments_may_compute_with_jax(make_state):
 
 
 def test_closing_twice_before_and_after_drawing(ball, make_state):
-    renderer = make(ball)
-    renderer.close()
-    renderer.close()
-    expected = renderer.render(make_state(0.0, 0.0))
-    renderer.close()
-    renderer.close()
-    np.testing.assert_array_equal(renderer.render(make_state(0.0, 0.0)), expected)
+    for frames in (0, 1):
+        renderer = make(ball)
+        for _ in range(frames):
+            renderer.render(make_state(0.0, 0.0))
+        renderer.close()
+        renderer.close()
+        with pytest.raises(metriplex.ClosedError, match="make a new renderer"):
+            renderer.render(make_state(0.0, 0.0))
 
 
 def test_a_hundred_in_a_row(ball, make_state):

@@ -67,8 +67,9 @@ def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) 
     results: list[RenderResult] = []
     worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=timeout_secs)
     try:
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *selected)
-        worker.submit(RenderJob("contract", 0, _FPS, ("gif",), stacked))
+        worker.submit(
+            RenderJob(tag="contract", step=0, fps=_FPS, formats=("gif",), frames=tuple(selected))
+        )
     finally:
         worker.close(timeout_secs)
     (result,) = results

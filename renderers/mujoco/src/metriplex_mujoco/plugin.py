@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from metriplex import Renderer, hookimpl
 from metriplex_mujoco import gl
+from metriplex_mujoco.example import Pendulum, PendulumState
 from metriplex_mujoco.renderer import HeadlessMujocoRenderer
 from metriplex_mujoco.view import View
 
@@ -68,9 +69,13 @@ class MujocoRendererPlugin:
                     return HeadlessMujocoRenderer(model, width, height, **self._options)
         return None
 
+    @hookimpl
     def diagnose(self) -> gl.Diagnosis:
-        """What OpenGL can do on this machine, found out in child processes.
-
-        `works`, `summary` and `remedy` are for `metriplex doctor`.
-        """
+        """What OpenGL can do on this machine, found out in child processes."""
         return gl.diagnose()
+
+    @hookimpl
+    def example_environment(self) -> tuple[Pendulum, list[PendulumState]]:
+        """A pendulum, and some of its states."""
+        pendulum = Pendulum()
+        return pendulum, pendulum.states()

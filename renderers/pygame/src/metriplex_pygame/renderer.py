@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from metriplex import Renderer, hookimpl
+from metriplex import ClosedError, Diagnosis, Renderer, hookimpl
 from metriplex_pygame.arguments import Color, DrawingError, check_size, read_color
+from metriplex_pygame.example import Ball, BallState
 from metriplex_pygame.headless import WHITE, HeadlessPygameRenderer
-from metriplex_pygame.sdl import nothing_opens
+from metriplex_pygame.sdl import load_pygame, nothing_opens
 from metriplex_pygame.transform import Transform
 
 if TYPE_CHECKING:
@@ -54,6 +55,23 @@ class PygameRendererPlugin:
             return None
         return PygameRenderer(env, width, height, background_color=self._background_color)
 
+    @hookimpl
+    def diagnose(self) -> Diagnosis:
+        """Which pygame and SDL draw."""
+        try:
+            pygame = load_pygame()
+        except Exception as error:  # noqa: BLE001 - a library that it needs may be missing
+            summary = f"pygame can't be imported: {type(error).__name__}: {error}"
+            return Diagnosis(False, summary, "`pip install --force-reinstall pygame`")
+        sdl = ".".join(map(str, pygame.version.SDL))
+        return Diagnosis(True, f"pygame {pygame.version.ver} with SDL {sdl}, without a display")
+
+    @hookimpl
+    def example_environment(self) -> tuple[Ball, list[BallState]]:
+        """A ball, and some of its states."""
+        ball = Ball()
+        return ball, ball.states()
+
 
 @final
 class PygameRenderer(Renderer):
@@ -81,6 +99,7 @@ class PygameRenderer(Renderer):
         self._height = check_size("height", height)
         self._background_color = background_color
         self._canvas: _StandIn | None = None
+        self._closed = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_canvas": None}
@@ -101,8 +120,11 @@ class PygameRenderer(Renderer):
         Raises:
             DrawingError: The environment draws at NaN, or its `default_renderer()` doesn't say how
                 world units become pixels.
+            metriplex.ClosedError: After `close`.
             Exception: Whatever the environment's `render` raises.
         """
+        if self._closed:
+            raise ClosedError("`render` was called after `close`: make a new renderer")
         if self._canvas is None:
             self._canvas = self._make_canvas()
         self._canvas.clear()
@@ -110,7 +132,8 @@ class PygameRenderer(Renderer):
         return self._canvas.as_array()
 
     def close(self) -> None:
-        """Lets go of the surface; a later `render` makes a new one."""
+        """Lets go of the surface; may be called twice, and without a `render` before."""
+        self._closed = True
         if self._canvas is not None:
             self._canvas.close()
             self._canvas = None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from metriplex.blocks import Block
+
 
 @final
 class Memory:
@@ -117,9 +119,9 @@ def host_calls(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     blocks: list[np.ndarray] = []
     deliver = bridge._deliver
 
-    def count(block: bridge._Block) -> None:
-        blocks.append(np.asarray(block.rows))
-        deliver(block)
+    def count(fresh: list[Block]) -> None:
+        blocks.extend(np.asarray(block.rows) for block in fresh)
+        deliver(fresh)
 
     monkeypatch.setattr(bridge, "_deliver", count)
     return blocks

@@ -62,6 +62,7 @@ def test_a_sink_that_raises_loses_its_own_rows_and_no_other(
     handles = jnp.array([bridge.register(bad), bridge.register(good)], jnp.int32)
     program = jax.jit(jax.vmap(send))
     program(handles, jnp.arange(2))
+    bridge.barrier()
     program(handles, jnp.arange(2) + 10)
     bridge.barrier()
     assert [row.values for row in bad.rows] == [{"a": 10}]

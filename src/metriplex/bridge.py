@@ -22,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from metriplex.packing import NO_SEQUENCE, Header, unpack
-from metriplex.sequence import Row
+from metriplex.blocks import Block, of_one_shape, read
+from metriplex.packing import Header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from metriplex.sequence import Row
 
 logger = logging.getLogger("metriplex")
 
@@ -40,17 +42,7 @@ class Sink(Protocol):
     """What rows are delivered to."""
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Takes the rows of one block that carry this sink's handle. The drain thread calls."""
-
-
-@final
-@dataclasses.dataclass(slots=True, eq=False)
-class _Block:
-    """What one host call brought, and whether the drain thread has had it."""
-
-    rows: Any
-    wall_time: float
-    taken: bool = False
+        """Takes rows that carry this sink's handle, in order. The drain thread calls."""
 
 
 @final
@@ -59,15 +51,23 @@ class _Closed:
     """A run that was closed, and how much its programs have lost since."""
 
     name: str
-    blocks: int = 0
+    batches: int = 0
     rows: int = 0
 
 
-_blocks: queue.SimpleQueue[_Block | threading.Event] = queue.SimpleQueue()
+LINGER = 0.02
+"""Seconds that the drain thread lets blocks gather: reading them together costs the program, which
+needs the interpreter's lock for its next host call, far less than reading them one by one."""
+
+BATCH = 256
+"""How many blocks are read together at most."""
+
+_blocks: queue.SimpleQueue[Block | threading.Event] = queue.SimpleQueue()
 _sinks: dict[int, Sink] = {}
 _closed: dict[int, _Closed] = {}
 _handles = itertools.count(1)
 _drain: threading.Thread | None = None
+_hurry = threading.Event()
 _start_lock = threading.Lock()
 
 
@@ -80,7 +80,7 @@ def _receive(block: jax.Array) -> None:
     jax calls it on the main thread or on threads of XLA. Reading the block here, calling jax or
     waiting can deadlock (jax issues 24255 and 25861), so the drain thread does that.
     """
-    item = _Block(block, time.time())
+    item = Block(block, time.time())
     try:
         _blocks.put(item)
     except BaseException:
@@ -195,6 +195,7 @@ def drain() -> None:
     if _drain is not None and _drain.is_alive() and threading.current_thread() is not _drain:
         done = threading.Event()
         _blocks.put(done)
+        _hurry.set()
         done.wait()
 
 
@@ -215,79 +216,39 @@ def barrier() -> None:
 
 def _run_drain() -> None:
     while True:
-        item = _blocks.get()
-        if isinstance(item, threading.Event):
-            item.set()
-            continue
-        if item.taken:
-            continue
-        item.taken = True
-        try:
-            _deliver(item)
-        except BaseException:  # nothing ends this thread: every run of the process depends on it
+        items = [_blocks.get()]
+        if _blocks.empty():
+            _hurry.wait(LINGER)
+        _hurry.clear()
+        with contextlib.suppress(queue.Empty):
+            while len(items) < BATCH:
+                items.append(_blocks.get_nowait())
+        fresh: list[Block] = []
+        waiting: list[threading.Event] = []
+        for item in items:
+            if isinstance(item, threading.Event):
+                waiting.append(item)
+            elif not item.taken:
+                item.taken = True
+                fresh.append(item)
+        for blocks in of_one_shape(fresh):
+            _deliver(blocks)
+        for done in waiting:
+            done.set()
+
+
+def _deliver(blocks: list[Block]) -> None:
+    try:
+        runs = read(blocks)
+    except BaseException:  # nothing ends this thread: every run of the process depends on it
+        if len(blocks) > 1:
+            for block in blocks:
+                _deliver([block])
+        else:
             logger.exception("metriplex could not read a block of rows; it is lost")
-
-
-def _deliver(block: _Block) -> None:
-    words = np.asarray(block.rows)
-    lanes = int(np.prod(words.shape[:-2], dtype=int))
-    vmapped = words.ndim > 2
-    rows = words.reshape(-1, words.shape[-1])
-    position = np.repeat(np.arange(lanes), words.shape[-2])
-    valid = rows[:, Header.VALID] != 0
-    rows, position = rows[valid], position[valid]
-    if not len(rows):
         return
-    lane = _lane_numbers(rows, position, lanes, vmapped=vmapped)
-    for run, of_run in _groups(rows[:, Header.RUN]):
-        decoded: list[Row] = []
-        for _, chosen in _groups(rows[of_run, Header.SCHEMA]):
-            decoded += _decode(rows[of_run][chosen], lane[of_run][chosen], block.wall_time)
-        _hand_over(run, decoded)
-
-
-def _groups(keys: np.ndarray) -> list[tuple[int, Any]]:
-    """Each key, and an index of where it stands."""
-    first = int(keys[0])
-    if (keys == first).all():  # nearly always
-        return [(first, slice(None))]
-    return [(int(key), keys == key) for key in np.unique(keys)]
-
-
-def _lane_numbers(
-    rows: np.ndarray, position: np.ndarray, lanes: int, *, vmapped: bool
-) -> np.ndarray:
-    """int64 `[rows]`: the lane of each row, -1 where there is none."""
-    given = rows[:, Header.LANE].view(np.int32).astype(np.int64)
-    device = rows[:, Header.DEVICE].view(np.int32).astype(np.int64)
-    counted = np.where(device >= 0, device * lanes + position, position if vmapped else -1)
-    return np.where(given >= 0, given, counted)
-
-
-def _decode(rows: np.ndarray, lane: np.ndarray, wall_time: float) -> list[Row]:
-    step = rows[:, Header.STEP_LOW] | rows[:, Header.STEP_HIGH].astype(np.uint64) << np.uint64(32)
-    iteration = rows[:, Header.ITERATION].view(np.int32)
-    return [
-        Row(
-            kind=kind,
-            sequence=None if number == NO_SEQUENCE else number,
-            fingerprint=hash(row.tobytes()),
-            step=at,
-            iteration=None if index < 0 else index,
-            lane=None if which < 0 else which,
-            values=values,
-            wall_time=wall_time,
-        )
-        for (kind, values), row, number, at, index, which in zip(
-            unpack(rows),
-            rows,
-            rows[:, Header.SEQUENCE].tolist(),
-            step.tolist(),
-            iteration.tolist(),
-            lane.tolist(),
-            strict=True,
-        )
-    ]
+    for run, rows in runs:
+        _hand_over(run, rows)
 
 
 def _hand_over(handle: int, rows: list[Row]) -> None:
@@ -298,9 +259,9 @@ def _hand_over(handle: int, rows: list[Row]) -> None:
         except BaseException:  # the rows of other sinks may be in the same block
             logger.exception("a sink of metriplex could not take %d row(s)", len(rows))
     elif (closed := _closed.get(handle)) is not None:
-        closed.blocks += 1
+        closed.batches += 1
         closed.rows += len(rows)
-        if closed.blocks & (closed.blocks - 1) == 0:  # 1, 2, 4, ...: a long program floods no log
+        if closed.batches & (closed.batches - 1) == 0:  # 1, 2, 4, ...: a long program floods no log
             logger.error(
                 "run `%s` is closed, yet its program goes on logging: %d row(s) are lost so far, "
                 "the last one of step %d; close the run after the program has ended, and "
@@ -313,9 +274,10 @@ def _hand_over(handle: int, rows: list[Row]) -> None:
 
 def _forget_in_child() -> None:
     """A forked child has none of the parent's threads: it must not wait for them, nor log."""
-    global _blocks, _drain, _start_lock
+    global _blocks, _drain, _hurry, _start_lock
     _blocks = queue.SimpleQueue()
     _drain = None
+    _hurry = threading.Event()
     _start_lock = threading.Lock()
     _sinks.clear()
 

@@ -1,0 +1,116 @@
+"""From the blocks of words that host calls bring to the rows of each run.
+
+Blocks of one shape are read together: most of the time for a block goes by once a call, however
+many rows there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from metriplex.packing import NO_SEQUENCE, Header, unpack
+from metriplex.sequence import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@final
+@dataclasses.dataclass(slots=True, eq=False)
+class Block:
+    """What one host call brought.
+
+    Attributes:
+        rows: uint32 `[*lanes, rows, words]`, an array of jax.
+        wall_time: Seconds since the Unix epoch at which it came.
+        taken: Whether the drain thread has had it.
+    """
+
+    rows: Any
+    wall_time: float
+    taken: bool = False
+
+
+def of_one_shape(blocks: Iterable[Block]) -> list[list[Block]]:
+    """The blocks, in order, as lists that `read` takes."""
+    groups = itertools.groupby(blocks, key=lambda block: block.rows.shape)
+    return [list(group) for _, group in groups]
+
+
+def read(blocks: list[Block]) -> list[tuple[int, list[Row]]]:
+    """Decodes blocks; waits until their words are there.
+
+    Args:
+        blocks: One or more, of one shape.
+
+    Returns:
+        Each run handle that they name, and its rows in the order of the blocks.
+    """
+    words = np.stack([np.asarray(block.rows) for block in blocks])
+    count, *lane_shape, height, width = words.shape
+    lanes = int(np.prod(lane_shape, dtype=int))
+    rows = words.reshape(-1, width)
+    valid = rows[:, Header.VALID] != 0
+    rows = rows[valid]
+    if not len(rows):
+        return []
+    position = np.tile(np.repeat(np.arange(lanes), height), count)[valid]
+    lane = _lane_numbers(rows, position, lanes, vmapped=bool(lane_shape))
+    time = np.repeat([block.wall_time for block in blocks], lanes * height)[valid]
+    return [
+        (run, _decode(rows[of_run], lane[of_run], time[of_run]))
+        for run, of_run in _groups(rows[:, Header.RUN])
+    ]
+
+
+def _groups(keys: np.ndarray) -> list[tuple[int, Any]]:
+    """Each key, and an index of where it stands."""
+    first = int(keys[0])
+    if (keys == first).all():  # nearly always
+        return [(first, slice(None))]
+    return [(int(key), np.flatnonzero(keys == key)) for key in np.unique(keys)]
+
+
+def _lane_numbers(
+    rows: np.ndarray, position: np.ndarray, lanes: int, *, vmapped: bool
+) -> np.ndarray:
+    """int64 `[rows]`: the lane of each row, -1 where there is none."""
+    given = rows[:, Header.LANE].view(np.int32).astype(np.int64)
+    device = rows[:, Header.DEVICE].view(np.int32).astype(np.int64)
+    counted = np.where(device >= 0, device * lanes + position, position if vmapped else -1)
+    return np.where(given >= 0, given, counted)
+
+
+def _decode(rows: np.ndarray, lane: np.ndarray, time: np.ndarray) -> list[Row]:
+    contents: list[Any] = [None] * len(rows)
+    for _, chosen in _groups(rows[:, Header.SCHEMA]):
+        places = range(len(rows))[chosen] if isinstance(chosen, slice) else chosen
+        for place, content in zip(places, unpack(rows[chosen]), strict=True):
+            contents[place] = content
+    step = rows[:, Header.STEP_LOW] | rows[:, Header.STEP_HIGH].astype(np.uint64) << np.uint64(32)
+    return [
+        Row(
+            kind=kind,
+            sequence=None if number == NO_SEQUENCE else number,
+            fingerprint=hash(row.tobytes()),
+            step=at,
+            iteration=None if index < 0 else index,
+            lane=None if which < 0 else which,
+            values=values,
+            wall_time=moment,
+        )
+        for (kind, values), row, number, at, index, which, moment in zip(
+            contents,
+            rows,
+            rows[:, Header.SEQUENCE].tolist(),
+            step.tolist(),
+            rows[:, Header.ITERATION].view(np.int32).tolist(),
+            lane.tolist(),
+            time.tolist(),
+            strict=True,
+        )
+    ]

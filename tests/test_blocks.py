@@ -1,0 +1,83 @@
+"""Blocks that are read together give what they give one by one, in their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metriplex.blocks import Block, of_one_shape, read
+from metriplex.packing import Header, Kind, make_schema, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metriplex.sequence import Row
+
+TAGS = ("a", "b")
+HEADER = dict.fromkeys(Header, -1)
+
+
+def packed(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(pack(make_schema(Kind.RECORD, values), HEADER, values, {}))
+
+
+ONE_ROW = {
+    (tag, value): packed({tag: np.asarray(value, np.float32)}) for tag in TAGS for value in range(3)
+}
+
+
+def row(tag: str, value: int, run: int, sequence: int, *, valid: bool) -> np.ndarray:
+    words = ONE_ROW[tag, value].copy()
+    words[[Header.RUN, Header.SEQUENCE, Header.VALID]] = run, sequence, valid
+    return words
+
+
+rows = st.builds(
+    row,
+    st.sampled_from(TAGS),
+    st.integers(0, 2),
+    run=st.integers(1, 2),
+    sequence=st.integers(0, 2**32 - 1),
+    valid=st.booleans(),
+)
+
+
+def arrays(*shape: int) -> st.SearchStrategy[np.ndarray]:
+    count = int(np.prod(shape))
+    return st.lists(rows, min_size=count, max_size=count).map(
+        lambda found: np.stack(found).reshape(*shape, -1)
+    )
+
+
+def by_run(parts: list[tuple[int, list[Row]]]) -> dict[int, list[Row]]:
+    found: dict[int, list[Row]] = {}
+    for run, some in parts:
+        found.setdefault(run, []).extend(some)
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(arrays(1), arrays(3), arrays(2, 1), arrays(2, 2)), max_size=6))
+def test_blocks_read_together_are_blocks_read_one_by_one(contents: list[Any]) -> None:
+    blocks = [Block(jnp.asarray(words), 1000.0 + index) for index, words in enumerate(contents)]
+    together = [part for group in of_one_shape(blocks) for part in read(group)]
+    alone = [part for block in blocks for part in read([block])]
+    assert by_run(together) == by_run(alone)
+    for _, found in together:
+        assert [one.wall_time for one in found] == sorted(one.wall_time for one in found)
+
+
+def test_lanes_are_counted_anew_in_every_block_and_in_each_row_order_of_schemas() -> None:
+    lanes = np.stack([[row("b", 1, 7, 0, valid=True)], [row("a", 2, 7, 0, valid=True)]])
+    ((run, found),) = read([Block(jnp.asarray(lanes), 5.0), Block(jnp.asarray(lanes), 6.0)])
+    assert run == 7
+    assert [(one.lane, one.wall_time, one.values) for one in found] == [
+        (0, 5.0, {"b": 1.0}),
+        (1, 5.0, {"a": 2.0}),
+        (0, 6.0, {"b": 1.0}),
+        (1, 6.0, {"a": 2.0}),
+    ]

@@ -70,7 +70,7 @@ class FFmpegGif(Encoder):
         self._process.finish()
         options = [
             *("-i", str(self._frames), "-i", str(self._palette)),
-            *("-filter_complex", "[0:v][1:v]paletteuse=dither=none"),
+            *("-filter_complex", "[0:v][1:v]paletteuse=dither=none:diff_mode=rectangle"),
             *("-f", "gif", "-"),
         ]
         self._process = FFmpeg(self._executable, options, self._output)

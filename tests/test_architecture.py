@@ -32,7 +32,7 @@ HOST = {
 PURE = {"counter", "episodes", "learning_rate", "training_log"}
 TIES_BOTH_HALVES = {"callback", "pattern"}
 CALLBACKS = {"io_callback", "pure_callback", "debug_callback"}
-OUTSIDE_OF_THE_CORE = {"demo", "testing", "integrations"}
+OUTSIDE_OF_THE_CORE = {"demo", "doctor", "testing", "integrations"}
 SDKS = {
     *("tensorboardX", "tensorboard", "tensorflow", "rich", "PIL", "google.protobuf", "crc32c"),
     *("wandb", "mlflow", "trackio", "mujoco", "pygame", "imageio_ffmpeg"),

@@ -1,4 +1,4 @@
-"""The command `metriplex`: `demo` trains a small agent, `plugins` lists what is installed."""
+"""The command `metriplex`: `demo` trains, `plugins` lists, `doctor` tries what is installed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ EXIT_INTERRUPTED = 130
 _HEADER = ("KIND", "NAME", "DISTRIBUTION", "VERSION", "HOOKS")
 _MIN_LAST_COLUMN = 20
 _DEMO_BACKENDS = ("tensorboard", "console")
+_DEMO_TASKS = ("cartpole", "pendulum")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "plugins":
             print(plugin_table(installed(), shutil.get_terminal_size().columns))
+        elif arguments.command == "doctor":
+            status = _doctor(arguments)
         else:
             status = _demo(arguments)
         sys.stdout.flush()
@@ -101,11 +104,20 @@ def _demo(arguments: argparse.Namespace) -> int:
     from metriplex.demo import run  # only this command needs it, and it compiles programs
 
     return run(
+        env=arguments.env,
         log_dir=arguments.log_dir,
         seed=arguments.seed,
         backends=arguments.backend or list(_DEMO_BACKENDS),
+        videos=arguments.videos,
         open_browser=arguments.open,
     )
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from metriplex.doctor import run  # only this command needs what is tried
+
+    width = shutil.get_terminal_size().columns
+    return run(arguments.log_dir, width=width, emit=lambda line: print(line, flush=True))
 
 
 def _complain(error: MetriplexError, status: int) -> int:
@@ -121,9 +133,18 @@ def _parser() -> argparse.ArgumentParser:
     version = f"%(prog)s {metadata.version('metriplex')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="train PPO on CartPole and log it")
+    demo = commands.add_parser("demo", help="train PPO on a small task and log it")
+    demo.add_argument(
+        "--env",
+        choices=_DEMO_TASKS,
+        default=_DEMO_TASKS[0],
+        help="what is learned; the pendulum is simulated by MuJoCo MJX (default: %(default)s)",
+    )
     demo.add_argument("--log-dir", default="logs", help="where the run goes (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    demo.add_argument(
+        "--no-videos", action="store_false", dest="videos", help="record no evaluation videos"
+    )
     demo.add_argument("--open", action="store_true", help="start TensorBoard on the run at the end")
     demo.add_argument(
         "--backend",
@@ -132,4 +153,6 @@ def _parser() -> argparse.ArgumentParser:
         help=f"log to this backend; may be repeated (default: {' and '.join(_DEMO_BACKENDS)})",
     )
     commands.add_parser("plugins", help="list every installed plugin, also the broken ones")
+    doctor = commands.add_parser("doctor", help="try what is installed, say how to mend what fails")
+    doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
     return parser

@@ -1,0 +1,65 @@
+"""`metriplex doctor`: says before any training what would work on this machine."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metriplex.discovery import GROUPS, entry_points
+from metriplex.doctor import machine
+from metriplex.doctor.report import BROKEN, OK, Finding, layout, summary
+from metriplex.doctor.trials import run_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["run"]
+
+
+def run(log_dir: str, *, width: int, emit: Callable[[str], object]) -> int:
+    """Makes every check, and tells each finding as soon as it is known. Leaves nothing behind.
+
+    Args:
+        log_dir: Where runs would go.
+        width: Columns of the terminal.
+        emit: Called with one line after another.
+
+    Returns:
+        The exit status: 0 if everything that is installed works, else 1.
+    """
+    plugins = [
+        (kind, name)
+        for kind in GROUPS
+        for name in sorted({entry.name for entry in entry_points(kind)})
+    ]
+    names = ["temporary files", *(f"{kind} {name}" for kind, name in plugins)]
+    findings = []
+    for finding in _findings(log_dir, plugins):
+        findings.append(finding)
+        for line in layout(finding, max(map(len, names)), width):
+            emit(line)
+    for line in summary(findings, width):
+        emit(line)
+    return int(any(finding.status == BROKEN for finding in findings))
+
+
+def _findings(log_dir: str, plugins: list[tuple[str, str]]) -> Iterator[Finding]:
+    yield Finding(
+        OK, "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
+    yield machine.check_log_directory(log_dir)
+    yield machine.check_temporary_files()
+    draws = any(kind == "renderer" for kind, _ in plugins)
+    yield machine.check_ffmpeg(needed=draws)
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="metriplex-doctor-", ignore_cleanup_errors=True
+        ) as directory:
+            for number, (kind, name) in enumerate([("jax", ""), *plugins]):
+                yield run_trial(kind, name, Path(directory, str(number)))
+    except OSError:  # the temporary files are among the findings
+        for kind, name in [("jax", ""), *plugins]:
+            text = "not tried, for want of a directory for temporary files"
+            yield Finding(BROKEN, f"{kind} {name}".strip(), text)

@@ -1,0 +1,201 @@
+"""The process of one trial: `python -m metriplex.doctor.child KIND NAME REPORT`."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import io
+import json
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import numpy as np
+
+from metriplex.callback import MetricsCallback
+from metriplex.discovery import construct, find, load
+from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
+from metriplex.errors import MetriplexError
+from metriplex.hookcheck import check_hooks, marked_hooks
+from metriplex.hookspecs import SPECS, hookimpl
+from metriplex.plugins import Backend
+from metriplex.records import RunInfo
+from metriplex.run import Run
+from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.jobs import RenderJob
+from metriplex.video.selection import create_renderer
+from metriplex.video.worker import RenderWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metriplex.records import Clip, Scalars
+    from metriplex.video.jobs import RenderResult
+
+_WAIT_SECS = 30.0
+_DRAW_SECS = 60.0
+_WIDTH, _HEIGHT, _FPS = 160, 120, 10.0
+
+
+def main(kind: str, name: str, report: str) -> None:
+    """Makes one trial.
+
+    Args:
+        kind: `jax`, `backend`, `renderer` or `environment`.
+        name: The plugin's name.
+        report: File that gets status, text and remedy.
+    """
+    trials = {"jax": _try_jax, "backend": _try_backend, "renderer": _try_renderer}
+    try:
+        finding = trials.get(kind, _try_other)(kind, name)
+    except MetriplexError as error:
+        finding = Finding(BROKEN, name, str(error))
+    except Exception as error:  # noqa: BLE001 - plugins may raise anything
+        finding = Finding(BROKEN, name, f"{type(error).__name__}: {error}")
+    Path(report).write_text(json.dumps([finding.status, finding.text, finding.remedy]))
+
+
+@final
+class _Memory:
+    """A backend that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.records: list[Scalars] = []
+
+    @hookimpl
+    def log_scalars(self, records: Sequence[Scalars]) -> None:
+        self.records += records
+
+
+def _try_jax(_kind: str, name: str) -> Finding:
+    devices = jax.devices()
+    text = f"{jax.__version__} on {len(devices)} x {devices[0].device_kind}"
+    memory = _Memory()
+    with MetricsCallback("doctor", log_dir="logs", backends=memory) as metrics:
+
+        @jax.jit
+        def train(metrics: MetricsCallback, loss: jax.Array) -> jax.Array:
+            state = metrics.on_training_start(metrics.init(1))
+            state = metrics.on_iteration(state, training_log={"loss": loss})
+            metrics.on_training_end(state)
+            return loss
+
+        train(metrics, jax.numpy.float32(0.5)).block_until_ready()
+    values = [value for record in memory.records for value in record.values.values()]
+    if 0.5 not in values:
+        lost = f"{text}: a compiled program's values don't reach the host"
+        return Finding(BROKEN, name, lost, "see whether `jax.debug.callback` works on the device")
+    return Finding(OK, name, f"{text}; a compiled program's values reach the host")
+
+
+def _try_backend(kind: str, name: str) -> Finding:
+    if needs := _needed_options(kind, name):
+        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
+    start = time.monotonic()
+    plugin = construct(kind, name, None)
+    backend = Backend(name, plugin)
+    said, refusal = _diagnosis(plugin, name)
+    if refusal is not None:
+        return refusal
+    directory = Path("run").absolute()
+    directory.mkdir()
+    info = RunInfo(uuid.uuid4().hex, "doctor", directory, time.time())
+    run = Run(info, [backend])
+    run.log_scalars(1, {"doctor/value": 0.5})
+    run.flush(_WAIT_SECS)
+    run.close("finished", _WAIT_SECS)
+    (delivery,) = run.deliveries()
+    if delivery.error is not None:
+        return Finding(BROKEN, name, f"a record could not be logged: {delivery.error}")
+    if delivery.undelivered:
+        return Finding(BROKEN, name, f"hangs: a record was not logged within {_WAIT_SECS:g} s")
+    took = f"logged a record and closed in {time.monotonic() - start:.1f} s"
+    return Finding(OK, name, f"{said}{took}")
+
+
+def _try_renderer(kind: str, name: str) -> Finding:
+    if needs := _needed_options(kind, name):
+        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
+    plugin = construct(kind, name, None)
+    check_hooks(plugin, SPECS[kind], f"{kind} `{name}`")
+    said, refusal = _diagnosis(plugin, name)
+    if refusal is not None:
+        return refusal
+    example = _ask(plugin, "example_environment")
+    if example is None:
+        return Finding(WARNING, name, f"{said}not tried, as it brings no `example_environment`")
+    env, states = example
+    renderer = create_renderer(plugin, env, _WIDTH, _HEIGHT)
+    frames = [jax.tree.map(np.asarray, renderer.select(state)) for state in states]
+    formats = ("gif", "mp4") if find_ffmpeg() else ("gif",)
+    start = time.monotonic()
+    results: list[RenderResult] = []
+    worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=_DRAW_SECS)
+    worker.submit(RenderJob("doctor", 0, _FPS, formats, frames))
+    worker.close(2 * _DRAW_SECS)
+    (result,) = results
+    if result.error is not None:
+        return Finding(BROKEN, name, f"{said}{result.error}")
+    took = f"{time.monotonic() - start:.1f} s"
+    if why := _nothing_to_see(result.clips):
+        return Finding(BROKEN, name, f"{said}{why}")
+    sizes = ", ".join(f"{key} {len(clip.data) / 1e3:.0f} kB" for key, clip in result.clips.items())
+    text = f"{said}drew and encoded {len(frames)} frames in {took} ({sizes})"
+    return Finding(OK, name, text)
+
+
+def _try_other(kind: str, name: str) -> Finding:
+    if needs := _needed_options(kind, name):
+        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
+    hooks = check_hooks(construct(kind, name, None), SPECS[kind], f"{kind} `{name}`")
+    return Finding(OK, name, f"has the hooks {', '.join(hooks)}")
+
+
+def _needed_options(kind: str, name: str) -> str:
+    """The options without which a plugin can't be made."""
+    try:
+        parameters = inspect.signature(load(kind, find(kind, name))).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    varied = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in varied]
+    return ", ".join(f"`{option}`" for option in needed)
+
+
+def _diagnosis(plugin: object, name: str) -> tuple[str, Finding | None]:
+    """What a plugin says of this machine, and a finding if that ends the trial."""
+    found = _ask(plugin, "diagnose")
+    if found is None:
+        return "", None
+    if not found.works:
+        return "", Finding(BROKEN, name, str(found.summary), str(found.remedy))
+    return f"{found.summary}; ", None
+
+
+def _ask(plugin: object, hook: str) -> Any:
+    for method, implemented, _ in marked_hooks(plugin):
+        if implemented == hook:
+            return getattr(plugin, method)()
+    return None
+
+
+def _nothing_to_see(clips: Mapping[str, Clip]) -> str:
+    """What is wrong with the pictures of a clip, if Pillow is there to look at them."""
+    if importlib.util.find_spec("PIL") is None:
+        return ""
+    from PIL import Image, ImageSequence
+
+    with Image.open(io.BytesIO(clips["gif"].data)) as image:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    if all(np.ptp(frame, axis=(0, 1)).max() == 0 for frame in frames):
+        return "draws nothing: all its pictures are of one colour"
+    if all(np.array_equal(frame, frames[0]) for frame in frames):
+        return "draws all states of its example alike"
+    return ""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from metriplex.doctor.machine import check_ffmpeg, check_log_directory, check_te
 from metriplex.doctor.report import Finding, layout, plain, summary
 from metriplex.doctor.trials import run_trial
 from metriplex.video.ffmpeg import find_ffmpeg
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BACKEND = """
     import os, sys, time
@@ -140,10 +142,7 @@ def test_backends_that_are_broken(
 
 
 def test_a_backend_that_hangs_is_ended(install: Install, tmp_path: Path) -> None:
-    hook = (
-        "def __init__(self):\n            open('begun', 'w').close()\n            time.sleep(600)"
-    )
-    install("backend", "hangs", f"{BACKEND}\n        {hook}\n")
+    install("backend", "hangs", f"{BACKEND}\n        def __init__(self): time.sleep(600)\n")
     finding = run_trial("backend", "hangs", tmp_path / "trial", limit_secs=0.01)
     assert finding == Finding("broken", "backend hangs", "hangs: it was ended after 0.01 s")
 
@@ -341,7 +340,7 @@ def test_doctor_from_end_to_end(install: Install, tmp_path: Path) -> None:
     broken = run_doctor(cwd=here, TMPDIR=str(there), PYTHONPATH=str(tmp_path / "site"))
     assert (broken.returncode, broken.stderr) == (1, "")
     lines = broken.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if len(line) > 80 and str(tmp_path) not in line] == []
     assert broken.stdout.isascii()
     statuses = {tuple(line.split()[:3]) for line in lines}
     assert ("broken", "backend", "explodes") in statuses

@@ -46,9 +46,8 @@ def run(log_dir: str, *, width: int, emit: Callable[[str], object]) -> int:
 
 
 def _findings(log_dir: str, plugins: list[tuple[str, str]]) -> Iterator[Finding]:
-    yield Finding(
-        OK, "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    )
+    system = f"{platform.system()} {platform.machine()}"
+    yield Finding(OK, "Python", f"{platform.python_version()} on {system}")
     yield machine.check_log_directory(log_dir)
     yield machine.check_temporary_files()
     draws = any(kind == "renderer" for kind, _ in plugins)

@@ -130,7 +130,7 @@ def _try_renderer(kind: str, name: str) -> Finding:
     env, states = example
     renderer = create_renderer(plugin, env, _WIDTH, _HEIGHT)
     frames = [jax.tree.map(np.asarray, renderer.select(state)) for state in states]
-    formats = ("gif", "mp4") if find_ffmpeg() else ("gif",)
+    formats = ("gif", "mp4") if find_ffmpeg() is not None else ("gif",)
     start = time.monotonic()
     results: list[RenderResult] = []
     worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=_DRAW_SECS)

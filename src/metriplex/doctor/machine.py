@@ -79,16 +79,15 @@ def check_ffmpeg(*, needed: bool) -> Finding:
         if importlib.util.find_spec("PIL") is not None:
             return Finding(WARNING, name, "none: no MP4, and GIFs by Pillow only", install)
         text = "none, and no Pillow either: clips can't be encoded"
-        return Finding(
-            BROKEN if needed else WARNING, name, text, "`pip install 'metriplex[video]'`"
-        )
+        install = "`pip install 'metriplex[video]'`"
+        return Finding(BROKEN if needed else WARNING, name, text, install)
     command = [executable, "-hide_banner", "-version"]
     try:
         done = subprocess.run(  # noqa: S603 - what will encode, with our own arguments
             command, capture_output=True, timeout=_FFMPEG_SECS, check=True, text=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        chosen = os.environ.get("IMAGEIO_FFMPEG_EXE")
+        chosen = "IMAGEIO_FFMPEG_EXE" in os.environ
         reinstall = "`pip install --force-reinstall imageio-ffmpeg`"
         mend = "unset IMAGEIO_FFMPEG_EXE, or name one that works" if chosen else reinstall
         return Finding(BROKEN, name, f"{executable} can't be run: {error}", mend)

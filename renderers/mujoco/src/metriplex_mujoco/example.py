@@ -23,6 +23,7 @@ _MODEL = """
 _ANGLES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
+@final
 class PendulumState(NamedTuple):
     """Where the pendulum is.
 

@@ -12,6 +12,7 @@ from metriplex_pygame.transform import Transform
 _POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
+@final
 class BallState(NamedTuple):
     """Where the ball is.
 

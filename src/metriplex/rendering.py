@@ -52,7 +52,14 @@ class Environment(abc.ABC):
     """What a rollout needs of an environment; what the hook `adapt_environment` gives.
 
     All methods are pure functions that jax can trace; `key` is a typed PRNG key.
+
+    Attributes:
+        traceable: Set it to False where that is not so, as for a simulator that steps in Python:
+            rollouts are then played step by step on the host, off the training path, and the arrays
+            of the policy are sent there for each. `step` gets actions as NumPy arrays.
     """
+
+    traceable: bool = True
 
     @abc.abstractmethod
     def reset(self, key: Any) -> Any:

@@ -16,11 +16,13 @@ class PatternEnvironment(Environment):
     """Adapts the protocol `initial`, `transition`, `observation`, `terminal`, `truncate`.
 
     Args:
-        env: An environment with these methods; `truncate` and `action_mask` may be missing.
+        env: An environment with these methods; `truncate` and `action_mask` may be missing. An
+            attribute `traceable` that is False says that they can't be traced.
     """
 
     def __init__(self, env: Any) -> None:
         self._env = env
+        self.traceable = bool(getattr(env, "traceable", True))
 
     @classmethod
     def accepts(cls, env: object) -> bool:

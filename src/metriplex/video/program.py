@@ -1,4 +1,4 @@
-"""The part of a compiled program that plays an evaluation episode and sends what drawing needs."""
+"""The part of a compiled program that plays an evaluation rollout and sends what drawing needs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any, final
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import eval_jaxpr
 
-from metriplex.packing import Kind
+from metriplex import bridge
+from metriplex.packing import NO_SEQUENCE, Header, Kind
 from metriplex.rendering import Environment  # noqa: TC001 - part of public annotations
-from metriplex.state import Config, MetricsState, send_unnumbered
+from metriplex.state import NO_LANE, Config, MetricsState, gate, make_row
+from metriplex.tracing import is_tracing
+from metriplex.video.payloads import Parts, Play, States, name, register
 from metriplex.video.rollout import rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Sequence
 
     from jax.typing import ArrayLike
 
 logger = logging.getLogger("metriplex")
-
-_structures: dict[jax.tree_util.PyTreeDef, int] = {}
-_by_number: list[jax.tree_util.PyTreeDef] = []
 
 
 @final
@@ -45,6 +46,7 @@ class VideoProgram:
     num_steps: int
     env: Environment = field(compare=False)
     select: Callable[[Any], Any] = field(compare=False)
+    _warned: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def send(
         self,
@@ -59,7 +61,8 @@ class VideoProgram:
     ) -> None:
         """Plays and sends a rollout in every `interval`-th iteration, the first one included.
 
-        The rollout is a branch of its own in the program, which costs nothing in the others.
+        The rollout is a branch of its own in the program, which costs nothing in the others. Of
+        vmapped lanes the first one is played, and the branch stays one whatever is vmapped.
 
         Args:
             config: The callback's.
@@ -71,44 +74,106 @@ class VideoProgram:
             where: Whether to log at all.
         """
         if policy is None:
-            _warn_once("`on_iteration` was given no `policy=`, which evaluation videos need")
+            self._warn("`on_iteration` was given no `policy=`, which evaluation videos need")
             return
-        number = jnp.asarray(state.iteration if iteration is None else iteration, jnp.int32)
         due = jnp.logical_and(where, state.iteration % self.interval == 0)
+        if not is_tracing() and not due:
+            return
+        number = state.iteration if iteration is None else iteration
 
-        def record() -> None:
-            values = self._play(policy, _rollout_key(key, state.iteration))
-            if values:
-                send_unnumbered(config, run, state, Kind.VIDEO, values, number, due)
+        def record(lane: jax.Array) -> None:
+            values = self._payload(policy, _rollout_key(key, state.iteration))
+            at = jnp.asarray(number, jnp.int32)
+            row = make_row(config, run, state, Kind.VIDEO, values, {}, at)
+            row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
+            row = row.at[Header.LANE].set(lax.bitcast_convert_type(lane, jnp.uint32))
+            bridge.emit(row[None], where=gate(config, state, where=True))
 
-        lax.cond(due, record, lambda: None)
-
-    def _play(self, policy: Any, key: jax.Array) -> dict[str, jax.Array]:
-        """Arrays `[num_steps, ...]` by name, from which `unflatten` makes what drawing needs."""
+        lane = jnp.asarray(NO_LANE if state.lane is None else state.lane, jnp.int32)
         try:
-            selected = rollout(self.env, policy, key, num_steps=self.num_steps, select=self.select)
+            if is_tracing():
+                _branch(due, lane, record)
+            else:
+                record(lane)
         except Exception as error:  # noqa: BLE001 - videos never stop a training
-            _warn_once(f"the rollout can't be traced ({type(error).__name__}: {error})")
-            return {}
+            self._warn(_reason(error))
+
+    def _payload(self, policy: Any, key: jax.Array) -> dict[str, jax.Array]:
+        """Named arrays: of the states, or of the policy if the host has to play."""
+        if self.env.traceable:
+            try:
+                return self._states(policy, key)
+            except Exception as error:  # noqa: BLE001 - an environment may raise anything
+                self._warn(
+                    f"the rollout can't be traced ({_reason(error)}): the policy's parameters are "
+                    f"sent to the host, which plays it step by step",
+                    prefix="evaluation videos take longer",
+                )
+        parts, arrays = Parts.split((policy, key))
+        x64 = bool(jax.config.jax_enable_x64)
+        number = register(Play(self.env, self.select, self.num_steps, parts, x64))
+        return name(number, [array[None] for array in map(jnp.asarray, arrays)])
+
+    def _states(self, policy: Any, key: jax.Array) -> dict[str, jax.Array]:
+        play = functools.partial(rollout, self.env, num_steps=self.num_steps, select=self.select)
+        if is_tracing():
+            selected = play(policy, key)
+        else:  # a Python loop must not compile it each time
+            parts, arrays = Parts.split(policy)
+            selected = _compiled(self, parts)(arrays, key)
         leaves, structure = jax.tree.flatten(selected)
-        if structure not in _structures:
-            _structures[structure] = len(_by_number)
-            _by_number.append(structure)
-        number = _structures[structure]
-        return {f"{number}/{index}": leaf for index, leaf in enumerate(leaves)}
+        if not leaves:
+            raise ValueError("`Renderer.select` gives no array")
+        return name(register(States(structure)), leaves)
+
+    def _warn(self, reason: str, prefix: str = "no evaluation videos") -> None:
+        """Says what holds for all the videos of a program, once."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning("%s: %s; training and all other logging go on", prefix, reason)
 
 
-def frames_of(values: Mapping[str, Any]) -> list[Any]:
-    """What was selected of a rollout, frame by frame, from the arrays that reached the host.
+def _branch(due: jax.Array, lane: jax.Array, record: Callable[[jax.Array], None]) -> None:
+    """Runs `record` if it is due: in every program a branch that is skipped otherwise.
 
-    Taken apart here, since the process that draws may not know the classes that states are of as
-    pytrees: those of a user's script are pickled by value.
-
-    Returns:
-        For each frame the structure that `Renderer.select` gave, of NumPy arrays.
+    A vmapped branch would be run always, and for all lanes, so the first lane is taken before.
     """
-    structure = _by_number[int(next(iter(values)).split("/", 1)[0])]
-    return [jax.tree.unflatten(structure, leaves) for leaves in zip(*values.values(), strict=True)]
+    traced = jax.make_jaxpr(record)(lane)  # tells which arrays `record` has taken from outside
+
+    @jax.custom_batching.custom_vmap
+    def branch(due: jax.Array, lane: jax.Array, *taken: jax.Array) -> tuple[()]:
+        def run() -> None:
+            eval_jaxpr(traced.jaxpr, taken, lane)
+
+        lax.cond(due, run, lambda: None)
+        return ()
+
+    @branch.def_vmap
+    def _(_size: int, batched: Sequence[bool], *arrays: jax.Array) -> tuple[tuple[()], tuple[()]]:
+        due, lane, *taken = (
+            array[0] if is_batched else array
+            for array, is_batched in zip(arrays, batched, strict=True)
+        )
+        return branch(due, jnp.where(lane < 0, 0, lane), *taken), ()
+
+    branch(due, lane, *traced.consts)
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(program: VideoProgram, policy: Parts) -> Callable[..., Any]:
+    """The rollout, for policies that differ in their arrays alone."""
+
+    @jax.jit
+    def play(arrays: Sequence[jax.Array], key: jax.Array) -> Any:
+        return rollout(
+            program.env,
+            policy.join(arrays),
+            key,
+            num_steps=program.num_steps,
+            select=program.select,
+        )
+
+    return play
 
 
 def _rollout_key(key: jax.Array | None, iteration: jax.Array) -> jax.Array:
@@ -117,6 +182,6 @@ def _rollout_key(key: jax.Array | None, iteration: jax.Array) -> jax.Array:
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
-@functools.cache
-def _warn_once(reason: str) -> None:
-    logger.warning("no evaluation videos: %s; training and all other logging go on", reason)
+def _reason(error: Exception) -> str:
+    """The first line of what jax says, which explains at length."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal, final
+import time
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from metriplex.errors import ClosedError
 from metriplex.records import Video
 from metriplex.video.jobs import RenderJob, RenderResult
-from metriplex.video.program import frames_of
+from metriplex.video.payloads import States, find
+from metriplex.video.player import Player
 from metriplex.video.worker import RenderWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from metriplex.rendering import Renderer
     from metriplex.sequence import Row
@@ -29,7 +31,8 @@ _BACKLOG = 8
 class VideoRecorder:
     """Has rollouts drawn and encoded by a worker, and logs what comes back.
 
-    Of a vmapped run, the first lane is shown.
+    Of a vmapped run, the first lane is shown. What the device could not play is played by a thread
+    of its own before.
     """
 
     def __init__(
@@ -47,38 +50,44 @@ class VideoRecorder:
         self._worker = RenderWorker(
             renderer, mode=mode, on_result=self._on_result, backlog=_BACKLOG
         )
+        self._player = Player(self._draw, self._warn)
 
     def submit(self, row: Row) -> None:
         """Takes a rollout; returns at once. The drain thread calls."""
         if row.lane not in {None, 0}:
             return
-        job = RenderJob(
-            tag=TAG,
-            step=row.step,
-            lane=row.lane,
-            fps=self._fps,
-            formats=self._formats,
-            frames=frames_of(row.values),
-            iteration=row.iteration,
-            wall_time=row.wall_time,
-        )
-        self._worker.submit(job)
+        payload, arrays = find(row.values)
+        if isinstance(payload, States):
+            self._draw(row, list(payload.frames(arrays)))
+        else:
+            self._player.submit(row, payload, arrays)
 
     def close(self, timeout: float) -> None:
         """Waits for the videos under way, `timeout` seconds at most, and ends the worker."""
-        self._worker.close(timeout)
+        deadline = time.monotonic() + timeout
+        self._player.close(timeout)
+        self._worker.close(max(deadline - time.monotonic(), 0.0))
+
+    def _draw(self, row: Row, frames: Sequence[Any]) -> None:
+        self._worker.submit(
+            RenderJob(
+                tag=TAG,
+                step=row.step,
+                lane=row.lane,
+                fps=self._fps,
+                formats=self._formats,
+                frames=frames,
+                iteration=row.iteration,
+                wall_time=row.wall_time,
+            )
+        )
 
     def _on_result(self, result: RenderResult) -> None:
-        """Logs a video, or why there is none. The worker's thread calls."""
+        """Logs a video, and why some of it is missing. The worker's thread calls."""
         job = result.job
         if result.error is not None:
-            logger.warning(
-                "no evaluation video of iteration %s (step %d): %s; training goes on, and the next "
-                "one is tried again",
-                job.iteration,
-                job.step,
-                result.error,
-            )
+            self._warn(job.iteration, job.step, result.error, result.details)
+        if not result.clips:
             return
         try:
             self._log_video(
@@ -93,6 +102,16 @@ class VideoRecorder:
                 )
             )
         except ClosedError:
-            logger.warning(
-                "the evaluation video of step %d came too late: the run is closed", job.step
-            )
+            self._warn(job.iteration, job.step, "it came too late: the run is closed")
+
+    @staticmethod
+    def _warn(iteration: int | None, step: int, reason: str, details: str = "") -> None:
+        logger.warning(
+            "no evaluation video of iteration %s (step %d): %s; training goes on, and the next "
+            "one is tried again",
+            iteration,
+            step,
+            reason,
+        )
+        if details:
+            logger.debug("%s", details)

@@ -1,4 +1,8 @@
-"""The evaluation rollout: some steps of one environment with the current policy, on the device."""
+"""The evaluation rollout: some steps of one environment with the current policy.
+
+`rollout` is traced into a program, `play` runs on the host for environments that can't be traced.
+With the same key both give the same states.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from metriplex.video.policies import adapt_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from metriplex.rendering import Environment
+    from metriplex.video.policies import Actor
 
 
 def rollout(
@@ -24,7 +30,7 @@ def rollout(
     num_steps: int,
     select: Callable[[Any], Any],
 ) -> Any:
-    """Plays `num_steps` steps, starting a new episode whenever one ends.
+    """Plays `num_steps` steps, starting a new episode whenever one ends; to be traced.
 
     Args:
         env: The environment, adapted.
@@ -38,8 +44,7 @@ def rollout(
     """
     actor = adapt_policy(policy)
     env_key, policy_key, steps_key = jax.random.split(key, 3)
-    env_state = env.reset(env_key)
-    policy_state = actor.reset(policy_key)
+    first = _varying((env.reset(env_key), actor.reset(policy_key)))
 
     def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], Any]:
         env_state, policy_state = carry
@@ -47,34 +52,76 @@ def rollout(
         selected = select(env_state)
         observation = env.observe(env_state, keys[0])
         mask = env.action_mask(env_state, keys[1])
-        next_policy_state, action = actor.act(policy_state, observation, keys[2], mask)
-        next_env_state, done = env.step(env_state, action, keys[3])
-        env_state = _where(done, env.reset(keys[4]), next_env_state, env_state)
-        policy_state = _where(done, actor.reset(keys[5]), next_policy_state, policy_state)
-        return (env_state, policy_state), _plain(selected)
+        policy_state, action = actor.act(policy_state, observation, keys[2], mask)
+        env_state, done = env.step(env_state, action, keys[3])
+        carry = lax.cond(
+            jnp.asarray(done, bool).reshape(()),
+            lambda: _like((env.reset(keys[4]), actor.reset(keys[5])), carry),
+            lambda: _like((env_state, policy_state), carry),
+        )
+        return carry, jax.tree.map(_plain, selected)
 
-    _, selected = lax.scan(step, (env_state, policy_state), jax.random.split(steps_key, num_steps))
+    _, selected = lax.scan(step, first, jax.random.split(steps_key, num_steps))
     return selected
 
 
-def _where(condition: jax.Array, new: Any, old: Any, like: Any) -> Any:
-    """A choice leaf by leaf, of the types of `like`, as the carry of a scan has to be."""
+def play(
+    env: Environment,
+    actor: Actor,
+    key: jax.Array,
+    *,
+    num_steps: int,
+    select: Callable[[Any], Any],
+) -> Iterator[Any]:
+    """As `rollout`, one step after another on the host.
 
-    def choose(new: Any, old: Any, like: Any) -> Any:
-        if jnp.issubdtype(jnp.result_type(like), jax.dtypes.prng_key):
-            return jnp.where(condition, new, old)
-        dtype = jnp.result_type(like)
-        return jnp.where(condition, jnp.asarray(new, dtype), jnp.asarray(old, dtype))
+    Actions reach the environment as NumPy arrays.
 
-    return jax.tree.map(choose, new, old, like)
+    Yields:
+        What `select` gives of each state, of NumPy arrays.
+    """
+    env_key, policy_key, steps_key = jax.random.split(key, 3)
+    env_state, policy_state = env.reset(env_key), actor.reset(policy_key)
+    for keys in jax.vmap(lambda one: jax.random.split(one, 6))(
+        jax.random.split(steps_key, num_steps)
+    ):
+        # A copy, as an environment may write its next state into the same arrays.
+        yield jax.tree.map(lambda leaf: np.array(_plain(leaf)), select(env_state))
+        observation = env.observe(env_state, keys[0])
+        mask = env.action_mask(env_state, keys[1])
+        policy_state, action = actor.act(policy_state, observation, keys[2], mask)
+        env_state, done = env.step(env_state, jax.tree.map(np.asarray, action), keys[3])
+        if done:
+            env_state, policy_state = env.reset(keys[4]), actor.reset(keys[5])
 
 
-def _plain(selected: Any) -> Any:
-    """Arrays of plain dtypes: PRNG keys, which drawing can't need, become their words."""
+def _like(new: Any, old: Any) -> Any:
+    """The new values, of the types of the old ones, as the carry of a scan has to be."""
 
-    def plain(leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
+    def cast(new: Any, old: Any) -> Any:
+        dtype = jnp.result_type(old)
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            return new
+        return jnp.asarray(new, dtype)
+
+    return _varying(jax.tree.map(cast, new, old))
+
+
+def _varying(tree: Any) -> Any:
+    """The same values, typed as what may differ from device to device under `shard_map`.
+
+    Only what does so before and after a step can be carried through a scan.
+    """
+    axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+    if not axes:
+        return tree
+    never = lax.axis_index(axes) < 0
+    return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), tree)
+
+
+def _plain(leaf: Any) -> Any:
+    """An array of a plain dtype: PRNG keys, which drawing can't need, become their words."""
+    if isinstance(leaf, jax.Array):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return jax.random.key_data(leaf) if is_key else leaf
-
-    return jax.tree.map(plain, selected)
+    return np.asarray(leaf)

@@ -1,0 +1,181 @@
+"""What a program sends of a rollout: the states to draw, or the policy that is to play it.
+
+Arrays cross to the host without the pytree that they are of. That stays here, under a number that
+goes with them.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import functools
+import itertools
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metriplex.video.policies import Actor, adapt_policy
+from metriplex.video.rollout import play
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from metriplex.rendering import Environment
+
+
+class Payload(abc.ABC):
+    """How a rollout is made of the arrays that reach the host."""
+
+    @abc.abstractmethod
+    def frames(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
+        """What was selected of each state, of NumPy arrays, in the order of time."""
+
+
+@final
+@dataclass(frozen=True)
+class States(Payload):
+    """A rollout that the device has played.
+
+    Attributes:
+        structure: Of what the renderer has selected of each state.
+    """
+
+    structure: jax.tree_util.PyTreeDef
+
+    def frames(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
+        """See `Payload.frames`.
+
+        Taken apart here, since the process that draws may not know the classes that states are of
+        as pytrees: those of a user's script are pickled by value.
+        """
+        return (jax.tree.unflatten(self.structure, leaves) for leaves in zip(*arrays, strict=True))
+
+
+@final
+@dataclass(frozen=True)
+class Play(Payload):
+    """A rollout that the host is still to play, as the environment can't be traced.
+
+    Attributes:
+        env: The environment, adapted.
+        select: What is sent of each state.
+        num_steps: Steps of the rollout.
+        policy: The policy and the key, without their arrays.
+        x64: Whether jax had 64-bit types where the program was traced.
+    """
+
+    env: Environment
+    select: Callable[[Any], Any]
+    num_steps: int
+    policy: Parts
+    x64: bool
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    def frames(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
+        """See `Payload.frames`; plays while it is iterated.
+
+        The policy runs on the CPU: an accelerator that runs a training from end to end would do
+        nothing else before that has ended.
+        """
+        with self._lock, _on_cpu(), jax.enable_x64(self.x64):
+            leaves = [array[0] for array in arrays]
+            policy, key = self.policy.join(leaves)
+            actor = Actor(adapt_policy(policy).reset, functools.partial(self._act, leaves))
+            yield from play(self.env, actor, key, num_steps=self.num_steps, select=self.select)
+
+    @functools.cached_property
+    def _act(self) -> Callable[..., tuple[Any, Any]]:
+        """The policy, compiled once for all videos."""
+
+        @jax.jit
+        def act(leaves: Sequence[jax.Array], *arguments: Any) -> tuple[Any, Any]:
+            policy, _ = self.policy.join(leaves)
+            return adapt_policy(policy).act(*arguments)
+
+        return act
+
+
+@final
+@dataclass(frozen=True)
+class Parts:
+    """A pytree without its arrays.
+
+    Attributes:
+        structure: Of the pytree.
+        others: Its leaves that aren't arrays; None in the place of arrays.
+        keys: For each array the PRNG implementation, if it holds keys.
+    """
+
+    structure: jax.tree_util.PyTreeDef
+    others: tuple[Any, ...]
+    keys: tuple[Any, ...]
+
+    @classmethod
+    def split(cls, tree: Any) -> tuple[Parts, list[Any]]:
+        """Takes the arrays out of a pytree; PRNG keys become their words."""
+        leaves, structure = jax.tree.flatten(tree)
+        arrays = [leaf for leaf in leaves if _is_array(leaf)]
+        others = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+        keys = tuple(jax.random.key_impl(one) if _is_key(one) else None for one in arrays)
+        words = [jax.random.key_data(one) if _is_key(one) else one for one in arrays]
+        return cls(structure, others, keys), words
+
+    def join(self, arrays: Sequence[Any]) -> Any:
+        """The pytree with its arrays."""
+        wrapped = iter(
+            [
+                array if impl is None else jax.random.wrap_key_data(array, impl=impl)
+                for array, impl in zip(arrays, self.keys, strict=True)
+            ]
+        )
+        # None is no leaf, so it stands for nothing but an array.
+        leaves = [next(wrapped) if leaf is None else leaf for leaf in self.others]
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+_payloads: dict[int, Payload] = {}
+_numbers = itertools.count()
+
+
+def register(payload: Payload) -> int:
+    """Keeps a payload for the programs that send its arrays; equal ones have one number."""
+    for number, known in _payloads.items():
+        if known == payload:
+            return number
+    number = next(_numbers)
+    _payloads[number] = payload
+    return number
+
+
+def name(number: int, arrays: Sequence[Any]) -> dict[str, Any]:
+    """Arrays under names from which `find` knows the payload."""
+    return {f"{number}/{index}": array for index, array in enumerate(arrays)}
+
+
+def find(values: Mapping[str, Any]) -> tuple[Payload, list[np.ndarray]]:
+    """The payload, and its arrays as they reached the host."""
+    number = int(next(iter(values)).partition("/")[0])
+    return _payloads[number], list(values.values())
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
+def _is_key(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
+
+
+@contextlib.contextmanager
+def _on_cpu() -> Generator[None]:
+    try:
+        device = jax.devices("cpu")[0]
+    except RuntimeError:  # the user has switched that platform off
+        yield
+    else:
+        with jax.default_device(device):
+            yield

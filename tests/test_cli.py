@@ -144,14 +144,36 @@ def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = fake_demo(monkeypatch)
     assert main(["demo"]) == 0
     assert seen == {
+        "env": "cartpole",
         "log_dir": "logs",
         "seed": 0,
         "backends": ["tensorboard", "console"],
+        "videos": True,
         "open_browser": False,
     }
-    options = ["--log-dir", "x", "--seed", "7", "--open", "--backend", "a", "--backend", "b"]
+    options = [
+        "--env",
+        "pendulum",
+        "--no-videos",
+        "--log-dir",
+        "x",
+        "--seed",
+        "7",
+        "--open",
+        "--backend",
+        "a",
+        "--backend",
+        "b",
+    ]
     assert main(["demo", *options]) == 0
-    assert seen == {"log_dir": "x", "seed": 7, "backends": ["a", "b"], "open_browser": True}
+    assert seen == {
+        "env": "pendulum",
+        "log_dir": "x",
+        "seed": 7,
+        "backends": ["a", "b"],
+        "videos": False,
+        "open_browser": True,
+    }
 
 
 @pytest.mark.parametrize(

@@ -173,12 +173,6 @@ class Bandit:
     def truncate(self, state):
         return jnp.bool_(False)
 
-    def default_renderer(self):
-        raise NotImplementedError
-
-    def render(self, state, renderer):
-        raise NotImplementedError
-
 
 def test_it_learns_which_arm_pays():
     config = replace(SHORT, num_iterations=20, learning_rate=0.01)

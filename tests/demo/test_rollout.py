@@ -51,12 +51,6 @@ class Clock:
     def truncate(self, state):
         return state["time"] >= self.cut
 
-    def default_renderer(self):
-        raise NotImplementedError
-
-    def render(self, state, renderer):
-        raise NotImplementedError
-
 
 @pytest.mark.parametrize(
     ("env", "length", "terminates"),

@@ -33,7 +33,7 @@ def empty_path(tmp_path, monkeypatch):
 
 def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path):
     log_dir = tmp_path / "my logs"
-    assert run(log_dir=log_dir, seed=7, backends=("tensorboard",), config=SHORT) == 1
+    assert run(log_dir=log_dir, seed=7, backends=("tensorboard",), videos=False, config=SHORT) == 1
     verdict, where, _, command = capsys.readouterr().out.splitlines()
     found = re.fullmatch(
         r"Not solved: mean return (\S+) \(475 solves CartPole\) after 384 steps in \S+ s\.", verdict
@@ -45,7 +45,7 @@ def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path
     assert re.fullmatch(r"PPO_CartPole_\d{8}_\d{6}", directory.name)
     program, *arguments = shlex.split(command)
     assert Path(program).is_absolute()
-    assert arguments[-2:] == ["--logdir", str(log_dir)]
+    assert arguments[-4:] == ["--logdir", str(log_dir), "--samples_per_plugin", "images=100"]
 
 
 def test_another_backend_gets_the_run_and_tensorboard_is_not_mentioned(tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_where_it_is_not_installed_the_command_that_installs_it_is_shown(
 ):
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # what Python takes for "not there"
     config = Config(num_envs=1, rollout_length=4, num_iterations=1, hidden=(4,))
-    assert run(log_dir=tmp_path / "logs", backends="tensorboard", config=config) == 1
+    assert run(log_dir=tmp_path / "logs", backends="tensorboard", videos=False, config=config) == 1
     verdict, _, explanation, command = capsys.readouterr().out.splitlines()
     assert verdict.startswith("Not solved: no episode finished (475 solves CartPole) after 4 steps")
     assert explanation == "TensorBoard, the viewer, is not installed. To install it:"
@@ -115,7 +115,7 @@ def test_where_it_is_not_installed_the_command_that_installs_it_is_shown(
 def test_without_pip_uv_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pip", None)
     expected = f"uv pip install --python {shlex.quote(sys.executable)} tensorboard"
-    assert viewer.shell_line(viewer.install_command()) == expected
+    assert viewer.shell_line(viewer.install_command("tensorboard")) == expected
 
 
 def test_a_viewer_that_ends_by_itself_is_reported(tmp_path):
@@ -134,7 +134,7 @@ def test_the_demo_solves_cartpole_and_tensorboard_shows_it(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     script = (
         "import sys; from metriplex.demo import run; "
-        "sys.exit(run(backends=['tensorboard'], open_browser=True))"
+        "sys.exit(run(backends=['tensorboard'], videos=False, open_browser=True))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],

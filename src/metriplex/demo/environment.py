@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, final
 
@@ -93,16 +94,23 @@ class Renderer(Protocol):
     def draw_rect(self, center: Point, w: float, h: float, color: Color) -> None:
         """Draws a filled rectangle, its sides parallel to the axes."""
 
+    def draw_polygon(self, points: Sequence[Point], color: Color) -> None:
+        """Draws a filled polygon."""
+
+    def draw_text(self, center: Point, text: str, color: Color, size: float) -> None:
+        """Writes a line of text, `size` high."""
+
     def draw(self) -> None:
         """Finishes the picture."""
 
 
 class Environment(Protocol):
-    """An environment with discrete actions; every method but `render` is traceable.
+    """An environment with discrete actions; every method is traceable.
 
     `state` is a pytree, `key` a JAX PRNG key. An environment is immutable and hashable, so that it
     can be a static argument of a jitted function. Of all this, only `num_actions` goes beyond what
-    any environment of the pattern has.
+    any environment of the pattern has. How it is drawn is a matter of its own: by its `render`, or
+    by MuJoCo.
     """
 
     @property
@@ -139,9 +147,3 @@ class Environment(Protocol):
 
     def truncate(self, state: Any) -> jax.Array:
         """Whether the episode is cut off in this state, though more could be earned."""
-
-    def default_renderer(self) -> Viewport:
-        """The part of the world that a picture shows."""
-
-    def render(self, state: Any, renderer: Renderer) -> None:
-        """Draws the state."""

@@ -5,86 +5,123 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 
 from metriplex import MetricsCallback
 from metriplex.demo import viewer
-from metriplex.demo.cartpole import CartPole
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
+from metriplex.demo.tasks import TASKS
+from metriplex.discovery import entry_points
 from metriplex.episodes import averages
+from metriplex.errors import ConfigurationError
 
-SOLVED_RETURN = 475.0
-"""Mean return at which CartPole-v1 counts as solved; the best possible is 500."""
+NUM_VIDEOS = 5
+"""From the first iteration to the end of training."""
+
+VIDEO_STEPS = 250
+"""Of each video: five seconds of both environments, whose steps are 20 ms."""
+
+CLOSE_TIMEOUT = 120.0
+"""Seconds that the last videos may take; on an idle machine all of them take some ten."""
 
 
 def run(
     *,
+    env: str = "cartpole",
     log_dir: str | Path = "logs",
     seed: int = 0,
     backends: object = ("tensorboard", "console"),
+    videos: bool = True,
     open_browser: bool = False,
     config: Config | None = None,
 ) -> int:
-    """Trains PPO on CartPole, logs it, and says how it went and how to look at it.
+    """Trains PPO, logs it, and says how it went and how to look at it.
 
     Args:
+        env: What is trained for, a name in `TASKS`.
         log_dir: Where the run's directory is made.
         seed: Of everything random.
         backends: As `MetricsCallback` takes them.
+        videos: Whether to record evaluation videos, if a renderer is installed.
         open_browser: Also start TensorBoard, open the browser, and wait for Ctrl-C.
-        config: How to train; None takes the defaults, which solve CartPole.
+        config: How to train; None takes the task's own, which solves it.
 
     Returns:
-        The exit status: 0 if CartPole was solved, else 1.
+        The exit status: 0 if the task was solved, else 1.
 
     Raises:
-        ConfigurationError: `log_dir` or `backends` is not usable.
+        ConfigurationError: `env`, `log_dir` or `backends` is not usable.
         PluginError: A backend is not installed, or broken.
     """
-    config = config or Config()
-    env = CartPole()
+    if env not in TASKS:
+        raise ConfigurationError(f"`env` must be one of {', '.join(TASKS)}; got {env!r}")
+    task = TASKS[env]
+    config = config or task.config
+    made = task.make_env()
+    lacking = _lacking_for_videos(task.renderer)
+    recording = videos and not lacking
     started = time.perf_counter()
     with MetricsCallback(
-        env=env,
+        env=made,
         policy=ActorCritic,
         log_dir=str(log_dir),
         backends=list(backends) if isinstance(backends, tuple) else backends,
         hparams=asdict(config) | {"hidden": str(config.hidden), "seed": seed},
         total_steps=config.total_steps,
+        video_interval=max(1, (config.num_iterations - 1) // (NUM_VIDEOS - 1)) * recording,
+        video_num_steps=VIDEO_STEPS,
     ) as metrics:
-        trained = jax.block_until_ready(train(metrics, jax.random.key(seed), config, env))
+        trained = jax.block_until_ready(train(metrics, jax.random.key(seed), config, made))
         directory = metrics.directory
-    seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        metrics.close(CLOSE_TIMEOUT)
 
     assert trained.metrics is not None
     final_return, _, finished = averages(trained.metrics.episodes)
-    solved = bool(finished) and float(final_return) >= SOLVED_RETURN
+    solved = bool(finished) and float(final_return) >= task.solved_return
     reached = f"mean return {float(final_return):.1f}" if finished else "no episode finished"
     _say(
-        f"{'Solved' if solved else 'Not solved'}: {reached} ({SOLVED_RETURN:.0f} solves "
-        f"{env.name}) after {config.total_steps:,} steps in {seconds:.1f} s."
+        f"{'Solved' if solved else 'Not solved'}: {reached} ({task.solved_return:.0f} solves "
+        f"{made.name}) after {config.total_steps:,} steps in {seconds:.1f} s."
     )
     _say(f"Run: {directory}")
     if any(directory.glob("*tfevents*")):
-        _view(Path(log_dir), open_browser=open_browser)
+        if videos and lacking:
+            _say(f"No videos: {', '.join(lacking)} not installed. To install:")
+            _say(f"  {viewer.shell_line(viewer.install_command(*lacking))}")
+        _view(Path(log_dir), recorded=recording, open_browser=open_browser)
     elif open_browser:
         _say("Nothing to open: the run was not logged to TensorBoard.")
     return 0 if solved else 1
 
 
-def _view(log_dir: Path, *, open_browser: bool) -> None:
+def _lacking_for_videos(renderer: str) -> list[str]:
+    """The distributions that have to be installed before videos can be recorded."""
+    lacking = [
+        name
+        for name, module in (("cloudpickle", "cloudpickle"), ("imageio-ffmpeg", "imageio_ffmpeg"))
+        if find_spec(module) is None
+    ]
+    if all(entry.name != renderer for entry in entry_points("renderer")):
+        lacking.append(f"metriplex-{renderer}")
+    return lacking
+
+
+def _view(log_dir: Path, *, recorded: bool, open_browser: bool) -> None:
     program = viewer.find_program()
+    where = ", its videos in the tab IMAGES" if recorded else ""
     if program is None:
         _say("TensorBoard, the viewer, is not installed. To install it:")
-        _say(f"  {viewer.shell_line(viewer.install_command())}")
+        _say(f"  {viewer.shell_line(viewer.install_command('tensorboard'))}")
     elif open_browser:
         viewer.serve(program, log_dir, _say)
     else:
-        _say("To see it in TensorBoard:")
-        _say(f"  {viewer.shell_line([*program, '--logdir', str(log_dir)])}")
+        _say(f"To see it in TensorBoard{where}:")
+        _say(f"  {viewer.shell_line(viewer.command(program, log_dir))}")
 
 
 def _say(line: str) -> None:

@@ -33,11 +33,21 @@ def find_program() -> list[str] | None:
     return [sys.executable, "-m", "tensorboard.main"] if beside is None else [beside]
 
 
-def install_command() -> list[str]:
-    """How TensorBoard is installed into the environment of this interpreter."""
+def install_command(*distributions: str) -> list[str]:
+    """How distributions are installed into the environment of this interpreter."""
     if find_spec("pip") is None:
-        return ["uv", "pip", "install", "--python", sys.executable, "tensorboard"]
-    return [sys.executable, "-m", "pip", "install", "tensorboard"]
+        return ["uv", "pip", "install", "--python", sys.executable, *distributions]
+    return [sys.executable, "-m", "pip", "install", *distributions]
+
+
+def command(program: Sequence[str], log_dir: Path) -> list[str]:
+    """How TensorBoard is started on a directory, with all videos: by itself it shows some.
+
+    Args:
+        program: Of `find_program`.
+        log_dir: What it shows.
+    """
+    return [*program, "--logdir", str(log_dir), "--samples_per_plugin", "images=100"]
 
 
 def shell_line(command: Sequence[str]) -> str:
@@ -53,9 +63,9 @@ def serve(program: Sequence[str], log_dir: Path, say: Callable[[str], None]) -> 
         log_dir: What it shows.
         say: Is given the URL, and what TensorBoard says if it ends by itself.
     """
-    command = [*program, "--logdir", str(log_dir), "--host", "127.0.0.1", "--port", "0"]
+    arguments = [*command(program, log_dir), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(  # noqa: S603 - the program that was found, and no shell
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         try:

@@ -1,0 +1,231 @@
+"""A pendulum on a cart, simulated by MuJoCo MJX: it hangs, and has to be swung up and balanced."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from math import pi
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+
+from metriplex.errors import ConfigurationError
+
+MODEL = """
+<mujoco model="pendulum">
+  <option timestep="0.02" integrator="implicitfast">
+    <flag contact="disable" constraint="disable"/>
+  </option>
+  <default>
+    <geom contype="0" conaffinity="0"/>
+  </default>
+  <visual>
+    <headlight ambient=".35 .35 .38" diffuse=".35 .35 .35" specular="0 0 0"/>
+    <map znear=".01"/>
+  </visual>
+  <asset>
+    <texture name="sky" type="skybox" builtin="gradient" rgb1=".93 .95 .98" rgb2=".55 .66 .80"
+             width="64" height="384"/>
+    <texture name="tiles" type="2d" builtin="checker" rgb1=".84 .86 .89" rgb2=".78 .81 .85"
+             width="256" height="256"/>
+    <material name="tiles" texture="tiles" texrepeat="8 8" texuniform="true" specular="0"/>
+    <material name="steel" rgba=".55 .59 .65 1" specular=".6" shininess=".7"/>
+    <material name="slate" rgba=".17 .23 .34 1" specular=".4" shininess=".4"/>
+    <material name="wood" rgba=".88 .55 .25 1" specular=".3" shininess=".3"/>
+    <material name="red" rgba=".83 .23 .20 1" specular=".7" shininess=".7"/>
+  </asset>
+  <worldbody>
+    <light pos="-1 -2.5 4" dir=".2 .5 -.85" diffuse=".6 .6 .58" specular=".4 .4 .4"/>
+    <camera name="track" mode="fixed" pos="0 -3.6 1.25" xyaxes="1 0 0 0 .09 1" fovy="45"/>
+    <geom name="floor" type="plane" size="20 20 .1" material="tiles"/>
+    <geom name="rail" type="capsule" fromto="-1.7 0 .9 1.7 0 .9" size=".018" material="steel"/>
+    <geom name="left post" type="cylinder" fromto="-1.7 0 0 -1.7 0 .93" size=".03"
+          material="steel"/>
+    <geom name="right post" type="cylinder" fromto="1.7 0 0 1.7 0 .93" size=".03"
+          material="steel"/>
+    <body name="cart" pos="0 0 .9">
+      <joint name="slide" type="slide" axis="1 0 0" damping=".2"/>
+      <geom name="cart" type="box" size=".16 .07 .07" mass="1" material="slate"/>
+      <body name="pole" pos="0 -.1 0">
+        <joint name="hinge" type="hinge" axis="0 1 0" damping=".002"/>
+        <geom name="hinge" type="cylinder" fromto="0 -.02 0 0 .04 0" size=".03" mass="0"
+              material="steel"/>
+        <geom name="rod" type="capsule" fromto="0 0 0 0 0 .6" size=".016" mass=".05"
+              material="wood"/>
+        <geom name="bob" type="sphere" pos="0 0 .6" size=".055" mass=".15" material="red"/>
+      </body>
+    </body>
+  </worldbody>
+  <actuator>
+    <motor name="push" joint="slide" gear="10" ctrllimited="true" ctrlrange="-1 1"/>
+  </actuator>
+</mujoco>
+"""
+
+FORCES = (-1.0, -0.5, -0.15, 0.0, 0.15, 0.5, 1.0)
+"""Controls to choose from; 1 is 10 N to the right."""
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class PendulumState:
+    """Where everything is.
+
+    Attributes:
+        sim_state: `mjx.Data`: `qpos` is the cart's position on the rail, m, and the pendulum's
+            angle against the upright, rad; `qvel` are their rates.
+        time: Steps since the episode began. int32 scalar.
+    """
+
+    sim_state: Any
+    time: jax.Array
+
+    @property
+    def unwrapped(self) -> PendulumState:
+        """The state itself."""
+        return self
+
+
+@final
+class Pendulum:
+    """Swing a pendulum up by pushing the cart that it hangs from, and balance it.
+
+    A step earns between 0, hanging, and 1, upright with the cart in the middle of its rail. An
+    episode ends when the cart reaches an end of the rail, and is cut off after `max_steps`.
+
+    Raises:
+        ConfigurationError: MuJoCo or MJX is not installed.
+    """
+
+    name = "Pendulum"
+    num_actions = len(FORCES)
+    position_limit = 1.5
+    max_steps = 500
+
+    def __init__(self) -> None:
+        self._mjx, mujoco = _import_mjx()
+        self.mujoco_model: Any = mujoco.MjModel.from_xml_string(MODEL)
+        self._model = self._mjx.put_model(self.mujoco_model)
+
+    @property
+    def unwrapped(self) -> Pendulum:
+        """The environment itself; its `mujoco_model` is what the MuJoCo renderer draws."""
+        return self
+
+    def initial(self, *, key: jax.Array) -> PendulumState:
+        """Lets the pendulum hang in the middle, all four numbers off by up to 0.1.
+
+        Args:
+            key: PRNG key.
+
+        Returns:
+            A state at time 0.
+        """
+        off = jax.random.uniform(key, (2, 2), jnp.float32, minval=-0.1, maxval=0.1)
+        hanging = jnp.array([0.0, pi], jnp.float32)
+        data = self._mjx.make_data(self._model).replace(qpos=hanging + off[0], qvel=off[1])
+        return PendulumState(data, jnp.int32(0))
+
+    def transition(
+        self, state: PendulumState, action: jax.Array, *, key: jax.Array | None = None
+    ) -> PendulumState:
+        """Pushes the cart for one step of the simulation, 20 ms.
+
+        Args:
+            state: The state before.
+            action: Index into `FORCES`, an integer scalar.
+            key: Not used: the dynamics are deterministic.
+
+        Returns:
+            The state one time step later.
+        """
+        del key
+        control = jnp.array(FORCES, jnp.float32)[action]
+        data = self._mjx.step(self._model, state.sim_state.replace(ctrl=control[None]))
+        return PendulumState(data, state.time + 1)
+
+    def observation(self, state: PendulumState, *, key: jax.Array | None = None) -> jax.Array:
+        """Everything but the time, in numbers of about 1.
+
+        Args:
+            state: The state.
+            key: Not used.
+
+        Returns:
+            float32 `[5]`: position, cosine and sine of the angle, velocity, and a quarter of the
+            angular velocity.
+        """
+        del key
+        (position, angle), (velocity, spin) = state.sim_state.qpos, state.sim_state.qvel
+        return jnp.stack([position, jnp.cos(angle), jnp.sin(angle), velocity, spin / 4])
+
+    def action_mask(self, state: PendulumState, *, key: jax.Array | None = None) -> None:
+        """None: all actions are always allowed."""
+        del state, key
+
+    def reward(
+        self,
+        state: PendulumState,
+        action: jax.Array,
+        next_state: PendulumState,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """How upright the pendulum is, less where the cart is away from the middle.
+
+        With the angle θ, the position x and its limit l: `(1 + cos θ)/2 · (1 - (x/l)²/2)`.
+
+        Args:
+            state: Not used.
+            action: Not used.
+            next_state: The state that the step led to.
+            key: Not used.
+
+        Returns:
+            A float32 scalar in [0, 1].
+        """
+        del state, action, key
+        position, angle = next_state.sim_state.qpos
+        centred = 1 - 0.5 * jnp.minimum(jnp.square(position / self.position_limit), 1.0)
+        return (1 + jnp.cos(angle)) / 2 * centred
+
+    def terminal(self, state: PendulumState, *, key: jax.Array | None = None) -> jax.Array:
+        """Whether the cart is at an end of the rail.
+
+        Args:
+            state: The state.
+            key: Not used.
+
+        Returns:
+            A bool scalar.
+        """
+        del key
+        return jnp.abs(state.sim_state.qpos[0]) > self.position_limit
+
+    def truncate(self, state: PendulumState) -> jax.Array:
+        """Whether the episode has lasted `max_steps`.
+
+        Args:
+            state: The state.
+
+        Returns:
+            A bool scalar.
+        """
+        return state.time >= self.max_steps
+
+
+def _import_mjx() -> tuple[Any, Any]:
+    """The modules `mujoco.mjx` and `mujoco`, without what MJX prints where it finds no Warp."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import mujoco
+            from mujoco import mjx
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the pendulum is simulated by MuJoCo MJX, which can't be imported ({error}). To "
+            f"install it: `pip install metriplex-mujoco mujoco-mjx`"
+        ) from error
+    return mjx, mujoco

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import pytest
 from metriplex.testing.drawing import DISPLAYS, draw_in_fresh_process, make_clip, to_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from metriplex.rendering import Renderer
 
@@ -60,6 +61,15 @@ class RendererContract(abc.ABC):
     def bad_states(self) -> Sequence[Any]:
         """States that can't be drawn, such as one of another shape; none by default."""
         return ()
+
+    @pytest.fixture(autouse=True)
+    def _keeps_variables(self) -> Iterator[None]:
+        """No test sees, nor gives to a process, the variables that drawing in another one set."""
+        before = dict(os.environ)
+        yield
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
     # ---- frames ---------------------------------------------------------------------------------
 

@@ -11,10 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metriplex import Renderer
+from memory import Memory
+from metriplex import MetricsCallback, Renderer
+from metriplex.video.payloads import find
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from metriplex.sequence import Row
 
 HEIGHT, WIDTH = 16, 32
 LAST = 5
@@ -31,7 +35,6 @@ class State(NamedTuple):
     raw_key: Any
 
 
-@final
 class Line:
     """Walks to the right by the action; ends at `LAST`, or after `limit` steps.
 
@@ -101,7 +104,6 @@ class Walker(NamedTuple):
         return state + 1, self.speed * (1 + 0.1 * state) + noise + 0 * observation[0]
 
 
-@final
 class Dot(Renderer):
     """Draws where `Line` stands, and does what `fault` says at frame `at` of each clip.
 
@@ -156,3 +158,51 @@ def by_value() -> Generator[None]:
         yield
     finally:
         cloudpickle.unregister_pickle_by_value(module)
+
+
+@final
+class Tape:
+    """A run's recorder that keeps the rollouts and draws nothing.
+
+    Attributes:
+        rows: As they came.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def submit(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def close(self, timeout: float) -> None:
+        pass
+
+    @property
+    def shown(self) -> list[tuple[int | None, int]]:
+        """Iteration and step of each rollout."""
+        return sorted((row.iteration or 0, row.step) for row in self.rows)
+
+    def frames(self, index: int = 0) -> list[Any]:
+        """The selected states of a rollout."""
+        payload, arrays = find(self.rows[index].values)
+        return list(payload.frames(arrays))
+
+    def xs(self, index: int = 0) -> list[float]:
+        """Where `Line` stood."""
+        return [float(frame["x"]) for frame in self.frames(index)]
+
+
+@contextmanager
+def taping(log_dir: object, env: object, **options: Any) -> Generator[tuple[MetricsCallback, Tape]]:
+    """A callback whose rollouts are kept as they come, not drawn."""
+    settings: dict[str, Any] = {
+        "video_interval": 2,
+        "video_num_steps": 6,
+        "renderer": Dot(),
+        "video_worker": "thread",
+        "backends": Memory(),
+    }
+    tape = Tape()
+    with MetricsCallback("run", env, log_dir=str(log_dir), **{**settings, **options}) as metrics:
+        metrics.run.recorder = tape
+        yield metrics, tape

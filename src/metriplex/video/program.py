@@ -77,6 +77,8 @@ class VideoProgram:
             self._warn("`on_iteration` was given no `policy=`, which evaluation videos need")
             return
         due = jnp.logical_and(where, state.iteration % self.interval == 0)
+        if state.lane is not None:
+            due = jnp.logical_and(due, state.lane == 0)
         if not is_tracing() and not due:
             return
         number = state.iteration if iteration is None else iteration

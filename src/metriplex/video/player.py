@@ -21,6 +21,7 @@ _GRACE_SECONDS = 5.0
 """How long `close` waits for the step that is being played when it gives up."""
 
 
+@final
 class _Task(NamedTuple):
     row: Row
     payload: Payload

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -82,7 +81,7 @@ atexit.register(_at_exit)
 _HANDLED = b"\0"
 """What the handler writes itself, where an event loop has the wake-up descriptor."""
 
-_sender: socket.socket | None = None
+_sender: int | None = None
 
 
 def _watch_sigterm() -> None:
@@ -94,9 +93,9 @@ def _watch_sigterm() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if _sender is not None or not is_main or not _would_end_process():
         return
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    previous = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     if previous != -1:  # an event loop's: its main thread runs Python often enough
         signal.set_wakeup_fd(previous)
     _sender = sender
@@ -107,7 +106,7 @@ def _watch_sigterm() -> None:
 
 
 def _would_end_process() -> bool:
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if os.name != "posix" or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return False
     with contextlib.suppress(Exception):  # Python does not know handlers of C, such as jax's own
         import ctypes
@@ -122,12 +121,12 @@ def _on_sigterm(_signal: int, _frame: object) -> None:
     sender = _sender
     if sender is not None:
         with contextlib.suppress(OSError):
-            sender.send(_HANDLED)
+            os.write(sender, _HANDLED)
 
 
-def _wait_for_sigterm(receiver: socket.socket) -> None:
+def _wait_for_sigterm(receiver: int) -> None:
     while True:
-        received = receiver.recv(64)
+        received = os.read(receiver, 64)
         # A handler that the program has set since then takes precedence, unless it calls ours.
         ours = signal.getsignal(signal.SIGTERM) is _on_sigterm
         if _HANDLED in received or (signal.SIGTERM in received and ours):
@@ -174,7 +173,7 @@ def _after_fork_in_child() -> None:
     _terminating = threading.Event()
     if _sender is not None:
         descriptor = signal.set_wakeup_fd(-1)
-        if descriptor not in (-1, _sender.fileno()):
+        if descriptor not in (-1, _sender):
             signal.set_wakeup_fd(descriptor)
         if signal.getsignal(signal.SIGTERM) is _on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,288 @@
+"""Compiled programs that log to backends which fail: neither training nor other backends notice."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memory import Memory, plain
+from metriplex import MetricsCallback, NonFiniteError, Scalars, hookimpl
+from metriplex.hookspecs import BACKEND_HOOKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+ITERATIONS = 40
+LONG = 60.0
+
+
+@jax.jit
+def _train(metrics: MetricsCallback, key: jax.Array, bad: jax.Array) -> jax.Array:
+    """Gradient steps on a small network; iteration `bad` logs a NaN."""
+
+    def loss(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.mean((jnp.tanh(x @ weights) - 0.3) ** 2)
+
+    def body(carry: Any, index: jax.Array) -> Any:
+        weights, key, state = carry
+        key, now = jax.random.split(key)
+        value, slope = jax.value_and_grad(loss)(weights, jax.random.normal(now, (8, 4)))
+        weights = weights - 0.1 * slope
+        state = metrics.on_step(state, weights[0], weights[1] > 0)
+        log = {"loss": jnp.where(index == bad, jnp.nan, value), "norm": jnp.sum(weights**2)}
+        state = metrics.on_iteration(state, training_log=log)
+        return (weights, key, state), None
+
+    state = metrics.on_training_start(metrics.init(4))
+    carry = (jax.random.normal(key, (4, 4)), key, state)
+    (weights, _, state), _ = jax.lax.scan(body, carry, jnp.arange(ITERATIONS))
+    metrics.on_training_end(state)
+    return weights
+
+
+def train(metrics: MetricsCallback, bad: int = -1) -> np.ndarray:
+    return np.asarray(_train(metrics, jax.random.key(0), jnp.int32(bad)))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """What is trained without any backend, by the same compiled program."""
+    with MetricsCallback("run", log_dir=tmp_path_factory.mktemp("logs"), backends=[]) as metrics:
+        return train(metrics)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a healthy backend gets when it is alone."""
+    memory = Memory()
+    with MetricsCallback("run", log_dir=tmp_path_factory.mktemp("logs"), backends=memory) as alone:
+        train(alone)
+    found = plain(memory.records)
+    assert [step for _, step, *_ in found] == [4 * (i + 1) for i in range(ITERATIONS)]
+    return found
+
+
+@final
+class Broken:
+    """Acts in one hook as told, in the others as a good backend does."""
+
+    flush_secs = 1e-3
+
+    def __init__(self, hook: str, act: Callable[[], None]) -> None:
+        self.hook, self.act = hook, act
+        self.got = 0
+
+    def _call(self, hook: str) -> None:
+        if hook == self.hook:
+            self.act()
+
+    @hookimpl
+    def open_run(self) -> None:
+        self._call("open_run")
+
+    @hookimpl
+    def log_hparams(self) -> None:
+        self._call("log_hparams")
+
+    @hookimpl
+    def log_scalars(self, records: Sequence[Scalars]) -> None:
+        self._call("log_scalars")
+        self.got += len(records)
+
+    @hookimpl
+    def log_text(self) -> None:
+        self._call("log_text")
+
+    @hookimpl
+    def log_video(self) -> None:
+        self._call("log_video")
+
+    @hookimpl
+    def flush(self) -> None:
+        self._call("flush")
+
+    @hookimpl
+    def close_run(self) -> None:
+        self._call("close_run")
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def everything(metrics: MetricsCallback) -> np.ndarray:
+    """Calls for every hook."""
+    metrics.log_text("note", "hello")
+    metrics.log_video("clip", np.zeros((1, 2, 2, 3), np.uint8), fps=50.0)
+    return train(metrics)
+
+
+SCALARS_AND_OTHERS = ITERATIONS + 3
+ERRORS = [ValueError, SystemExit, KeyboardInterrupt, MemoryError, GeneratorExit, ConnectionError]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("hook", BACKEND_HOOKS)
+def test_a_backend_that_raises_changes_nothing_for_anybody_else(
+    tmp_path: Any,
+    weights: np.ndarray,
+    expected: Any,
+    caplog: pytest.LogCaptureFixture,
+    hook: str,
+    error: type[BaseException],
+) -> None:
+    memories = [Memory(), Memory()]
+    failing = Broken(hook, raises(error("no")))
+    backends = [memories[0], failing, memories[1]]
+    with MetricsCallback(
+        "run", log_dir=tmp_path, backends=backends, hparams={"lr": 0.1}
+    ) as metrics:
+        assert np.array_equal(everything(metrics), weights)
+    for memory in memories:
+        assert plain(memory.records) == expected
+        assert (memory.status, len(memory.texts), len(memory.videos)) == ("finished", 1, 1)
+        assert memory.hparams == [{"lr": 0.1}]
+    first, broken, second = metrics.deliveries()
+    for healthy in (first, second):
+        assert (healthy.delivered, healthy.undelivered) == (SCALARS_AND_OTHERS, 0)
+        assert healthy.error is None
+    assert broken.delivered + broken.undelivered == SCALARS_AND_OTHERS
+    assert broken.delivered >= failing.got
+    assert broken.error == f"{error.__name__}: no"
+    messages = [entry.getMessage() for entry in caplog.records]
+    assert any("`broken`" in m and f"`{hook}`" in m and error.__name__ in m for m in messages)
+    assert not any("memory" in m for m in messages)
+
+
+@contextlib.contextmanager
+def _released(event: threading.Event) -> Generator[None]:
+    """Lets hung threads go after the test, and waits for them."""
+    try:
+        yield
+    finally:
+        event.set()
+        for thread in threading.enumerate():
+            if thread.name == "metriplex-broken":
+                thread.join(LONG)
+
+
+@pytest.mark.parametrize("hook", BACKEND_HOOKS)
+def test_a_backend_that_hangs_changes_nothing_for_anybody_else(
+    tmp_path: Any, weights: np.ndarray, expected: Any, caplog: pytest.LogCaptureFixture, hook: str
+) -> None:
+    release, hangs = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        release.wait(LONG)
+
+    memory = Memory()
+    backends = [Broken(hook, hang), memory]
+    with _released(release):
+        metrics = MetricsCallback("run", log_dir=tmp_path, backends=backends, hparams={"lr": 0.1})
+        assert np.array_equal(everything(metrics), weights)
+        if hook != "close_run":
+            assert hangs.wait(LONG)
+            metrics.flush(timeout=0.01)
+        metrics.close(timeout=0.2)
+        assert hangs.is_set()
+        assert "metriplex-broken" in {thread.name for thread in threading.enumerate()}
+        for thread in threading.enumerate():
+            if thread.name == "metriplex-memory":
+                thread.join(LONG)
+        broken, healthy = metrics.deliveries()
+        assert plain(memory.records) == expected
+        assert memory.status == "finished"
+        assert (healthy.delivered, healthy.undelivered) == (SCALARS_AND_OTHERS, 0)
+        assert broken.delivered + broken.undelivered == SCALARS_AND_OTHERS
+        messages = [entry.getMessage() for entry in caplog.records]
+        assert any("`broken`, which was still busy after 0.2 s" in m for m in messages)
+    (broken, _) = metrics.deliveries()
+    assert (broken.delivered, broken.undelivered) == (SCALARS_AND_OTHERS, 0)
+
+
+def test_a_slow_backend_gets_everything_before_close_returns(
+    tmp_path: Any, weights: np.ndarray
+) -> None:
+    """It is let in only when the program has long ended."""
+    gate = threading.Event()
+
+    def wait() -> None:
+        assert gate.wait(LONG)
+
+    slow = Broken("log_scalars", wait)
+    with MetricsCallback("run", log_dir=tmp_path, backends=slow) as metrics:
+        assert np.array_equal(train(metrics), weights)
+        gate.set()
+    assert slow.got == ITERATIONS
+
+
+def test_a_full_queue_drops_the_newest_of_that_backend_alone(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    def wait() -> None:
+        assert gate.wait(LONG)
+
+    taken = threading.Semaphore(0)
+    slow, quick = Broken("open_run", wait), Broken("log_scalars", taken.release)
+    with MetricsCallback("run", log_dir=tmp_path, backends=[slow, quick], queue_size=7) as metrics:
+        for step in range(10):
+            metrics.log(step, {"a": 1.0})
+            assert taken.acquire(timeout=LONG)
+        gate.set()
+        metrics.flush()
+        assert slow.got == 7
+        metrics.log(10, {"a": 1.0})
+    assert (slow.got, quick.got) == (8, 11)
+    assert [(d.delivered, d.undelivered) for d in metrics.deliveries()] == [(8, 3), (11, 0)]
+    warned, reported = caplog.messages
+    assert "backend `broken` is too slow or hangs: 7 records wait for it" in warned
+    assert "3 of 11 record(s) did not reach backend `broken`" in reported
+
+
+# ---- NaN ----------------------------------------------------------------------------------------
+
+
+def test_a_nan_in_a_program_raises_at_the_end_of_the_block_and_reaches_no_backend(
+    tmp_path: Any, weights: np.ndarray, expected: Any
+) -> None:
+    memory = Memory()
+    with (
+        pytest.raises(NonFiniteError, match=r"`train/loss` is nan at step 24; 1 value"),
+        MetricsCallback("run", log_dir=tmp_path, backends=memory) as metrics,
+    ):
+        assert np.array_equal(train(metrics, bad=5), weights)
+    got = plain(memory.records)
+    assert "train/loss" not in got[5][3]
+    assert [record[:3] for record in got] == [record[:3] for record in expected]
+    assert got[5][3]["train/norm"] == expected[5][3]["train/norm"]
+
+
+def _fail(_: object) -> None:
+    raise ZeroDivisionError("mine")
+
+
+def test_a_nan_does_not_mask_the_error_of_the_user(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Memory()
+    with (
+        pytest.raises(ZeroDivisionError, match="mine"),
+        MetricsCallback("run", log_dir=tmp_path, backends=memory) as metrics,
+    ):
+        _fail(train(metrics, bad=0))
+    assert memory.status == "failed"
+    assert sum("`train/loss` is nan at step 4" in message for message in caplog.messages) == 2
+    assert {entry.levelno for entry in caplog.records} == {logging.ERROR}

@@ -172,32 +172,71 @@ class Recorder:
     def draw_rect(self, center, w, h, color):
         self.calls.append(("rect", {"center": center, "w": w, "h": h, "color": color}))
 
+    def draw_polygon(self, points, color):
+        self.calls.append(("polygon", {"points": points, "color": color}))
+
+    def draw_text(self, center, text, color, size):
+        self.calls.append(("text", {"center": center, "text": text, "color": color, "size": size}))
+
     def draw(self):
         self.calls.append(("draw", {}))
+
+    def of(self, name):
+        return [arguments for called, arguments in self.calls if called == name]
+
+
+def draw(position, angle, time=0) -> Recorder:
+    recorder = Recorder()
+    ENV.render(make([position, 0.7, angle, 0.3], time), recorder)
+    return recorder
 
 
 @pytest.mark.parametrize(
     ("position", "angle", "tip"),
     [
-        (0.0, 0.0, (0.0, 1.2)),
-        (1.25, np.pi / 2, (2.25, 0.2)),
-        (-0.5, -np.pi / 6, (-1.0, 0.2 + np.sqrt(3) / 2)),
+        (0.0, 0.0, (0.0, 1.25)),
+        (1.25, np.pi / 2, (2.25, 0.25)),
+        (-0.5, -np.pi / 6, (-1.0, 0.25 + np.sqrt(3) / 2)),
     ],
 )
 def test_it_draws_track_cart_pole_and_hinge(position, angle, tip):
-    recorder = Recorder()
-    ENV.render(make([position, 0.7, angle, 0.3]), recorder)
-    names = [name for name, _ in recorder.calls]
-    assert names == ["clear", "line", "rect", "line", "circle", "draw"]
-    track, cart, pole, hinge = (arguments for _, arguments in recorder.calls[1:-1])
+    picture = draw(position, angle)
+    names = [name for name, _ in picture.calls]
+    assert (names[0], names[-1]) == ("clear", "draw")
+    track, *marks, pole = picture.of("line")
     assert (track["start"], track["end"]) == ((-2.4, 0.0), (2.4, 0.0))
-    assert cart["center"] == pytest.approx((position, 0.1))
-    assert (cart["w"], cart["h"]) == (0.4, 0.2)  # it stands on the track
-    assert hinge["center"] == pole["start"] == pytest.approx((position, 0.2))
+    assert [mark["end"] for mark in marks] == [(-2.4, 0.0), (0.0, 0.0), (2.4, 0.0)]
+    *wheels, hinge = picture.of("circle")
+    cart = picture.of("rect")[0]
+    assert cart["center"][0] == pytest.approx(position)
+    assert cart["center"][1] + cart["h"] / 2 == pytest.approx(hinge["center"][1])
+    assert np.mean([wheel["center"][0] for wheel in wheels]) == pytest.approx(position)
+    assert hinge["center"] == pole["start"] == pytest.approx((position, 0.25))
     assert pole["end"] == pytest.approx(tip)
-    colors = [arguments["color"] for arguments in (track, cart, pole, hinge)]
-    assert all(0 <= part <= 1 for color in colors for part in color)
+    for _, arguments in picture.calls[1:-1]:
+        assert all(0 <= part <= 1 for part in arguments["color"])
     assert len({cart["color"], pole["color"], hinge["color"]}) == 3
+
+
+def test_the_sector_ends_where_the_episode_does_and_gets_redder():
+    (upright,), (leaning,), (fallen,) = (draw(1, a).of("polygon") for a in (0, -LIMIT / 2, 1))
+    hinge, *rim = np.array(upright["points"])
+    sideways, up = (rim - hinge).T
+    np.testing.assert_allclose(np.arctan2(sideways, up)[[0, -1]], [-LIMIT, LIMIT], rtol=1e-6)
+    np.testing.assert_allclose(np.hypot(sideways, up), 1.25)
+    redness = [np.subtract(*sector["color"][:2]) for sector in (upright, leaning, fallen)]
+    assert redness == sorted(redness)
+    assert redness[0] < 0 < redness[2]
+
+
+@pytest.mark.parametrize(("time", "share"), [(0, 0), (125, 0.25), (500, 1)])
+def test_the_bar_shows_how_much_of_the_episode_is_over(time, share):
+    picture = draw(0, 0, time)
+    _, whole, over = picture.of("rect")
+    assert over["w"] == pytest.approx(share * whole["w"])
+    assert over["center"][0] - over["w"] / 2 == pytest.approx(-whole["w"] / 2)
+    (text,) = picture.of("text")
+    assert text["text"] == f"step {time} of 500"
 
 
 def test_everything_it_draws_lies_in_the_picture():
@@ -205,7 +244,7 @@ def test_everything_it_draws_lies_in_the_picture():
     assert (viewport.width, viewport.height) == (640, 480)
     assert viewport.transform.y_up
     for position in (-2.4, 2.4):
-        for height in (0.0, 1.2 + 0.03):
+        for height in (-0.95, 1.25 + 0.25):
             right, down = viewport.transform.to_pixel((position, height))
             assert 0 < right < viewport.width
             assert 0 < down < viewport.height

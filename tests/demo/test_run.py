@@ -48,6 +48,53 @@ def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path
     assert arguments[-4:] == ["--logdir", str(log_dir), "--samples_per_plugin", "images=100"]
 
 
+@pytest.mark.parametrize(
+    ("env", "plugin"), [("cartpole", "metriplex_pygame"), ("pendulum", "metriplex_mujoco")]
+)
+def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, plugin, monkeypatch):
+    pytest.importorskip(plugin)
+    if env == "pendulum":
+        pytest.importorskip("mujoco.mjx")
+    monkeypatch.setattr(sys.modules["metriplex.demo.run"], "VIDEO_STEPS", 10)
+    monkeypatch.setattr(sys.modules["metriplex.demo.run"], "CLOSE_TIMEOUT", 1000.0)
+
+    class Keeper:
+        def __init__(self):
+            self.videos = []
+
+        @metriplex.hookimpl
+        def log_video(self, video):
+            self.videos.append(video)
+
+    keeper = Keeper()
+    config = Config(num_envs=4, rollout_length=8, num_iterations=9, num_minibatches=1, hidden=(4,))
+    run(env=env, log_dir=tmp_path, backends=[keeper, "tensorboard"], config=config)
+    assert [video.step for video in keeper.videos] == [32 * n for n in (1, 3, 5, 7, 9)]
+    for video in keeper.videos:
+        assert set(video.clips) == {"gif", "mp4"}
+        assert all(clip.num_frames == 10 for clip in video.clips.values())
+    where, command = capsys.readouterr().out.splitlines()[-2:]
+    assert where == "To see it in TensorBoard, its videos in the tab IMAGES:"
+    assert command.endswith("--samples_per_plugin images=100")
+
+
+def test_what_videos_lack_is_said_in_two_lines_and_warned_of_nowhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["metriplex.demo.run"], "entry_points", lambda kind: [])
+    config = Config(num_envs=1, rollout_length=4, num_iterations=1, hidden=(4,))
+    run(log_dir=tmp_path, backends="tensorboard", config=config)
+    said = capsys.readouterr()
+    _, _, lacking, command, where, _ = said.out.splitlines()
+    assert lacking == "No videos: metriplex-pygame is not installed. To install:"
+    assert command.endswith("install metriplex-pygame")
+    assert where == "To see it in TensorBoard:"
+    assert said.err == ""
+
+
+def test_an_unknown_task_is_an_error(tmp_path):
+    with pytest.raises(ConfigurationError, match="one of cartpole, pendulum; got 'chess'"):
+        run(env="chess", log_dir=tmp_path)
+
+
 def test_another_backend_gets_the_run_and_tensorboard_is_not_mentioned(tmp_path, capsys):
     class Keeper:
         @metriplex.hookimpl

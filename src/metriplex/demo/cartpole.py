@@ -9,12 +9,14 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from metriplex.demo.environment import Color, Renderer, Transform, Viewport
+from metriplex.demo.environment import Color, Point, Renderer, Transform, Viewport
 
 PAPER: Color = (0.97, 0.97, 0.98)
 STEEL: Color = (0.62, 0.66, 0.71)
 SLATE: Color = (0.18, 0.23, 0.32)
 WOOD: Color = (0.85, 0.56, 0.30)
+CALM: Color = (0.88, 0.93, 0.91)
+ALARM: Color = (0.97, 0.76, 0.72)
 
 
 @final
@@ -206,21 +208,45 @@ class CartPole:
         return Viewport(transform, background_color=PAPER)
 
     def render(self, state: CartPoleState, renderer: Renderer) -> None:
-        """Draws the track at height 0, the cart that runs on it, the pole and its hinge.
+        """Draws the track at height 0, the cart that runs on it, and the pole.
+
+        A sector behind the pole shows how far it may lean, and gets redder the further it leans. A
+        bar below the track shows how much of the longest possible episode is over.
 
         Args:
             state: The state, its leaves concrete scalars.
             renderer: Takes the calls.
         """
         x, angle, length = float(state.position), float(state.angle), 2.0 * self.half_length
-        width, height = 0.4, 0.2
-        hinge = (x, height)
-        tip = (x + length * sin(angle), height + length * cos(angle))
-        limit = self.position_limit
+        limit, time = self.position_limit, int(state.time)
+        hinge = (x, 0.25)
+
+        def along_pole(angle: float, distance: float) -> Point:
+            return hinge[0] + distance * sin(angle), hinge[1] + distance * cos(angle)
+
+        leans = [self.angle_limit * step / 8 for step in range(-8, 9)]
+        sector = [hinge, *(along_pole(lean, 1.25 * length) for lean in leans)]
+        danger = min(abs(angle) / self.angle_limit, 1.0)
 
         renderer.clear()
+        renderer.draw_polygon(points=sector, color=_mix(CALM, ALARM, danger))
         renderer.draw_line(start=(-limit, 0.0), end=(limit, 0.0), color=STEEL, width=0.03)
-        renderer.draw_rect(center=(x, height / 2), w=width, h=height, color=SLATE)
-        renderer.draw_line(start=hinge, end=tip, color=WOOD, width=0.07)
+        for mark, height in ((-limit, 0.12), (0.0, 0.06), (limit, 0.12)):
+            renderer.draw_line(start=(mark, -height), end=(mark, 0.0), color=STEEL, width=0.03)
+        for wheel in (x - 0.13, x + 0.13):
+            renderer.draw_circle(center=(wheel, 0.065), radius=0.05, color=STEEL)
+        renderer.draw_rect(center=(x, 0.17), w=0.44, h=0.16, color=SLATE)
+        renderer.draw_line(start=hinge, end=along_pole(angle, length), color=WOOD, width=0.07)
         renderer.draw_circle(center=hinge, radius=0.022, color=PAPER)
+
+        share = 2 * limit * min(time / self.max_steps, 1.0)
+        renderer.draw_rect(center=(0.0, -0.6), w=2 * limit, h=0.06, color=_mix(PAPER, STEEL, 0.3))
+        renderer.draw_rect(center=(share / 2 - limit, -0.6), w=share, h=0.06, color=SLATE)
+        text = f"step {time} of {self.max_steps}"
+        renderer.draw_text(center=(0.0, -0.85), text=text, color=SLATE, size=18.0)
         renderer.draw()
+
+
+def _mix(one: Color, other: Color, share: float) -> Color:
+    red, green, blue = ((1 - share) * a + share * b for a, b in zip(one, other, strict=True))
+    return red, green, blue

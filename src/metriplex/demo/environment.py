@@ -98,7 +98,7 @@ class Renderer(Protocol):
         """Draws a filled polygon."""
 
     def draw_text(self, center: Point, text: str, color: Color, size: float) -> None:
-        """Writes a line of text, `size` high."""
+        """Writes a line of text; `size` is its height in pixels of the default view."""
 
     def draw(self) -> None:
         """Finishes the picture."""

@@ -22,32 +22,43 @@ MODEL = """
     <geom contype="0" conaffinity="0"/>
   </default>
   <visual>
-    <headlight ambient=".35 .35 .38" diffuse=".35 .35 .35" specular="0 0 0"/>
-    <map znear=".01"/>
+    <headlight ambient=".45 .45 .48" diffuse=".25 .25 .25" specular="0 0 0"/>
+    <rgba haze=".93 .95 .98 1"/>
+    <map haze=".25" zfar="40"/>
   </visual>
   <asset>
-    <texture name="sky" type="skybox" builtin="gradient" rgb1=".93 .95 .98" rgb2=".55 .66 .80"
+    <texture name="sky" type="skybox" builtin="gradient" rgb1=".93 .95 .98" rgb2=".62 .73 .87"
              width="64" height="384"/>
-    <texture name="tiles" type="2d" builtin="checker" rgb1=".84 .86 .89" rgb2=".78 .81 .85"
+    <texture name="tiles" type="2d" builtin="checker" rgb1=".80 .83 .88" rgb2=".72 .76 .82"
              width="256" height="256"/>
-    <material name="tiles" texture="tiles" texrepeat="8 8" texuniform="true" specular="0"/>
-    <material name="steel" rgba=".55 .59 .65 1" specular=".6" shininess=".7"/>
+    <material name="tiles" texture="tiles" texrepeat="2 2" texuniform="true" specular="0"/>
+    <material name="steel" rgba=".60 .64 .70 1" specular=".6" shininess=".7"/>
     <material name="slate" rgba=".17 .23 .34 1" specular=".4" shininess=".4"/>
     <material name="wood" rgba=".88 .55 .25 1" specular=".3" shininess=".3"/>
     <material name="red" rgba=".83 .23 .20 1" specular=".7" shininess=".7"/>
+    <material name="shade" rgba=".1 .12 .2 .25" specular="0"/>
   </asset>
   <worldbody>
-    <light pos="-1 -2.5 4" dir=".2 .5 -.85" diffuse=".6 .6 .58" specular=".4 .4 .4"/>
-    <camera name="track" mode="fixed" pos="0 -3.6 1.25" xyaxes="1 0 0 0 .09 1" fovy="45"/>
-    <geom name="floor" type="plane" size="20 20 .1" material="tiles"/>
+    <light type="directional" pos="0 0 4" dir=".3 .5 -.8" diffuse=".6 .6 .57" specular=".4 .4 .4"/>
+    <camera name="track" pos="0 -3.3 1.75" xyaxes="1 0 0 0 .27 1" fovy="45"/>
+    <geom name="floor" type="plane" size="40 40 .1" material="tiles"/>
     <geom name="rail" type="capsule" fromto="-1.7 0 .9 1.7 0 .9" size=".018" material="steel"/>
     <geom name="left post" type="cylinder" fromto="-1.7 0 0 -1.7 0 .93" size=".03"
           material="steel"/>
     <geom name="right post" type="cylinder" fromto="1.7 0 0 1.7 0 .93" size=".03"
           material="steel"/>
+    <geom name="left stop" type="cylinder" fromto="-1.67 0 .9 -1.65 0 .9" size=".05"
+          material="red"/>
+    <geom name="right stop" type="cylinder" fromto="1.65 0 .9 1.67 0 .9" size=".05"
+          material="red"/>
+    <geom name="middle" type="cylinder" fromto="-.008 0 .9 .008 0 .9" size=".026"
+          material="slate"/>
+    <geom name="rail's shade" type="box" pos="0 0 .001" size="1.7 .015 .001" material="shade"/>
     <body name="cart" pos="0 0 .9">
       <joint name="slide" type="slide" axis="1 0 0" damping=".2"/>
       <geom name="cart" type="box" size=".16 .07 .07" mass="1" material="slate"/>
+      <geom name="cart's shade" type="box" pos="0 0 -.897" size=".16 .07 .001" mass="0"
+            material="shade"/>
       <body name="pole" pos="0 -.1 0">
         <joint name="hinge" type="hinge" axis="0 1 0" damping=".002"/>
         <geom name="hinge" type="cylinder" fromto="0 -.02 0 0 .04 0" size=".03" mass="0"

@@ -91,7 +91,8 @@ def run(
     _say(f"Run: {directory}")
     if any(directory.glob("*tfevents*")):
         if videos and lacking:
-            _say(f"No videos: {', '.join(lacking)} not installed. To install:")
+            verb = "is" if len(lacking) == 1 else "are"
+            _say(f"No videos: {' and '.join(lacking)} {verb} not installed. To install:")
             _say(f"  {viewer.shell_line(viewer.install_command(*lacking))}")
         _view(Path(log_dir), recorded=recording, open_browser=open_browser)
     elif open_browser:

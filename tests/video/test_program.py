@@ -32,7 +32,7 @@ def iterate(
 ) -> Any:
     """One iteration of a training whose policy walks at the speed `speed + i`."""
     state = metrics.on_step(state, jnp.ones(NUM_ENVS), jnp.zeros(NUM_ENVS, bool))
-    given = {"policy": Walker(speed + i), "key": key, **more}
+    given: dict[str, Any] = {"policy": Walker(speed + i), "key": key, **more}
     return metrics.on_iteration(state, training_log={"speed": speed}, **given)
 
 

@@ -203,7 +203,7 @@ def test_a_drawing_process_that_is_killed_costs_one_video(
     weight, _, memory = trained(tmp_path, renderer=renderer, video_worker="process")
     (warning,) = warnings_of(caplog)
     assert "no evaluation video of iteration 0 (step 2): the drawing process died" in warning
-    assert signal.strsignal(signal.SIGKILL) in warning
+    assert str(signal.strsignal(signal.SIGKILL)) in warning
     assert [video.step for video in memory.videos] == [6]
     np.testing.assert_array_equal(weight, working)
 

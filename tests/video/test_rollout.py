@@ -103,7 +103,7 @@ def test_leaves_keep_their_dtypes_and_keys_become_their_words(walked: Any) -> No
 
 def test_an_episode_that_ends_is_followed_by_a_new_one(walked: Any) -> None:
     ages = np.asarray(walked[0].age)
-    starts = np.flatnonzero(ages == 0)
+    starts = np.flatnonzero(ages == 0).tolist()
     assert len(starts) >= 3
     assert starts[0] == 0
     for start, end in zip(starts, [*starts[1:], STEPS], strict=True):

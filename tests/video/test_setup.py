@@ -1,0 +1,127 @@
+"""What a callback's video arguments set up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memory import Memory
+from metriplex import ConfigurationError, MetricsCallback, hookimpl
+from metriplex.plugins import Backend
+from metriplex.video.setup import prepare_videos
+from video.cases import Dot, Line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def prepare(env: object, backend: object | None = None, **options: Any) -> Any:
+    settings: dict[str, Any] = {
+        "renderer": Dot(),
+        "interval": 2,
+        "num_steps": 6,
+        "width": 32,
+        "height": 16,
+        "fps": 50.0,
+        "mode": "thread",
+    }
+    return prepare_videos(env, [Backend("memory", backend or Memory())], **{**settings, **options})
+
+
+def test_equal_arguments_are_one_program() -> None:
+    env, renderer = Line(), Dot()
+    first, second = (prepare(env, renderer=renderer).program for _ in range(2))
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+@pytest.mark.parametrize("options", [{"interval": 3}, {"num_steps": 7}, {"width": 33}])
+def test_other_arguments_are_another(options: dict[str, int]) -> None:
+    env, renderer = Line(), Dot()
+    assert (
+        prepare(env, renderer=renderer).program
+        != prepare(env, renderer=renderer, **options).program
+    )
+
+
+def test_another_environment_or_renderer_is_another() -> None:
+    env, renderer = Line(), Dot()
+    program = prepare(env, renderer=renderer).program
+    assert program != prepare(Line(), renderer=renderer).program
+    assert program != prepare(env, renderer=Dot()).program
+
+
+def test_the_backends_decide_the_formats() -> None:
+    class Gif:
+        video_format = "gif"
+
+        @hookimpl
+        def log_video(self) -> None:
+            pass
+
+    class Deaf:
+        @hookimpl
+        def flush(self) -> None:
+            pass
+
+    assert prepare(Line(), Gif()).formats == ("gif",)
+    assert prepare(Line(), Deaf()) is None
+    assert prepare(Line()).formats == ("mp4",)
+
+
+def test_an_interval_without_an_environment_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"`video_interval=5` needs .*: pass `env=`"):
+        MetricsCallback("run", log_dir=tmp_path, backends=Memory(), video_interval=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_played_is_a_warning_and_an_error_where_a_renderer_was_named() -> None:
+    with pytest.warns(UserWarning, match=r"no renderer draws `object`"):
+        assert prepare(object(), renderer=None) is None
+    with pytest.raises(ConfigurationError, match=r"`object` can't be played: .*`initial`"):
+        prepare(object())
+
+
+def test_a_renderer_that_raises_while_it_is_made_is_a_warning_or_the_user_s_error() -> None:
+    class Broken:
+        @hookimpl
+        def make_renderer(self) -> None:
+            raise RuntimeError("no GL")
+
+    with pytest.warns(UserWarning, match="RuntimeError: no GL"):
+        assert prepare(Line(), renderer=Broken()) is None
+
+
+def test_without_videos_nothing_of_them_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys, metriplex\n"
+        "with metriplex.MetricsCallback('run', log_dir=sys.argv[1], backends=[]): pass\n"
+        "print(*[name for name in ('PIL', 'imageio_ffmpeg', "
+        "'metriplex.video.setup') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_without_cloudpickle_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    for name in ("metriplex.video.process", "metriplex.video.messages"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(
+        ConfigurationError, match=r"`pip install 'metriplex\[video\]'`.*`video_worker=\"thread\"`"
+    ):
+        MetricsCallback(
+            "run",
+            Line(),
+            log_dir=tmp_path,
+            backends=Memory(),
+            video_interval=1,
+            renderer=Dot(),
+        )

@@ -191,6 +191,26 @@ def test_a_run_of_another_thread_is_closed_too(tmp_path: Path) -> None:
     assert run(tmp_path, body) == Ended(0, "", "", up_to(50), "finished")
 
 
+def test_a_program_that_fails_while_close_waits_for_it_fails_the_run(tmp_path: Path) -> None:
+    body = """
+        def fail(x):
+            raise ValueError("mine")
+
+        @jax.jit
+        def work(x):
+            jax.debug.callback(fail, x)
+            return x
+
+        metrics = make()
+        log(metrics, 50)
+        work(1.0)
+        metrics.close()
+    """
+    ended = run(tmp_path, body)
+    assert (ended.code, ended.steps, ended.status) == (1, up_to(50), "failed")
+    assert "ValueError: mine" in ended.errors
+
+
 # ---- Ctrl-C -------------------------------------------------------------------------------------
 
 

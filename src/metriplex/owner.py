@@ -224,6 +224,7 @@ class RunOwner(abc.ABC):
     def _check_open(self) -> None:
         """Refuses to trace for a run that is known here and closed."""
         if self._run is not None and self._run.closed:
+            shutdown.hold_if_terminating()
             raise ClosedError(
                 f"run `{self._run.info.name}` is closed: construct a new `MetricsCallback` for "
                 f"each run, and close it after its program has ended"
@@ -236,6 +237,10 @@ def _close(
     try:
         if not running and not run.closed:
             bridge.barrier()
+    except BaseException as error:
+        if status == "finished":
+            status = "interrupted" if _is_interrupt(error) else "failed"
+        raise
     finally:
         bridge.drain()
         bridge.unregister(handle, run.info.name)

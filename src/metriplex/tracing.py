@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
-import jax.extend.core
-
 from metriplex.errors import MetriplexError
 
 
@@ -16,6 +14,9 @@ def is_tracing() -> bool:
 
 
 def _trace_state() -> object:
+    # Here, and not above: it brings Pallas along, and with it a third of `import metriplex`.
+    import jax.extend.core
+
     return jax.extend.core.get_opaque_trace_state(convention="nnx")
 
 

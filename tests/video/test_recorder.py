@@ -281,10 +281,12 @@ class Env:
     def terminal(self, state, *, key): return False
 
 class Slow(Renderer):
+    def __init__(self, told): self.told = told
     def select(self, state): return state
     def render(self, state):
-        with open(sys.argv[1], "w") as file:
-            file.write(str(os.getpid()))
+        if state == 0:
+            with open(self.told, "w") as file:
+                file.write(str(os.getpid()))
         if {hangs}:
             threading.Event().wait()
         return np.full((16, 16, 3), int(state) * 20, np.uint8)
@@ -292,7 +294,7 @@ class Slow(Renderer):
 
 if __name__ == "__main__":
     metrics = MetricsCallback("run", Env(), log_dir=sys.argv[2], video_interval=1,
-        video_num_steps=5, renderer=Slow(), backends="tensorboard")
+        video_num_steps=5, renderer=Slow(sys.argv[1]), backends="tensorboard")
     jax.jit(lambda m: m.on_iteration(m.init(1), policy=lambda obs: obs))(metrics)
     {then}
 """
@@ -324,8 +326,6 @@ def ended(pid: int) -> bool:
 def test_at_exit_clips_under_way_are_finished(tmp_path: Path) -> None:
     process, told = start(tmp_path, then="pass", hangs=False)
     pid = int(told.read_text())
-    told.unlink()
-    told.touch()
     _, complaints = process.communicate(timeout=120)
     assert process.returncode == 0
     assert complaints == ""
@@ -351,7 +351,6 @@ def test_sigterm_ends_a_process_whose_renderer_hangs(tmp_path: Path) -> None:
 def test_a_killed_training_leaves_no_drawing_process(tmp_path: Path) -> None:
     process, told = start(tmp_path, then="threading.Event().wait()", hangs=False)
     pid = int(told.read_text())
-    told.unlink()
     process.kill()
     process.communicate()
     while not ended(pid):  # it looks for its parent every few seconds

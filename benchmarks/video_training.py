@@ -1,0 +1,183 @@
+"""What evaluation videos add to the wall time of a training: PPO on CartPole, one in 10 iterations.
+
+The same training four ways: without videos; drawn and encoded by the render worker at niceness 19
+(the default); by a thread of the training process (`video_worker="thread"`); and synchronously, by
+a host call in the program that draws and encodes before it returns. All log to TensorBoard and have
+compiled before. `until closed` is the time until the last video is in the file.
+
+Training and drawing compete for the same cores. `recompiled` counts the programs that were compiled
+after the first round; videos that come faster than they can be drawn are dropped, so `videos` may
+be fewer than were asked for.
+
+    python benchmarks/video_training.py [--short]
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import jax
+import numpy as np
+from _measure import is_short, print_machine, print_table, ratio, take_turns
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metriplex import MetricsCallback, MetricsState, Video
+from metriplex.demo.cartpole import CartPole
+from metriplex.demo.ppo import Config, train
+from metriplex.video.drawing import draw_clip
+from metriplex.video.environments import PatternEnvironment
+from metriplex.video.jobs import RenderJob
+from metriplex.video.rollout import rollout
+from metriplex.video.selection import create_renderer
+
+ENV = CartPole()
+OFF = "no videos"
+INTERVAL = 10
+
+compiled: list[str] = []
+"""Grows by one with every program that is compiled."""
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Synchronous:
+    """A callback whose program waits while a video is drawn and encoded in its host call."""
+
+    metrics: MetricsCallback
+    num_steps: int = field(metadata={"static": True})
+
+    def init(self, num_envs: int) -> MetricsState:
+        return self.metrics.init(num_envs)
+
+    def on_training_start(self, state: MetricsState) -> MetricsState:
+        return self.metrics.on_training_start(state)
+
+    def on_step(self, state: MetricsState, reward: jax.Array, **ends: jax.Array) -> MetricsState:
+        return self.metrics.on_step(state, reward, **ends)
+
+    def on_iteration(
+        self, state: MetricsState, *, policy: Any, key: jax.Array, **rest: Any
+    ) -> MetricsState:
+        def record() -> None:
+            selected = rollout(
+                PatternEnvironment(ENV),
+                policy,
+                key,
+                num_steps=self.num_steps,
+                select=lambda state: state,
+            )
+            leaves, structure = jax.tree.flatten(selected)
+            draw = functools.partial(_draw, structure)
+            jax.debug.callback(draw, state.env_steps.low, *leaves, ordered=True)
+
+        jax.lax.cond(state.iteration % INTERVAL == 0, record, lambda: None)
+        return self.metrics.on_iteration(state, policy=policy, key=key, **rest)
+
+    def on_training_end(self, state: MetricsState) -> MetricsState:
+        return self.metrics.on_training_end(state)
+
+
+_writing: MetricsCallback
+"""What synchronous videos are logged to: of the round that is running."""
+
+
+def _draw(structure: Any, step: jax.Array, *leaves: jax.Array) -> None:
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    renderer = create_renderer(None, ENV, 640, 480)
+    frames = [jax.tree.unflatten(structure, one) for one in zip(*arrays, strict=True)]
+    result = draw_clip(
+        renderer, RenderJob("eval/video", int(step), 50.0, ("gif",), frames), _ignore
+    )
+    renderer.close()
+    _writing.run.log_video(Video(int(step), "eval/video", None, 50.0, clips=result.clips))
+
+
+@final
+@dataclass
+class Contestant:
+    """One way; remembers what it has seen beside the time of training."""
+
+    config: Config
+    num_steps: int
+    options: dict[str, Any]
+    synchronous: bool = False
+    closed: list[float] = field(default_factory=list)
+    recompiled: int = 0
+    videos: int = 0
+
+    def __call__(self) -> float:
+        global _writing
+        before = len(compiled)
+        with tempfile.TemporaryDirectory() as log_dir:
+            metrics = MetricsCallback(
+                "run", ENV, log_dir=log_dir, video_num_steps=self.num_steps, **self.options
+            )
+            _writing = metrics
+            logger: Any = Synchronous(metrics, self.num_steps) if self.synchronous else metrics
+            start = time.perf_counter()
+            jax.block_until_ready(train(logger, jax.random.key(0), self.config, ENV))
+            seconds = time.perf_counter() - start
+            metrics.close(600)
+            self.closed.append(time.perf_counter() - start)
+            events = EventAccumulator(str(Path(log_dir) / "run"), {"images": 0}).Reload()
+            tags = events.Tags()["images"]
+            self.videos = len(events.Images(tags[0])) if tags else 0
+        if len(self.closed) > 1:
+            self.recompiled += len(compiled) - before
+        return seconds
+
+
+def _ignore(_frames: int) -> None:
+    """Nobody follows the progress."""
+
+
+def _count(event: str, *_: Any, **__: Any) -> None:
+    if event.endswith("backend_compile_duration"):
+        compiled.append(event)
+
+
+def main() -> None:
+    short = is_short(__doc__)
+    iterations, rounds, num_steps = (20, 1, 20) if short else (40, 3, 256)
+    size = 8 if short else 128
+    config = Config(num_envs=size, rollout_length=128, num_iterations=iterations, hidden=(128, 128))
+    jax.monitoring.register_event_duration_secs_listener(_count)
+    print_machine("jax", "jaxlib")
+    contestants = {
+        OFF: Contestant(config, num_steps, {}),
+        "render worker": Contestant(config, num_steps, {"video_interval": INTERVAL}),
+        '`video_worker="thread"`': Contestant(
+            config, num_steps, {"video_interval": INTERVAL, "video_worker": "thread"}
+        ),
+        "synchronous": Contestant(config, num_steps, {}, synchronous=True),
+    }
+    results = take_turns(contestants, rounds)
+    print(
+        f"{iterations} iterations, a video of {num_steps} frames, 640 x 480, every {INTERVAL}; "
+        f"medians of {rounds} rounds\n"
+    )
+    print_table(
+        ["", "ms an iteration", "ratio", "s until closed", "videos", "recompiled"],
+        [
+            [
+                name,
+                f"{statistics.median(seconds) / iterations * 1e3:.2f}",
+                f"{ratio(results, name, OFF):.3f}",
+                f"{statistics.median(contestants[name].closed[1:]):.1f}",
+                str(contestants[name].videos),
+                str(contestants[name].recompiled),
+            ]
+            for name, seconds in results.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -191,7 +191,7 @@ def test_a_run_of_another_thread_is_closed_too(tmp_path: Path) -> None:
     assert run(tmp_path, body) == Ended(0, "", "", up_to(50), "finished")
 
 
-def test_a_program_that_fails_while_close_waits_for_it_fails_the_run(tmp_path: Path) -> None:
+def test_a_program_that_fails_fails_the_run(tmp_path: Path) -> None:
     body = """
         def fail(x):
             raise ValueError("mine")

@@ -119,6 +119,8 @@ def _view(log_dir: Path, *, recorded: bool, open_browser: bool) -> None:
         _say("TensorBoard, the viewer, is not installed. To install it:")
         _say(f"  {viewer.shell_line(viewer.install_command('tensorboard'))}")
     elif open_browser:
+        if recorded:
+            _say("Its videos are in the tab IMAGES.")
         viewer.serve(program, log_dir, _say)
     else:
         _say(f"To see it in TensorBoard{where}:")

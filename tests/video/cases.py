@@ -160,6 +160,10 @@ def by_value() -> Generator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
+DOT = Dot()
+"""One for all tests that draw nothing: they share compiled programs."""
+
+
 @final
 class Tape:
     """A run's recorder that keeps the rollouts and draws nothing.
@@ -198,7 +202,7 @@ def taping(log_dir: object, env: object, **options: Any) -> Generator[tuple[Metr
     settings: dict[str, Any] = {
         "video_interval": 2,
         "video_num_steps": 6,
-        "renderer": Dot(),
+        "renderer": DOT,
         "video_worker": "thread",
         "backends": Memory(),
     }

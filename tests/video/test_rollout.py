@@ -64,15 +64,21 @@ def see(observation: Any) -> Any:
 
 
 def traced(env: Any, policy: Any, key: jax.Array, num_steps: int = STEPS) -> Any:
+    return compiled(env, num_steps)(policy, key)
+
+
+@functools.cache
+def compiled(env: Any, num_steps: int) -> Any:
     adapted = PatternEnvironment(env)
-    return jax.jit(functools.partial(rollout, adapted, num_steps=num_steps, select=everything))(
-        policy, key
-    )
+    return jax.jit(functools.partial(rollout, adapted, num_steps=num_steps, select=everything))
+
+
+LINE = Line(limit=12)
 
 
 @pytest.fixture(scope="module")
 def walked() -> tuple[Any, list[Any]]:
-    env, policy, key = Line(limit=12), Walker(jnp.float32(0.5)), jax.random.key(3)
+    env, policy, key = LINE, Walker(jnp.float32(0.5)), jax.random.key(3)
     return traced(env, policy, key), by_hand(env, policy, key, STEPS)
 
 
@@ -119,7 +125,7 @@ def test_truncation_ends_an_episode() -> None:
 
 
 def test_the_key_decides() -> None:
-    env, policy = Line(), Walker(jnp.float32(0.5))
+    env, policy = LINE, Walker(jnp.float32(0.5))
     first, again, other = (
         np.asarray(traced(env, policy, jax.random.key(seed)).x) for seed in (1, 1, 2)
     )
@@ -138,10 +144,10 @@ def test_cartpole_with_the_demo_s_policy_is_what_a_loop_gives() -> None:
 
 
 def test_played_on_the_host_it_is_the_same() -> None:
-    env, policy, key = Line(limit=6), Walker(jnp.float32(0.5)), jax.random.key(8)
-    ours = traced(env, policy, key, 15)
+    env, policy, key = LINE, Walker(jnp.float32(0.9)), jax.random.key(8)
+    ours = traced(env, policy, key)
     theirs = list(
-        play(PatternEnvironment(env), adapt_policy(policy), key, num_steps=15, select=everything)
+        play(PatternEnvironment(env), adapt_policy(policy), key, num_steps=STEPS, select=everything)
     )
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(theirs))
     for name in State._fields:
@@ -194,18 +200,18 @@ def test_a_state_that_changes_its_dtype_is_brought_back_to_the_first_one() -> No
 
 
 def test_under_shard_map_each_device_plays_its_own() -> None:
-    env, policy = PatternEnvironment(Line(limit=5)), Walker(jnp.float32(0.5))
-    mesh = Mesh(np.array(jax.devices()[:4]), ("d",))
+    env, policy = PatternEnvironment(LINE), Walker(jnp.float32(0.5))
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
 
     def one(keys: jax.Array) -> jax.Array:
-        states = rollout(env, policy, keys[0], num_steps=9, select=everything)
+        states = rollout(env, policy, keys[0], num_steps=STEPS, select=everything)
         return states.x[None]
 
     spread = PartitionSpec("d")
-    keys = jax.random.split(jax.random.key(1), 4)
+    keys = jax.random.split(jax.random.key(1), 2)
     xs = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=spread, out_specs=spread))(keys)
     for key, x in zip(keys, np.asarray(xs), strict=True):
-        expected = traced(Line(limit=5), policy, key, 9).x
+        expected = traced(LINE, policy, key).x
         np.testing.assert_allclose(x, np.asarray(expected), rtol=1e-5)
 
 

@@ -108,20 +108,32 @@ def test_without_videos_nothing_of_them_is_imported(tmp_path: Path) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_without_cloudpickle_the_error_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    for name in ("metriplex.video.process", "metriplex.video.messages"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(
-        ConfigurationError, match=r"`pip install 'metriplex\[video\]'`.*`video_worker=\"thread\"`"
-    ):
-        MetricsCallback(
-            "run",
-            Line(),
-            log_dir=tmp_path,
-            backends=Memory(),
-            video_interval=1,
-            renderer=Dot(),
+def test_without_cloudpickle_the_error_says_what_to_do(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['cloudpickle'] = None\n"
+        "from metriplex import MetricsCallback, Renderer\n"
+        "from metriplex.demo.cartpole import CartPole\n"
+        "class Mine(Renderer):\n"
+        "    def select(self, state): return state\n"
+        "    def render(self, selected): pass\n"
+        "    def close(self): pass\n"
+        "MetricsCallback('run', CartPole(), log_dir=sys.argv[1], video_interval=1,\n"
+        "    renderer=Mine(), video_worker=sys.argv[2])\n"
+    )
+    done = {
+        mode: subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / mode), mode],
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        for mode in ("process", "thread")
+    }
+    assert done["thread"].returncode == 0, done["thread"].stderr
+    complaint = done["process"].stderr.strip().splitlines()[-1]
+    assert complaint.startswith(
+        "metriplex.errors.ConfigurationError: videos are drawn in a process"
+    )
+    assert "`pip install 'metriplex[video]'`" in complaint
+    assert '`video_worker="thread"`' in complaint

@@ -374,9 +374,8 @@ def test_equal_configurations_share_one_trace_and_keep_runs_apart(tmp_path: Path
 
     schedule = optax.linear_schedule(1.0, 0.0, 10)
     memories = []
-    for turn, options in enumerate(
-        [{}, {}, {"learning_rate": schedule}, {"learning_rate": schedule}]
-    ):
+    given: dict[str, Any] = {"learning_rate": schedule}
+    for turn, options in enumerate([{}, {}, given, given]):
         with logging_to_memory(tmp_path, **options) as (metrics, memory):
             train(metrics, jnp.float32(turn))
         memories.append(memory)

@@ -262,7 +262,7 @@ def test_a_plugin_whose_marks_were_forgotten() -> None:
 
 def test_an_override_without_the_mark_would_silence_the_backend_and_is_an_error() -> None:
     class Sub(Recorder):
-        def log_scalars(self, records: object, run: object) -> None: ...  # ty: ignore[missing-override-decorator] - `override` is no mark
+        def log_scalars(self, records: object, run: object) -> None: ...
 
     with pytest.raises(PluginError, match="`log_scalars` would never be called"):
         Backend("sub", Sub())

@@ -153,7 +153,7 @@ class Run:
             if self.recorder is not None and not self._closed:
                 for worker in self._workers:
                     worker.start_flush()  # scalars do not wait for videos
-                self.recorder.close(timeout / 2)
+                self.recorder.close(max(timeout / 2, timeout - 5.0))
         finally:
             first = self._close_workers(status, timeout, deadline)
         if first:

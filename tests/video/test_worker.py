@@ -153,8 +153,13 @@ def decode(gif: bytes) -> np.ndarray:
 
 
 def children() -> set[int]:
+    """The drawing processes of this one."""
     threads = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for thread in threads for pid in thread.read_text().split()}
+    pids = {pid for thread in threads for pid in thread.read_text().split()}
+    drawing = [
+        b"metriplex.video.child" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids
+    ]
+    return {int(pid) for pid, draws in zip(pids, drawing, strict=True) if draws}
 
 
 # What is drawn --------------------------------------------------------------------------------
@@ -275,7 +280,7 @@ def test_a_bad_renderer_loses_its_clip_only(
 
 def test_a_format_that_cannot_be_made_leaves_the_others_alone(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results, mode="thread")
-    tall = RenderJob("v", 0, 50.0, ("gif", "webp"), np.zeros((2, 3)))
+    tall = RenderJob("v", 0, 50.0, ("gif", "webp"), [np.zeros(3)] * 2)
     worker._drawer._renderer = Tall()  # ty: ignore[missing-attribute]
     result = run(worker, results, tall)
     worker.close(PATIENCE)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROLOGUE = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # here, as nothing should run between fork and exec
+
 import logging, math, os, pathlib, sys, threading, time
 from metriplex import RunInfo, Scalars
 from metriplex_console import ConsoleBackend
@@ -105,7 +108,6 @@ class Program:
             stderr=slave,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self._output = bytearray()

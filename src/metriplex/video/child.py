@@ -65,7 +65,7 @@ class _Artist:
         self._renderer: Renderer | None = None
 
     def draw(self, pickled_job: bytes) -> RenderResult:
-        job = RenderJob("unknown", 0, 1.0, (), None)
+        job = RenderJob("unknown", 0, 1.0, (), ())
         try:
             job = pickle.loads(pickled_job)  # noqa: S301 - our parent's
             self._renderer = self._renderer or pickle.loads(self._pickled)  # noqa: S301

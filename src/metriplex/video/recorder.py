@@ -106,12 +106,14 @@ class VideoRecorder:
 
     @staticmethod
     def _warn(iteration: int | None, step: int, reason: str, details: str = "") -> None:
+        last = details.strip().rpartition("\n")[2].strip()
         logger.warning(
-            "no evaluation video of iteration %s (step %d): %s; training goes on, and the next "
+            "no evaluation video of iteration %s (step %d): %s%s; training goes on, and the next "
             "one is tried again",
             iteration,
             step,
             reason,
+            f" (last printed: {last})" if last and last not in reason else "",
         )
         if details:
             logger.debug("%s", details)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROLOGUE = """
-import fcntl, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # here, as nothing should run between fork and exec
+import fcntl, os, termios
+if os.isatty(0):
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # here, as nothing should run between fork and exec
 
 import logging, math, os, pathlib, sys, threading, time
 from metriplex import RunInfo, Scalars

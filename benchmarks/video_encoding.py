@@ -124,7 +124,7 @@ def quality(clip: bytes, frames: np.ndarray) -> tuple[str, str, str]:
 
 
 def distinct(frames: np.ndarray) -> int:
-    return len({hashlib.blake2b(np.ascontiguousarray(frame)).digest() for frame in frames})
+    return len({hashlib.blake2b(frame.tobytes()).digest() for frame in frames})
 
 
 def measure(scene: str, frames: np.ndarray, encoders: dict[str, Encode], rounds: int) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -9,6 +7,7 @@ import sys
 import textwrap
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -168,14 +167,31 @@ def test_the_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.Monk
     assert create_directory("~/logs", "run") == tmp_path / "logs/run"
 
 
-def _create_many(log_dir: str) -> list[str]:
-    return [str(create_directory(log_dir, "run")) for _ in range(50)]
+CREATE_MANY = """
+import sys
+from metriplex.naming import create_directory
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(50):
+    print(create_directory(sys.argv[1], "run"))
+"""
 
 
 def test_two_processes_in_the_same_second_share_no_directory(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn) as pool:
-        made = [path for paths in pool.map(_create_many, [str(tmp_path)] * 2) for path in paths]
+    command = [sys.executable, "-c", CREATE_MANY, str(tmp_path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    made: list[str] = []
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        for process in (one, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in (one, other):
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in (one, other):
+            assert process.stdout is not None
+            made += process.stdout.read().split()
     assert len(set(made)) == 100
     assert sorted(made) == sorted(str(path) for path in tmp_path.iterdir())
 

@@ -126,7 +126,7 @@ class Spool(Encoder, abc.ABC):
 
     def write(self, frame: np.ndarray) -> None:
         """See `Encoder.write`."""
-        data = memoryview(np.ascontiguousarray(frame)).cast("B")
+        data = np.ascontiguousarray(frame).data.cast("B")
         while data:
             data = data[self._file.write(data) or 0 :]
 

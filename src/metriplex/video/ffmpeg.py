@@ -85,7 +85,7 @@ class FFmpeg:
             VideoError: ffmpeg has ended.
         """
         assert self._process.stdin is not None
-        data = memoryview(np.ascontiguousarray(frame)).cast("B")
+        data = np.ascontiguousarray(frame).data.cast("B")
         try:
             while data:
                 data = data[self._process.stdin.write(data) :]

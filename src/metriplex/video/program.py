@@ -112,7 +112,7 @@ class VideoProgram:
                     prefix="evaluation videos take longer",
                 )
         parts, arrays = Parts.split((policy, key))
-        x64 = bool(jax.config.jax_enable_x64)
+        x64 = bool(jnp.result_type(float) == jnp.float64)
         number = register(Play(self.env, self.select, self.num_steps, parts, x64))
         return name(number, [array[None] for array in map(jnp.asarray, arrays)])
 

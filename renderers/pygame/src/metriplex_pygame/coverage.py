@@ -70,7 +70,7 @@ def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
     areas = np.cumsum(sums.reshape(rows, stride)[:, :columns], axis=1)
     np.abs(areas, out=areas)
     np.minimum(areas, 1.0, out=areas)
-    areas *= 255.0
+    areas = areas * 255.0
     areas += 0.5
     return Mask(areas.astype(np.uint8), *first.tolist())
 

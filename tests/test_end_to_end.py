@@ -134,7 +134,7 @@ def test_the_demo_solves_cartpole_and_says_how_to_look_at_it(demo: Demo) -> None
     assert solved is not None
     assert SOLVED <= float(solved[1]) <= 500.0
     command = shlex.split(demo.stdout.strip().splitlines()[-1])
-    assert command[1:] == ["--logdir", "logs"]
+    assert command[1:] == ["--logdir", "logs", "--samples_per_plugin", "images=100"]
     assert Path(command[0]).name == "tensorboard"
     assert f"Run: {demo.directory}" in demo.stdout
 

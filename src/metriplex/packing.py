@@ -158,7 +158,7 @@ def _to_words(value: Value) -> jax.Array:
         return jnp.asarray(np.ascontiguousarray(value).reshape(-1).view(np.uint32))
     array = lax.stop_gradient(jnp.asarray(value))
     if jnp.issubdtype(dtype, jnp.floating):
-        bits = jnp.finfo(dtype).bits
+        bits = _float_bits(dtype)
         if bits < 8:
             array, bits = array.astype(jnp.float32), 32
         array = lax.bitcast_convert_type(
@@ -176,6 +176,11 @@ def _header_word(value: jax.Array | int) -> jax.Array:
     return _to_words(jnp.uint32(value % 2**32) if isinstance(value, int) else value)
 
 
+def _float_bits(dtype: np.dtype[Any]) -> int:
+    # `finfo` would tell, but it also warns, with older NumPy, in threads that flush denormals
+    return 4 if dtype.name.startswith(("float4_", "float6_")) else dtype.itemsize * 8
+
+
 def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
     """The inverse of `_to_words`: uint32 `[rows, words]` to `[rows, *shape]`, exactly."""
     dtype = np.dtype(slot.dtype)
@@ -183,7 +188,7 @@ def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
     if dtype == np.bool_:
         return words.astype(np.bool_).reshape(shape)
     if jnp.issubdtype(dtype, jnp.floating):
-        bits = jnp.finfo(dtype).bits
+        bits = _float_bits(dtype)
         if bits < 8:
             return words.view(np.float32).astype(dtype).reshape(shape)
         if bits < 32:

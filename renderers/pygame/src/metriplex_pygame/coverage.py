@@ -115,8 +115,10 @@ def _cut(edges: Pixels, axis: int, size: int) -> Pixels:
     edge = np.repeat(np.arange(len(edges)), cuts + 1)
     number = np.arange(len(edge)) - first[edge]
     length = np.where(start == stop, 1.0, stop - start)
-    nearest = (np.where(backward, high, low) - start) / length
-    along = nearest[edge] + number * (1 / np.abs(length))[edge]
+    with np.errstate(over="ignore"):  # of edges that are all but flat and not cut
+        nearest = (np.where(backward, high, low) - start) / length
+    # more than one cut, so a number that counts, means a length of 1 at least
+    along = nearest[edge] + number / np.maximum(np.abs(length), 1.0)[edge]
     along[last] = 1.0
 
     pieces = np.empty((len(edge), 2, 2))

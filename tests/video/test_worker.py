@@ -508,6 +508,12 @@ def test_a_worker_that_was_never_used(results: Results) -> None:
     assert results.all == []
 
 
+@pytest.fixture
+def own_tempdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests draw at the same time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 def _cycles(count: int) -> None:
     def cycle(index: int) -> None:
         results = Results()
@@ -530,12 +536,12 @@ def _cycles(count: int) -> None:
     assert state() == before
 
 
-def test_nothing_is_left_behind() -> None:
+def test_nothing_is_left_behind(own_tempdir: None) -> None:
     _cycles(3)
 
 
 @pytest.mark.slow
-def test_nothing_is_left_behind_in_fifty_cycles() -> None:
+def test_nothing_is_left_behind_in_fifty_cycles(own_tempdir: None) -> None:
     _cycles(50)
 
 

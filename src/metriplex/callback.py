@@ -205,7 +205,11 @@ class MetricsCallback(RunOwner):
         return device.init(self._config, num_envs, lane)
 
     def on_training_start(self, state: MetricsState) -> MetricsState:
-        """Marks the start of a training program; measures its first steps a second from here."""
+        """Marks the start of a training program; measures its first steps a second from here.
+
+        Call it outside of `jax.checkpoint`, under which what is repeated would count as a program
+        that starts anew.
+        """
         self._check_open()
         check_state(self._config, state)
         return device.on_training_start(self._config, self._traced_handle(), state)

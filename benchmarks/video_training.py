@@ -96,7 +96,7 @@ def _draw(structure: Any, step: jax.Array, *leaves: jax.Array) -> None:
         renderer, RenderJob("eval/video", int(step), 50.0, ("gif",), frames), _ignore
     )
     renderer.close()
-    _writing.run.log_video(Video(int(step), "eval/video", None, 50.0, clips=result.clips))
+    _writing.run.log_media(Video(int(step), "eval/video", None, 50.0, clips=result.clips))
 
 
 @final

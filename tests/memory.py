@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from metriplex import MetricsCallback, RunInfo, Scalar, Scalars, Text, Video, bridge, hookimpl
+from metriplex import (
+    Artifact,
+    Histogram,
+    Image,
+    MetricsCallback,
+    RunInfo,
+    Scalar,
+    Scalars,
+    Text,
+    Video,
+    bridge,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -34,6 +46,7 @@ class Memory:
         self.hparams: list[Mapping[str, Scalar | str]] = []
         self.texts: list[Text] = []
         self.videos: list[Video] = []
+        self.media: list[Image | Histogram | Artifact] = []
         self.status: str | None = None
         self.arrived = threading.Event()
 
@@ -61,6 +74,21 @@ class Memory:
     def log_video(self, video: Video) -> None:
         self.calls.append("log_video")
         self.videos.append(video)
+
+    @hookimpl
+    def log_image(self, image: Image) -> None:
+        self.calls.append("log_image")
+        self.media.append(image)
+
+    @hookimpl
+    def log_histogram(self, histogram: Histogram) -> None:
+        self.calls.append("log_histogram")
+        self.media.append(histogram)
+
+    @hookimpl
+    def log_artifact(self, artifact: Artifact) -> None:
+        self.calls.append("log_artifact")
+        self.media.append(artifact)
 
     @hookimpl
     def flush(self) -> None:

@@ -512,6 +512,9 @@ HOST_METHODS: dict[str, Method] = {
     "log_hparams": lambda m, _: m.log_hparams({"x": 1}),
     "log_text": lambda m, _: m.log_text("a", "b"),
     "log_video": lambda m, _: m.log_video("a", np.zeros((1, 2, 2, 3), np.uint8), fps=1),
+    "log_image": lambda m, _: m.log_image("a", np.zeros((2, 2, 3), np.uint8)),
+    "log_histogram": lambda m, _: m.log_histogram("a", [1.0, 2.0]),
+    "log_artifact": lambda m, _: m.log_artifact(__file__),
     "flush": lambda m, _: m.flush(),
     "with": lambda m, _: m.__enter__(),
 }

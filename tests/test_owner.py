@@ -203,6 +203,9 @@ HOST_METHODS: dict[str, Callable[[MetricsCallback], object]] = {
     "log_hparams": lambda m: m.log_hparams({"x": 1}),
     "log_text": lambda m: m.log_text("a", "b"),
     "log_video": lambda m: m.log_video("a", np.zeros((1, 2, 2, 3), np.uint8), fps=1),
+    "log_image": lambda m: m.log_image("a", np.zeros((2, 2, 3), np.uint8)),
+    "log_histogram": lambda m: m.log_histogram("a", [1.0, 2.0]),
+    "log_artifact": lambda m: m.log_artifact(__file__),
     "with": lambda m: m.__enter__(),
 }
 

@@ -119,7 +119,7 @@ def test_rows_reach_every_backend_in_order_with_everything_that_is_known(make: A
     run.receive([numbered[3]])
     run.receive([numbered[3], numbered[2]])
     run.log_scalars(7, {"eval/return": 1.5})
-    run.log_text(Text(8, "note", "between"))
+    run.log_media(Text(8, "note", "between"))
     run.receive([numbered[5]])
     end(run)  # row 4 never came
     assert first.order == second.order == [0, 10, 20, 30, 7, "between", 50]
@@ -467,7 +467,7 @@ def test_a_closed_run_says_so(make: Any) -> None:
     for use in (
         lambda: run.log_scalars(1, X),
         lambda: run.log_hparams({}),
-        lambda: run.log_text(Text(1, "a", "b")),
+        lambda: run.log_media(Text(1, "a", "b")),
         lambda: run.flush(LONG),
     ):
         with pytest.raises(ClosedError, match="run `walk` is closed: log before `close`"):
@@ -506,7 +506,7 @@ def test_many_threads_log_one_order_for_all_backends(make: Any) -> None:
         for i in range(200):
             run.log_scalars(offset + i, X)
             if not i % 20:
-                run.log_text(Text(i, "note", f"{offset + i}"))
+                run.log_media(Text(i, "note", f"{offset + i}"))
 
     threads = [threading.Thread(target=log, args=(1000 * i,)) for i in range(4)]
     for thread in threads:

@@ -17,9 +17,12 @@ from metriplex.hookspecs import hookimpl
 from metriplex.host_function import callback_with_numpy_wrapper
 from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
 from metriplex.records import (
+    Artifact,
     Clip,
     Delivery,
     Diagnosis,
+    Histogram,
+    Image,
     RunInfo,
     Scalar,
     Scalars,
@@ -32,12 +35,15 @@ from metriplex.state import MetricsState
 from metriplex.video.encoding import encode_video
 
 __all__ = [
+    "Artifact",
     "Clip",
     "ClosedError",
     "ConfigurationError",
     "Delivery",
     "Diagnosis",
     "Environment",
+    "Histogram",
+    "Image",
     "JITSummaryWriter",
     "LoggingError",
     "MetricsCallback",

@@ -25,7 +25,18 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures a
 
 import pluggy
 
-from metriplex.records import Diagnosis, RunInfo, Scalar, Scalars, Text, Video  # noqa: TC001
+from metriplex.records import (
+    Artifact,
+    Diagnosis,
+    Histogram,
+    Image,
+    Media,
+    RunInfo,
+    Scalar,
+    Scalars,
+    Text,
+    Video,
+)
 from metriplex.rendering import Environment, Renderer  # noqa: TC001
 
 PROJECT = "metriplex"
@@ -84,6 +95,33 @@ class BackendSpec:
         """
 
     @hookspec
+    def log_image(self, run: RunInfo, image: Image) -> None:
+        """Called for a picture.
+
+        Args:
+            run: The run.
+            image: The record; `image.pixels` is uint8 `[height, width, 3]`.
+        """
+
+    @hookspec
+    def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
+        """Called for a histogram.
+
+        Args:
+            run: The run.
+            histogram: The record: int64 `counts` `[bins]` between float64 `edges` `[bins + 1]`.
+        """
+
+    @hookspec
+    def log_artifact(self, run: RunInfo, artifact: Artifact) -> None:
+        """Called for a file or a directory that is to be kept with the run.
+
+        Args:
+            run: The run.
+            artifact: The record; `artifact.path` stays as it is as long as the run is open.
+        """
+
+    @hookspec
     def flush(self, run: RunInfo) -> None:
         """Called after a user's `flush`, and at least every `flush_secs` while records come.
 
@@ -121,6 +159,16 @@ def spec_hooks(spec: type) -> tuple[str, ...]:
 
 BACKEND_HOOKS = tuple(hook for hook in spec_hooks(BackendSpec) if hook != "diagnose")
 """Those that a run calls."""
+
+
+MEDIA_HOOKS: Mapping[type[Media], tuple[str, str]] = {
+    Text: ("log_text", "text"),
+    Video: ("log_video", "video"),
+    Image: ("log_image", "image"),
+    Histogram: ("log_histogram", "histogram"),
+    Artifact: ("log_artifact", "artifact"),
+}
+"""Type of a record to the hook that takes it, and the name of the hook's argument."""
 
 
 class RendererSpec:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 import logging
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -14,10 +12,11 @@ import numpy as np
 from jax.core import Tracer
 
 from metriplex import bridge, shutdown
-from metriplex.arguments import check_hparams, check_step, check_tag
-from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
+from metriplex.arguments import check_hparams
+from metriplex.errors import ClosedError, MetriplexError, NonFiniteError
 from metriplex.hparams import flatten_hparams
-from metriplex.records import Delivery, Text, Video
+from metriplex.media import MediaLogger
+from metriplex.records import Delivery
 from metriplex.tracing import is_tracing
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ CLOSE_TIMEOUT = 30.0
 _runs: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
 
 
-class RunOwner(abc.ABC):
+class RunOwner(MediaLogger):
     """Holds a run handle, and on the host the run itself."""
 
     __slots__ = ("__weakref__", "_handle", "_run")
@@ -87,44 +86,6 @@ class RunOwner(abc.ABC):
             ClosedError: The run is closed.
         """
         self._host_run("log_hparams").log_hparams(flatten_hparams(check_hparams(hparams)))
-
-    def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
-        """Logs a piece of text, outside of compiled functions.
-
-        Args:
-            tag: Its name.
-            text: The text; Markdown, where the backend shows it.
-            step: Environment steps taken so far.
-
-        Raises:
-            LoggingError: `tag`, `text` or `step` is not usable.
-            ClosedError: The run is closed.
-        """
-        if not isinstance(text, str):
-            raise LoggingError(f"`text` must be a string; got {text!r}: pass `str(text)`")
-        record = Text(check_step(step), check_tag(tag), text, wall_time=time.time())
-        self._host_run("log_text").log_text(record)
-
-    def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
-        """Logs a clip, outside of compiled functions.
-
-        Args:
-            tag: Its name.
-            frames: uint8 `[time, height, width, 3]`, RGB; not copied, so not to be changed later.
-            fps: Frames a second.
-            step: Environment steps taken so far.
-
-        Raises:
-            LoggingError: `tag`, `frames`, `fps` or `step` is not usable.
-            ClosedError: The run is closed.
-        """
-        run = self._host_run("log_video")
-        number, now = check_step(step), time.time()
-        try:
-            video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
-        except (TypeError, ValueError) as error:
-            raise LoggingError(f"a video can't be logged: {error}") from error
-        run.log_video(video)
 
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Waits until what this thread's programs log has reached every backend, and is durable.

@@ -161,6 +161,109 @@ class Video:
 
 
 @final
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """A picture at one step.
+
+    Attributes:
+        step: Environment steps taken so far.
+        tag: Name under which it is shown.
+        pixels: uint8 `[height, width, 3]`, RGB.
+        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
+        wall_time: Seconds since the Unix epoch.
+    """
+
+    step: int
+    tag: str
+    pixels: np.ndarray
+    lane: int | None = None
+    wall_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Rejects what is no picture.
+
+        Raises:
+            ValueError: `pixels` is not uint8 `[height, width, 3]`, or empty.
+        """
+        pixels = np.asarray(self.pixels)
+        if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"`pixels` of an image must be uint8 [height, width, 3], not empty; got "
+                f"{pixels.dtype} {list(pixels.shape)} for `{self.tag}`"
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How often values lay between edges, at one step.
+
+    Attributes:
+        step: Environment steps taken so far.
+        tag: Name under which it is shown.
+        counts: int64 `[bins]`, how many values lie in each bin.
+        edges: float64 `[bins + 1]`, finite and increasing; the last bin includes its upper edge.
+        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
+        wall_time: Seconds since the Unix epoch.
+    """
+
+    step: int
+    tag: str
+    counts: np.ndarray
+    edges: np.ndarray
+    lane: int | None = None
+    wall_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Rejects what is no histogram.
+
+        Raises:
+            ValueError: `counts` are no integers from 0 on, or `edges` are not one more, finite and
+                increasing.
+        """
+        counts, edges = np.asarray(self.counts), np.asarray(self.edges)
+        counted = counts.ndim == 1 and counts.size and counts.dtype.kind in "iu"
+        if not counted or int(counts.min()) < 0:
+            raise ValueError(
+                f"`counts` of a histogram must be integers [bins] from 0 on; got {counts.dtype} "
+                f"{list(counts.shape)} for `{self.tag}`"
+            )
+        if (
+            edges.shape != (counts.size + 1,)
+            or not np.isfinite(edges).all()
+            or not (np.diff(edges) > 0).all()
+        ):
+            raise ValueError(
+                f"`edges` of a histogram must be finite, increasing and one more than its "
+                f"{counts.size} counts; got {list(edges.shape)} for `{self.tag}`"
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file or a directory that belongs to a run, such as a checkpoint.
+
+    Attributes:
+        step: Environment steps taken so far.
+        name: Its name in the run, a relative path with `/` between its parts.
+        path: Where it is: a copy in the run's directory that nobody changes.
+        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
+        wall_time: Seconds since the Unix epoch.
+    """
+
+    step: int
+    name: str
+    path: Path
+    lane: int | None = None
+    wall_time: float = 0.0
+
+
+Media: TypeAlias = Text | Video | Image | Histogram | Artifact
+"""What is logged one by one, by a hook of its own."""
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What a plugin found out about this machine, for `metriplex doctor`.

@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, final
 
 from metriplex.errors import ClosedError, NonFiniteError
-from metriplex.records import Delivery, RunInfo, Scalar, Scalars, Text, Video
+from metriplex.hookspecs import MEDIA_HOOKS
+from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.sequence import Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
 from metriplex.workers import Worker
@@ -115,13 +116,10 @@ class Run:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
         self._log(lambda: self._submit("log_hparams", ("hparams", dict(hparams)), 1))
 
-    def log_text(self, text: Text) -> None:
-        """Logs a piece of text. Raises `ClosedError` if the run is closed."""
-        self._log(lambda: self._submit("log_text", ("text", text), 1))
-
-    def log_video(self, video: Video) -> None:
-        """Logs a clip. Raises `ClosedError` if the run is closed."""
-        self._log(lambda: self._submit("log_video", ("video", video), 1))
+    def log_media(self, record: Media) -> None:
+        """Logs a text, a clip, a picture, ... Raises `ClosedError` if the run is closed."""
+        hook, argument = MEDIA_HOOKS[type(record)]
+        self._log(lambda: self._submit(hook, (argument, record), 1))
 
     def flush(self, timeout: float) -> None:
         """Waits until every backend has flushed what it was given before, or `timeout` seconds.

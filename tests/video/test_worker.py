@@ -545,6 +545,22 @@ def test_nothing_is_left_behind_in_fifty_cycles(own_tempdir: None) -> None:
     _cycles(50)
 
 
+def test_a_training_process_with_a_thousand_open_files(results: Results) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2048), hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        worker = RenderWorker(Column(), on_result=results)
+        result = run(worker, results, job(0, 3))
+        worker.close(PATIENCE)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert result.error is None, result.details
+    assert result.clips["gif"].num_frames == 3
+
+
 # Whole programs -------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -57,6 +57,8 @@ def test_entry_point_gives_a_backend_with_every_hook() -> None:
         "log_scalars",
         "log_text",
         "log_video",
+        "log_image",
+        "log_histogram",
         "flush",
         "close_run",
     }
@@ -138,6 +140,37 @@ def test_text_reads_back_as_add_text_writes_it(tmp_path, make_run, read_events) 
     ours, theirs = read_events(run.directory), read_events(tmp_path / "peer")
 
     assert without_wall_times(ours) == without_wall_times(theirs)
+
+
+def test_an_image_reads_back_as_add_image_writes_it(tmp_path, make_run, read_events) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    backend, run = TensorBoardBackend(), make_run()
+    backend.open_run(run)
+    with SummaryWriter(str(tmp_path / "peer")) as peer:
+        peer.add_image("eval/frame", pixels, 3, dataformats="HWC")
+    backend.log_image(run, metriplex.Image(3, "eval/frame", pixels))
+    backend.close_run(run, "finished")
+
+    ours, theirs = read_events(run.directory), read_events(tmp_path / "peer")
+
+    assert without_wall_times(ours) == without_wall_times(theirs)
+
+
+def test_a_histogram_reads_back_as_it_was_logged(make_run, accumulate) -> None:
+    backend, run = TensorBoardBackend(), make_run()
+    backend.open_run(run)
+    edges = np.array([-1.0, 0.0, 0.5, 4.0])
+    backend.log_histogram(run, metriplex.Histogram(5, "weights", np.array([2, 0, 7]), edges))
+    backend.close_run(run, "finished")
+
+    [event] = accumulate(run.directory).Histograms("weights")
+
+    value = event.histogram_value
+    assert (event.step, value.min, value.max, value.num) == (5, -1.0, 4.0, 9.0)
+    assert value.sum == 2 * -0.5 + 7 * 2.25
+    assert value.sum_squares == 2 * 0.25 + 7 * 2.25**2
+    assert list(value.bucket_limit) == [-1.0, 0.0, 0.5, 4.0]
+    assert list(value.bucket) == [0.0, 2.0, 0.0, 7.0]
 
 
 def test_hparams_read_back_as_add_hparams_writes_them(tmp_path, make_run, read_events) -> None:

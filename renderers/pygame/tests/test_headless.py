@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import cloudpickle
@@ -339,3 +340,14 @@ def test_a_picture_of_all_shapes_is_as_it_was_when_somebody_looked(golden):
     )
     draw_everything(canvas)
     golden(canvas.as_array(), "shapes")
+
+
+def test_texts_that_differ_from_frame_to_frame_leave_no_file_open():
+    canvas = HeadlessPygameRenderer(40, 20)
+
+    def draw(number):
+        canvas.draw_text((0, 0), f"{number} steps", (0, 0, 0), 12)
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    first = draw(-1)
+    assert [draw(number) for number in range(20)] == [first] * 20

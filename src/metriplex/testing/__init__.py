@@ -15,7 +15,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from metriplex.testing.renderers import RendererContract
+from metriplex.testing.stored import Series, Stored
 
 del pytest
 
-__all__ = ["RendererContract"]
+__all__ = ["RendererContract", "Series", "Stored"]

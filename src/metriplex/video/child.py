@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
+import selectors
 import shutil
 import signal
 import sys
@@ -93,9 +93,11 @@ class _Artist:
 
 
 def _wait(descriptor: int, parent: int) -> None:
-    while not select.select([descriptor], [], [], _LOOK_UP_SECONDS)[0]:
-        if os.getppid() != parent:
-            raise EOFError
+    with selectors.DefaultSelector() as selector:  # `select.select` takes none beyond 1023
+        selector.register(descriptor, selectors.EVENT_READ)
+        while not selector.select(_LOOK_UP_SECONDS):
+            if os.getppid() != parent:
+                raise EOFError
 
 
 if __name__ == "__main__":

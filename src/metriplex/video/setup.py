@@ -44,7 +44,7 @@ class Videos:
     def record(self, run: Run) -> None:
         """Has a run make videos of the rollouts that it receives."""
         run.recorder = VideoRecorder(
-            self.renderer, run.log_video, fps=self.fps, formats=self.formats, mode=self.mode
+            self.renderer, run.log_media, fps=self.fps, formats=self.formats, mode=self.mode
         )
 
 

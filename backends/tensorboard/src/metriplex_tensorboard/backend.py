@@ -13,6 +13,8 @@ from tensorboardX import SummaryWriter  # noqa: TC002 - part of public annotatio
 from metriplex import (
     ClosedError,
     ConfigurationError,
+    Histogram,
+    Image,
     RunInfo,
     Scalar,
     Scalars,
@@ -163,6 +165,32 @@ class TensorBoardBackend:
         """
         files = self._find(run).files
         files.append({video.lane: [events.video_event(video, self.video_format)]})
+
+    @hookimpl
+    def log_image(self, run: RunInfo, image: Image) -> None:
+        """Stores a picture for the IMAGES tab.
+
+        Args:
+            run: The run.
+            image: The record.
+
+        Raises:
+            OSError: There is no room left in memory, and the disk takes nothing.
+        """
+        self._find(run).files.append({image.lane: [events.image_event(image)]})
+
+    @hookimpl
+    def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
+        """Stores a histogram for the HISTOGRAMS tab.
+
+        Args:
+            run: The run.
+            histogram: The record.
+
+        Raises:
+            OSError: There is no room left in memory, and the disk takes nothing.
+        """
+        self._find(run).files.append({histogram.lane: [events.histogram_event(histogram)]})
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:

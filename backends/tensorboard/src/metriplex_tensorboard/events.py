@@ -13,9 +13,19 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - part of public annotations
 
+import numpy as np
 from tensorboardX import summary as summaries
 
-from metriplex import LoggingError, Scalar, Scalars, Text, Video, encode_video
+from metriplex import (
+    Histogram,
+    Image,
+    LoggingError,
+    Scalar,
+    Scalars,
+    Text,
+    Video,
+    encode_video,
+)
 from metriplex_tensorboard.protos import (
     Event,
     HParamsPluginData,
@@ -152,6 +162,32 @@ def video_event(video: Video, format: str) -> bytes:  # noqa: A002 - the name of
     )
     summary = Summary(value=[Summary.Value(tag=_text(video.tag), image=image)])
     return _summary_event(summary, video.step, video.wall_time)
+
+
+def image_event(image: Image) -> bytes:
+    """Stores a picture for TensorBoard's IMAGES tab, as `SummaryWriter.add_image` does."""
+    summary = summaries.image(_text(image.tag), image.pixels, dataformats="HWC")
+    return _summary_event(summary, image.step, image.wall_time)
+
+
+def histogram_event(histogram: Histogram) -> bytes:
+    """Stores a histogram for the HISTOGRAMS tab, as `SummaryWriter.add_histogram_raw` does.
+
+    The sums that the format asks for are those of values in the middle of their bins.
+    """
+    counts, edges = np.asarray(histogram.counts, float), np.asarray(histogram.edges, float)
+    middles = (edges[:-1] + edges[1:]) / 2
+    summary = summaries.histogram_raw(
+        _text(histogram.tag),
+        min=edges[0],
+        max=edges[-1],
+        num=counts.sum(),
+        sum=counts @ middles,
+        sum_squares=counts @ middles**2,
+        bucket_limits=edges.tolist(),
+        bucket_counts=[0.0, *counts.tolist()],
+    )
+    return _summary_event(summary, histogram.step, histogram.wall_time)
 
 
 def hparams_events(hparams: Mapping[str, Scalar | str], metrics: Sequence[str]) -> list[bytes]:

@@ -10,6 +10,8 @@ import numpy as np
 from metriplex_pygame.sdl import fonts, load_pygame
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     Alpha = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -24,17 +26,21 @@ def text_alpha(text: str, size: int) -> Alpha:
     Returns:
         uint8 `[height, width]`: 0 beside the letters, 255 within them; not to be written to.
     """
-    pygame = load_pygame()
     with fonts():
-        font = pygame.font.Font(None, size)
-        lines = [_line(pygame, font, line) for line in text.split("\n")]
+        lines = _lines(text.replace("\0", "").split("\n"), size)
     width = max(line.shape[1] for line in lines)
     padded = [np.pad(line, ((0, 0), _both_sides(width - line.shape[1]))) for line in lines]
     return np.concatenate(padded)
 
 
-def _line(pygame: Any, font: Any, text: str) -> Alpha:
-    picture = font.render(text.replace("\0", ""), True, (255, 255, 255))
+def _lines(texts: Sequence[str], size: int) -> list[Alpha]:
+    pygame = load_pygame()
+    # Gone with this call: a font that outlives `pygame.font.quit` never closes its file.
+    font = pygame.font.Font(None, size)
+    return [_alpha(pygame, font.render(text, True, (255, 255, 255))) for text in texts]
+
+
+def _alpha(pygame: Any, picture: Any) -> Alpha:
     width, height = picture.get_size()
     pixels = np.frombuffer(pygame.image.tobytes(picture, "RGBA"), np.uint8)
     return pixels.reshape(height, width, 4)[..., 3]

@@ -1,0 +1,171 @@
+"""Logging what is no scalar, outside of compiled functions: text, clips, pictures, files."""
+
+from __future__ import annotations
+
+import abc
+import os
+import shutil
+import time
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metriplex.arguments import check_count, check_step, check_tag
+from metriplex.errors import LoggingError
+from metriplex.records import Artifact, Histogram, Image, Text, Video
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+
+    from metriplex.run import Run
+
+ARTIFACTS = "artifacts"
+"""Where a run's directory keeps the files that belong to it."""
+
+
+class MediaLogger(abc.ABC):
+    """The methods that log one record each, of whoever has a run."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def _host_run(self, method: str) -> Run:
+        """The run; raises inside compiled functions and after `close`."""
+
+    def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
+        """Logs a piece of text, outside of compiled functions.
+
+        Args:
+            tag: Its name.
+            text: The text; Markdown, where the backend shows it.
+            step: Environment steps taken so far.
+
+        Raises:
+            LoggingError: `tag`, `text` or `step` is not usable.
+            ClosedError: The run is closed.
+        """
+        if not isinstance(text, str):
+            raise LoggingError(f"`text` must be a string; got {text!r}: pass `str(text)`")
+        record = Text(check_step(step), check_tag(tag), text, wall_time=time.time())
+        self._host_run("log_text").log_media(record)
+
+    def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
+        """Logs a clip, outside of compiled functions.
+
+        Args:
+            tag: Its name.
+            frames: uint8 `[time, height, width, 3]`, RGB; not copied, so not to be changed later.
+            fps: Frames a second.
+            step: Environment steps taken so far.
+
+        Raises:
+            LoggingError: `tag`, `frames`, `fps` or `step` is not usable.
+            ClosedError: The run is closed.
+        """
+        run = self._host_run("log_video")
+        number, now = check_step(step), time.time()
+        try:
+            video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
+        except (TypeError, ValueError) as error:
+            raise LoggingError(f"a video can't be logged: {error}") from error
+        run.log_media(video)
+
+    def log_image(self, tag: str, pixels: ArrayLike, *, step: int = 0) -> None:
+        """Logs a picture, outside of compiled functions.
+
+        Args:
+            tag: Its name.
+            pixels: uint8 `[height, width, 3]`, RGB; a copy is made.
+            step: Environment steps taken so far.
+
+        Raises:
+            LoggingError: `tag`, `pixels` or `step` is not usable.
+            ClosedError: The run is closed.
+        """
+        run = self._host_run("log_image")
+        number, now = check_step(step), time.time()
+        try:
+            image = Image(number, check_tag(tag), np.array(pixels), wall_time=now)
+        except (TypeError, ValueError) as error:
+            raise LoggingError(f"an image can't be logged: {error}") from error
+        run.log_media(image)
+
+    def log_histogram(
+        self, tag: str, values: ArrayLike, *, step: int = 0, bins: int | ArrayLike = 64
+    ) -> None:
+        """Logs how values are distributed, outside of compiled functions.
+
+        Args:
+            tag: Its name.
+            values: Real numbers, of any shape; those that are not finite are left out.
+            step: Environment steps taken so far.
+            bins: Number of bins of equal width between the least and the greatest value, or the
+                edges, `[bins + 1]`; as `numpy.histogram` takes it.
+
+        Raises:
+            LoggingError: `tag`, `values`, `bins` or `step` is not usable.
+            ClosedError: The run is closed.
+        """
+        run = self._host_run("log_histogram")
+        number, now = check_step(step), time.time()
+        try:
+            edges = check_count("bins", bins, least=1) if np.ndim(bins) == 0 else np.asarray(bins)
+            numbers = np.asarray(values).ravel().astype(np.float64)
+            counts, found = np.histogram(numbers[np.isfinite(numbers)], edges)
+            histogram = Histogram(
+                number, check_tag(tag), counts.astype(np.int64), found, wall_time=now
+            )
+        except (TypeError, ValueError) as error:
+            raise LoggingError(f"a histogram can't be logged: {error}") from error
+        run.log_media(histogram)
+
+    def log_artifact(
+        self, path: str | os.PathLike[str], *, name: str | None = None, step: int = 0
+    ) -> None:
+        """Keeps a file or a directory with the run, outside of compiled functions.
+
+        It is copied into the run's directory before this returns, so the original may change; from
+        there backends take it in their own time.
+
+        Args:
+            path: The file or directory.
+            name: Its name in the run, a relative path; None for the last part of `path`.
+            step: Environment steps taken so far.
+
+        Raises:
+            LoggingError: There is no such file, `name` would lead out of the run, or an artifact
+                of that name was logged at this step already.
+            OSError: It can't be copied: it can't be read, or the disk is full.
+            ClosedError: The run is closed.
+        """
+        run = self._host_run("log_artifact")
+        number, source = check_step(step), Path(path)
+        inner = _inner_name(source.name if name is None else name)
+        if not source.exists():
+            raise LoggingError(
+                f"there is no file or directory {str(source)!r} to log as an artifact: write it "
+                f"first, or mend the path"
+            )
+        target = run.info.directory / ARTIFACTS / f"step_{number}" / inner
+        if target.exists():
+            raise LoggingError(
+                f"an artifact `{inner}` was logged at step {number} already: give another `name`"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+        run.log_media(Artifact(number, inner, target, wall_time=time.time()))
+
+
+def _inner_name(name: str) -> str:
+    """A relative path that stays where it is put."""
+    plain = PurePosixPath(name) if isinstance(name, str) and "\0" not in name else PurePosixPath()
+    if not plain.parts or plain.is_absolute() or ".." in plain.parts or "\\" in str(name):
+        raise LoggingError(
+            f"the name of an artifact must be a relative path with `/` between its parts; got "
+            f"{name!r}: pass for example `name='checkpoints/policy.npz'`"
+        )
+    return str(plain)

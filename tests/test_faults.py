@@ -105,6 +105,18 @@ class Broken:
         self._call("log_video")
 
     @hookimpl
+    def log_image(self) -> None:
+        self._call("log_image")
+
+    @hookimpl
+    def log_histogram(self) -> None:
+        self._call("log_histogram")
+
+    @hookimpl
+    def log_artifact(self) -> None:
+        self._call("log_artifact")
+
+    @hookimpl
     def flush(self) -> None:
         self._call("flush")
 
@@ -124,10 +136,13 @@ def everything(metrics: MetricsCallback) -> np.ndarray:
     """Calls for every hook."""
     metrics.log_text("note", "hello")
     metrics.log_video("clip", np.zeros((1, 2, 2, 3), np.uint8), fps=50.0)
+    metrics.log_image("picture", np.zeros((2, 2, 3), np.uint8))
+    metrics.log_histogram("weights", [0.0, 1.0])
+    metrics.log_artifact(__file__)
     return train(metrics)
 
 
-SCALARS_AND_OTHERS = ITERATIONS + 3
+SCALARS_AND_OTHERS = ITERATIONS + 6
 ERRORS = [ValueError, SystemExit, KeyboardInterrupt, MemoryError, GeneratorExit, ConnectionError]
 
 
@@ -151,6 +166,7 @@ def test_a_backend_that_raises_changes_nothing_for_anybody_else(
     for memory in memories:
         assert plain(memory.records) == expected
         assert (memory.status, len(memory.texts), len(memory.videos)) == ("finished", 1, 1)
+        assert len(memory.media) == 3
         assert memory.hparams == [{"lr": 0.1}]
     first, broken, second = metrics.deliveries()
     for healthy in (first, second):

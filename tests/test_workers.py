@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriplex import RunInfo, Scalars, Text, TransientError, Video, hookimpl
+from metriplex import (
+    Artifact,
+    Histogram,
+    Image,
+    RunInfo,
+    Scalars,
+    Text,
+    TransientError,
+    Video,
+    hookimpl,
+)
 from metriplex.hookspecs import BACKEND_HOOKS
 from metriplex.plugins import Backend
 from metriplex.workers import FAILURES, Worker
@@ -21,6 +31,9 @@ if TYPE_CHECKING:
 RUN = RunInfo(id="0f", name="run", directory=Path("logs/run"), start_time=0.0)
 TEXT = Text(3, "note", "hello")
 VIDEO = Video(4, "eval/video", np.zeros((1, 2, 2, 3), np.uint8), 50.0)
+IMAGE = Image(5, "frame", np.zeros((2, 2, 3), np.uint8))
+HISTOGRAM = Histogram(6, "weights", np.array([1]), np.array([0.0, 1.0]))
+ARTIFACT = Artifact(7, "policy.npz", Path("logs/run/artifacts/step_7/policy.npz"))
 LONG = 60.0
 """Seconds after which a test that waits has failed; no test that passes waits so long."""
 
@@ -82,6 +95,18 @@ class Scripted:
     @hookimpl
     def log_video(self, video: Video) -> None:
         self._act("log_video", video)
+
+    @hookimpl
+    def log_image(self, image: Image) -> None:
+        self._act("log_image", image)
+
+    @hookimpl
+    def log_histogram(self, histogram: Histogram) -> None:
+        self._act("log_histogram", histogram)
+
+    @hookimpl
+    def log_artifact(self, artifact: Artifact) -> None:
+        self._act("log_artifact", artifact)
 
     @hookimpl
     def flush(self) -> None:
@@ -148,7 +173,10 @@ def submit_all_kinds(worker: Worker) -> int:
     submit(worker, block(1, 2))
     worker.submit("log_text", ("text", TEXT), 1)
     worker.submit("log_video", ("video", VIDEO), 1)
-    return 5
+    worker.submit("log_image", ("image", IMAGE), 1)
+    worker.submit("log_histogram", ("histogram", HISTOGRAM), 1)
+    worker.submit("log_artifact", ("artifact", ARTIFACT), 1)
+    return 8
 
 
 # ---- order and batches --------------------------------------------------------------------------
@@ -165,13 +193,16 @@ def test_every_hook_is_called_in_order_from_one_thread_that_then_ends(start: Any
         ("log_scalars", block(1, 2)),
         ("log_text", TEXT),
         ("log_video", VIDEO),
+        ("log_image", IMAGE),
+        ("log_histogram", HISTOGRAM),
+        ("log_artifact", ARTIFACT),
         ("close_run", "interrupted"),
     ]
     assert plugin.hooks()[-2:] == ["flush", "close_run"]
     (thread,) = {thread for _, _, thread in plugin.calls}
     assert thread.name == "metriplex-mine"
     assert not thread.is_alive()
-    assert counts(worker) == (5, 0)
+    assert counts(worker) == (8, 0)
 
 
 def test_a_backend_is_not_asked_nor_counted_for_hooks_that_it_lacks(start: Any) -> None:
@@ -412,7 +443,8 @@ def test_a_hook_that_hangs_stops_only_its_own_thread(start: Any, hook: str) -> N
     assert not worker.join(0.0)
     delivered, undelivered = counts(worker)
     assert delivered + undelivered == submitted
-    before = {"open_run": 0, "log_hparams": 0, "log_scalars": 1, "log_text": 3, "log_video": 4}
+    order = [called for called in BACKEND_HOOKS if called.startswith("log_")]
+    before = dict(zip(order, (0, 1, 3, 4, 5, 6, 7), strict=True)) | {"open_run": 0}
     assert hook == "flush" or delivered == before.get(hook, submitted)
     submit(worker, block(100))  # never blocks, whatever hangs
     assert counts(worker) == (delivered, undelivered + 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
-import os
+import math
 import shutil
+import sys
 import time
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from metriplex.errors import LoggingError
 from metriplex.records import Artifact, Histogram, Image, Text, Video
 
 if TYPE_CHECKING:
-    from jax.typing import ArrayLike
+    import os
+
+    from numpy.typing import ArrayLike
 
     from metriplex.run import Run
 
@@ -110,12 +113,14 @@ class MediaLogger(abc.ABC):
         run = self._host_run("log_histogram")
         number, now = check_step(step), time.time()
         try:
-            edges = check_count("bins", bins, least=1) if np.ndim(bins) == 0 else np.asarray(bins)
             numbers = np.asarray(values).ravel().astype(np.float64)
-            counts, found = np.histogram(numbers[np.isfinite(numbers)], edges)
-            histogram = Histogram(
-                number, check_tag(tag), counts.astype(np.int64), found, wall_time=now
-            )
+            numbers = numbers[np.isfinite(numbers)]
+            if np.ndim(bins) == 0:
+                edges = _equal_bins(numbers, check_count("bins", bins, least=1))
+            else:
+                edges = np.asarray(bins, np.float64)
+            counts = np.histogram(numbers, edges)[0].astype(np.int64)
+            histogram = Histogram(number, check_tag(tag), counts, edges, wall_time=now)
         except (TypeError, ValueError) as error:
             raise LoggingError(f"a histogram can't be logged: {error}") from error
         run.log_media(histogram)
@@ -160,10 +165,25 @@ class MediaLogger(abc.ABC):
         run.log_media(Artifact(number, inner, target, wall_time=time.time()))
 
 
+def _equal_bins(values: np.ndarray, count: int) -> np.ndarray:
+    """Edges of equal bins that hold all values, also where these hardly differ or are huge."""
+    low, high = (values.min().item(), values.max().item()) if values.size else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    room = 2 * count * math.ulp(max(abs(low), abs(high)))
+    if high / 2 - low / 2 < room:  # halves, as the difference may overflow
+        largest = sys.float_info.max
+        low, high = max(low - room, -largest), min(high + room, largest)
+    edges = 2 * np.linspace(low / 2, high / 2, count + 1)
+    edges[0], edges[-1] = low, high
+    return edges
+
+
 def _inner_name(name: str) -> str:
     """A relative path that stays where it is put."""
-    plain = PurePosixPath(name) if isinstance(name, str) and "\0" not in name else PurePosixPath()
-    if not plain.parts or plain.is_absolute() or ".." in plain.parts or "\\" in str(name):
+    plain = PurePosixPath(name)
+    leads_out = plain.is_absolute() or ".." in plain.parts
+    if not plain.parts or leads_out or "\\" in name or "\0" in name:
         raise LoggingError(
             f"the name of an artifact must be a relative path with `/` between its parts; got "
             f"{name!r}: pass for example `name='checkpoints/policy.npz'`"

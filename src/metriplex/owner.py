@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import logging
 import weakref
@@ -16,13 +17,13 @@ from metriplex.arguments import check_hparams
 from metriplex.errors import ClosedError, MetriplexError, NonFiniteError
 from metriplex.hparams import flatten_hparams
 from metriplex.media import MediaLogger
-from metriplex.records import Delivery
 from metriplex.tracing import is_tracing
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from metriplex.records import Delivery
     from metriplex.run import Run
 
 logger = logging.getLogger("metriplex")
@@ -33,7 +34,7 @@ CLOSE_TIMEOUT = 30.0
 _runs: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
 
 
-class RunOwner(MediaLogger):
+class RunOwner(MediaLogger, abc.ABC):
     """Holds a run handle, and on the host the run itself."""
 
     __slots__ = ("__weakref__", "_handle", "_run")

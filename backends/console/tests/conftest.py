@@ -100,6 +100,10 @@ class Program:
     def __init__(self, source: str, columns: int, rows: int, stdout: int | None = None) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        # At Ctrl-C the kernel throws away what the terminal has not read yet, a picture's half too.
+        attributes = termios.tcgetattr(slave)
+        attributes[3] |= termios.NOFLSH
+        termios.tcsetattr(slave, termios.TCSANOW, attributes)
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         environment |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
         self.process = subprocess.Popen(

@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +28,7 @@ def terminal_as_stdout() -> Generator[FakeTerminal, None, None]:
 
 def test_whole_lines_are_passed_on_and_the_rest_waits():
     emitted: list[str] = []
-    proxy = StreamProxy(FakeTerminal(), emitted.append, threading.RLock())
+    proxy = StreamProxy(FakeTerminal(), emitted.append)
     assert proxy.write("one") == 3
     assert emitted == []
     proxy.write(" line\ntwo\nthr")
@@ -45,7 +44,7 @@ def test_whole_lines_are_passed_on_and_the_rest_waits():
 
 def test_of_a_progress_bar_the_last_state_remains():
     emitted: list[str] = []
-    proxy = StreamProxy(FakeTerminal(), emitted.append, threading.RLock())
+    proxy = StreamProxy(FakeTerminal(), emitted.append)
     for percent in (10, 50, 100):
         proxy.write(f"\r{percent}%")
         proxy.flush()
@@ -57,7 +56,7 @@ def test_of_a_progress_bar_the_last_state_remains():
 
 def test_a_detached_proxy_writes_through():
     with terminal_as_stdout() as terminal:
-        proxy = StreamProxy(terminal, lambda _: pytest.fail("detached"), threading.RLock())
+        proxy = StreamProxy(terminal, lambda _: pytest.fail("detached"))
         proxy.write("left ")
         proxy.detach()
         proxy.write("over\n")
@@ -71,7 +70,7 @@ def test_only_terminals_are_redirected_and_all_is_restored(monkeypatch):
         errors = io.StringIO()
         monkeypatch.setattr(sys, "stderr", errors)
         emitted: list[str] = []
-        redirection = Redirection(emitted.append, threading.RLock())
+        redirection = Redirection(emitted.append)
         print("to the terminal")
         print("to the file", file=sys.stderr)
         assert emitted == ["to the terminal\n"]
@@ -85,7 +84,7 @@ def test_only_terminals_are_redirected_and_all_is_restored(monkeypatch):
 def test_what_the_user_put_in_place_meanwhile_stays():
     with terminal_as_stdout() as terminal:
         emitted: list[str] = []
-        redirection = Redirection(emitted.append, threading.RLock())
+        redirection = Redirection(emitted.append)
         with contextlib.redirect_stdout(io.StringIO()) as mine:
             redirection.undo()
             print("mine")
@@ -103,7 +102,7 @@ def test_log_handlers_are_moved_along_and_back():
         logger.propagate = False
         before = logging.StreamHandler(terminal)
         logger.addHandler(before)
-        redirection = Redirection(emitted.append, threading.RLock())
+        redirection = Redirection(emitted.append)
         during = logging.StreamHandler(sys.stdout)
         logger.addHandler(during)
         logger.error("one")
@@ -116,20 +115,22 @@ def test_log_handlers_are_moved_along_and_back():
         logger.handlers.clear()
 
 
-def test_a_finaliser_that_prints_while_the_picture_is_drawn_blocks_nobody():
-    lock = threading.RLock()
+def test_what_a_finaliser_or_a_signal_handler_prints_meanwhile_is_not_lost():
     emitted: list[str] = []
-    proxy = StreamProxy(FakeTerminal(), emitted.append, lock)
-    printing = threading.Event()
 
-    def user() -> None:
-        printing.set()
-        proxy.write("user\n")
+    def emit(lines: str) -> None:
+        emitted.append(lines)
+        if len(emitted) == 1:
+            proxy.write("handler\nhalf")
 
-    with lock:  # as while drawing
-        thread = threading.Thread(target=user)
-        thread.start()
-        assert printing.wait(30)
-        proxy.write("finaliser\n")
-    thread.join(30)
-    assert emitted == ["finaliser\n", "user\n"]
+    proxy = StreamProxy(FakeTerminal(), emit)
+    proxy.write("user\nrest")
+    proxy.write(" of it\n")
+    assert emitted == ["user\n", "handler\n", "halfrest of it\n"]
+
+
+def test_a_line_that_is_begun_while_the_proxy_is_detached_is_written_through():
+    with terminal_as_stdout() as terminal:
+        proxy = StreamProxy(terminal, lambda _: proxy.detach())
+        proxy.write("a line\nand more")
+        assert terminal.getvalue() == "and more"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
+import queue
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, final
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 _CLOCK_SECONDS = 1.0
 """How often the elapsed time is redrawn while nothing else changes."""
 
+_PATIENCE = 1.0
+"""How long, in seconds, who prints waits to see the line written; it may hold a lock that drawing
+needs, a log handler's for example."""
+
 _terminal = threading.Lock()
 """Held by the one live display of this process."""
 
@@ -43,8 +49,20 @@ class _Verbatim:
 
 
 @final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Print:
+    """Lines that the user prints, and whether they are on the terminal."""
+
+    lines: str
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@final
 class LiveView:
     """Shows a run on a terminal until it is closed; the last picture stays.
+
+    One thread alone writes to the terminal, so a print never comes between measuring the picture
+    that stands and drawing over it, and Ctrl-C, which strikes the main thread, tears neither.
 
     Args:
         run: The run.
@@ -85,14 +103,12 @@ class LiveView:
         with contextlib.suppress(ValueError):
             directory = directory.relative_to(Path.cwd())
         self._run = replace(run, directory=directory)
+        self._file = file
         self._period = 1.0 / refresh_per_second
         self._max_rows = max_rows
         self._charted = charted
         self._board = Board(charted)
         self._status = "running"
-        # One lock around all that is written: rich's own would let a line of the user's slip
-        # between measuring the picture that stands and drawing over it.
-        self._writing = threading.RLock()
         self._console = Console(
             file=file, force_terminal=True, force_interactive=True, force_jupyter=False
         )
@@ -106,13 +122,11 @@ class LiveView:
         )
         self._error: Exception | None = None
         self._drawn: tuple[int, tuple[int, int], float] = (-1, (0, 0), 0.0)
-        self._stop = threading.Event()
+        self._prints: queue.SimpleQueue[_Print | None] = queue.SimpleQueue()
         self._live.start()
         atexit.register(self._show_cursor)
-        self._redirection = Redirection(self._write_above, self._writing)
-        self._thread = threading.Thread(
-            target=self._refresh_until_stopped, name="metriplex-console", daemon=True
-        )
+        self._redirection = Redirection(self._write_above)
+        self._thread = threading.Thread(target=self._work, name="metriplex-console", daemon=True)
         self._thread.start()
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
@@ -135,27 +149,46 @@ class LiveView:
     def close(self, status: str) -> None:
         """Draws the last picture, which stays, and restores the terminal and the streams."""
         self._status = status
-        self._stop.set()
+        self._prints.put(None)
         self._thread.join()
-        try:
-            with self._writing:
-                if self._error is None:
-                    self._redraw()
-                self._live.stop()
-        finally:
-            self._redirection.undo()
-            atexit.unregister(self._show_cursor)
-            _terminal.release()
+        atexit.unregister(self._show_cursor)
+        _terminal.release()
+        if self._error is not None:
+            raise self._error
 
-    def _refresh_until_stopped(self) -> None:
+    # ---- the thread that writes -----------------------------------------------------------------
+
+    def _work(self) -> None:
         try:
-            self._redraw()
-            while not self._stop.wait(self._period):
-                if self._is_stale():
-                    self._redraw()
+            try:
+                self._show_until_closed()
+            finally:
+                self._live.stop()
         except Exception as error:  # noqa: BLE001 - raised again by the next `update`
             self._error = error
+        finally:
             self._redirection.undo()
+            self._write_through()
+
+    def _show_until_closed(self) -> None:
+        due = -math.inf
+        while True:
+            now = time.monotonic()
+            if now >= due:
+                due = now + self._period
+                if self._is_stale():
+                    self._redraw()
+            try:
+                item = self._prints.get(timeout=max(due - now, 0.0))
+            except queue.Empty:
+                continue
+            if item is None:
+                break
+            self._print(item)
+        with contextlib.suppress(queue.Empty):
+            while (item := self._prints.get_nowait()) is not None:
+                self._print(item)
+        self._redraw()
 
     def _is_stale(self) -> bool:
         records, size, drawn_at = self._drawn
@@ -179,13 +212,34 @@ class LiveView:
             status=self._status,
         )
         self._drawn = (snapshot.records, size, time.monotonic())
-        with self._writing:
-            self._live.update(picture, refresh=True)
+        self._live.update(picture, refresh=True)
+
+    def _print(self, item: _Print) -> None:
+        try:
+            self._console.print(_Verbatim(item.lines), crop=False)
+        finally:
+            item.done.set()
+
+    # ---- whichever thread prints ----------------------------------------------------------------
 
     def _write_above(self, lines: str) -> None:
-        """Writes whole lines above the picture. Called by whichever thread prints."""
-        with self._writing:
-            self._console.print(_Verbatim(lines), crop=False)
+        """Has whole lines written above the picture, and waits for that."""
+        item = _Print(lines)
+        self._prints.put(item)
+        if threading.current_thread() is self._thread:  # a finaliser's; its turn comes
+            return
+        item.done.wait(_PATIENCE if self._thread.is_alive() else 0.0)
+        if not self._thread.is_alive():  # also in a forked child
+            self._write_through()
+
+    def _write_through(self) -> None:
+        """Writes what no thread will: there is no picture any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._prints.get_nowait()
+                if item is not None:
+                    item.done.set()
+                    self._file.write(item.lines)
 
     def _show_cursor(self) -> None:
         """The last resort for a process that ends without closing its run."""

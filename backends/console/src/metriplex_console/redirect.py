@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -26,17 +27,14 @@ class StreamProxy:
     Args:
         stream: The stream that is stood in for; what isn't about writing is asked of it.
         emit: Called with one or more whole lines, their line ends included.
-        lock: Held while writing. The same one as the picture is drawn under: with two of them, a
-            finaliser that prints while the picture is drawn could meet a print that waits for it.
-            Reentrant, because a signal handler may print while its thread prints.
     """
 
-    def __init__(self, stream: TextIO, emit: Callable[[str], None], lock: threading.RLock) -> None:
+    def __init__(self, stream: TextIO, emit: Callable[[str], None]) -> None:
         self.stream = stream
         self._emit: Callable[[str], None] | None = emit
-        # By thread: `print` writes a text and its line end apart, and another may come between.
+        # By thread: `print` writes a text and its line end apart, and another may come between. No
+        # lock: a finaliser or a signal handler may print while its thread is in here.
         self._partial: dict[int, str] = {}
-        self._lock = lock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -45,16 +43,19 @@ class StreamProxy:
         """Writes text; returns its length."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        with self._lock:
-            if self._emit is None:
-                return self.stream.write(text)
-            thread = threading.get_ident()
-            waiting = self._partial.pop(thread, "")
-            lines, newline, rest = (waiting + text).rpartition("\n")
-            if rest:
-                self._partial[thread] = rest
+        emit = self._emit
+        if emit is None:
+            return self.stream.write(text)
+        thread = threading.get_ident()
+        lines, newline, rest = (self._partial.pop(thread, "") + text).rpartition("\n")
+        try:
             if newline:
-                self._emit("".join(f"{_last_state(line)}\n" for line in lines.split("\n")))
+                emit("".join(f"{_last_state(line)}\n" for line in lines.split("\n")))
+        finally:
+            if rest:
+                self._partial[thread] = self._partial.get(thread, "") + rest
+        if self._emit is None:  # detached meanwhile
+            self._write_partial()
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -64,19 +65,22 @@ class StreamProxy:
 
     def flush(self) -> None:
         """Shows what has no line end yet as a line of its own, unless it is being overwritten."""
-        with self._lock:
-            if self._emit is None:
-                self.stream.flush()
-            elif "\r" not in self._partial.get(threading.get_ident(), "\r"):
-                self._emit(f"{self._partial.pop(threading.get_ident())}\n")
+        emit = self._emit
+        if emit is None:
+            self.stream.flush()
+        elif "\r" not in self._partial.get(threading.get_ident(), "\r"):
+            emit(f"{self._partial.pop(threading.get_ident())}\n")
 
     def detach(self) -> None:
         """Writes to the stream itself from now on."""
-        with self._lock:
-            self._emit = None
-            for text in self._partial.values():
+        self._emit = None
+        self._write_partial()
+
+    def _write_partial(self) -> None:
+        with contextlib.suppress(KeyError):
+            while self._partial:
+                _, text = self._partial.popitem()
                 self.stream.write(_last_state(text))
-            self._partial.clear()
 
 
 def _last_state(line: str) -> str:
@@ -92,16 +96,15 @@ class Redirection:
 
     Args:
         emit: Writes whole lines above the picture.
-        lock: The lock under which the picture is drawn.
     """
 
-    def __init__(self, emit: Callable[[str], None], lock: threading.RLock) -> None:
+    def __init__(self, emit: Callable[[str], None]) -> None:
         self._proxies: dict[str, StreamProxy] = {}
         for name in _NAMES:
             stream = getattr(sys, name)
             if stream is None or isinstance(stream, FileProxy) or not is_terminal(stream):
                 continue
-            proxy = self._proxies[name] = StreamProxy(stream, emit, lock)
+            proxy = self._proxies[name] = StreamProxy(stream, emit)
             setattr(sys, name, proxy)
             _move_log_handlers(stream, proxy)
 

@@ -23,13 +23,11 @@ class Ack:
 
     Attributes:
         path: Its file.
-        backend: Name of the entry point that makes the backend; None for an object.
         acked: Records below this number are durable there, ...
         missed: ... but for these, each a range `(first, end)`: calls that failed for good.
     """
 
     path: Path
-    backend: str | None
     acked: int = 0
     missed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
@@ -47,7 +45,7 @@ class Ack:
         Raises:
             OSError: It can't be written.
         """
-        fields = {"backend": self.backend, "acked": self.acked, "missed": self.missed}
+        fields = {"acked": self.acked, "missed": self.missed}
         fresh = self.path.with_suffix(f"{SUFFIX}.{os.getpid()}")
         try:
             fresh.write_text(json.dumps(fields) + "\n", encoding="ascii")
@@ -81,15 +79,15 @@ def load_ack(run_dir: Path, name: str) -> Ack | None:
         return None
     try:
         fields = json.loads(data)
-        backend, acked = fields["backend"], fields["acked"]
+        acked = fields["acked"]
         missed = [(first, end) for first, end in fields["missed"]]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path) from error
     numbers = [0, *(number for pair in missed for number in pair), acked]
     ordered = all(_is_count(n) for n in numbers) and numbers == sorted(numbers)
-    if not ordered or not isinstance(backend, str | None):
+    if not ordered:
         raise _damaged(path)
-    return Ack(path, backend, acked, missed)
+    return Ack(path, acked, missed)
 
 
 def clamp_acks(run_dir: Path, end: int) -> None:

@@ -43,18 +43,16 @@ class Backend:
             of that name as it was at construction, 5.0 if it has none.
         video_format: The format in which it takes videos; the plugin's attribute of that name,
             `"mp4"` if it has none.
-        entry_point: Name of the entry point that made the plugin; None for an object of the user's.
     """
 
-    __slots__ = ("_callers", "entry_point", "flush_secs", "hooks", "name", "plugin", "video_format")
+    __slots__ = ("_callers", "flush_secs", "hooks", "name", "plugin", "video_format")
 
-    def __init__(self, name: str, plugin: object, entry_point: str | None = None) -> None:
+    def __init__(self, name: str, plugin: object) -> None:
         """Checks every hook of the plugin before the first one is called.
 
         Args:
             name: The backend's name in this run.
             plugin: The object whose methods are the hooks.
-            entry_point: Name of the entry point that made it.
 
         Raises:
             PluginError: A hook is misspelled, isn't marked, asks for an argument that it can't be
@@ -70,7 +68,6 @@ class Backend:
         manager.add_hookspecs(BackendSpec)
         self.name = name
         self.plugin = plugin
-        self.entry_point = entry_point
         self.hooks = frozenset(check_hooks(plugin, BackendSpec, f"backend `{name}`"))
         methods = {method: getattr(plugin, method) for method, _, _ in marked_hooks(plugin)}
         try:  # only the hooks, as some versions of pluggy run all the properties of a plugin
@@ -137,9 +134,7 @@ def create_backends(requested: object = None) -> list[Backend]:
         ConfigurationError: `requested` is nothing of the above, or an option's value is rejected.
     """
     backends: list[Backend] = []
-    for name, plugin, entry in _requested_plugins(
-        DEFAULT_BACKEND if requested is None else requested
-    ):
+    for name, plugin in _requested_plugins(DEFAULT_BACKEND if requested is None else requested):
         if any(plugin is backend.plugin for backend in backends):
             raise ConfigurationError(
                 f"`backends` holds the same object twice: {plugin!r}. It would log everything "
@@ -147,8 +142,7 @@ def create_backends(requested: object = None) -> list[Backend]:
             )
         taken = {backend.name for backend in backends}
         candidates = chain([name], (f"{name}_{i}" for i in count(2)))
-        chosen = next(c for c in candidates if c not in taken)
-        backends.append(Backend(chosen, plugin, entry))
+        backends.append(Backend(next(c for c in candidates if c not in taken), plugin))
     return backends
 
 
@@ -198,20 +192,19 @@ def _product(factory: Callable[..., object]) -> type | None:
     return product if inspect.isclass(product) and product is not object else None
 
 
-def _requested_plugins(requested: object) -> Iterator[tuple[str, object, str | None]]:
-    """For each plugin its name, itself, and the name of its entry point if it was made by one."""
+def _requested_plugins(requested: object) -> Iterator[tuple[str, object]]:
     if isinstance(requested, Sequence) and not isinstance(requested, (str, bytes, bytearray)):
         for item in requested:
             if isinstance(item, (list, tuple)):
                 raise ConfigurationError(f"`backends` takes {_ACCEPTED}; got a list in a list")
             yield from _requested_plugins(item)
     elif isinstance(requested, str):
-        yield requested, construct("backend", requested, None), requested
+        yield requested, construct("backend", requested, None)
     elif isinstance(requested, Mapping):
         for name, options in requested.items():
             if not isinstance(name, str):
                 raise ConfigurationError(f"the name of a backend must be a string, got {name!r}")
-            yield name, construct("backend", name, options), name
+            yield name, construct("backend", name, options)
     elif type(requested).__module__ == "builtins" and not (
         inspect.ismodule(requested) or inspect.isclass(requested)
     ):
@@ -219,7 +212,7 @@ def _requested_plugins(requested: object) -> Iterator[tuple[str, object, str | N
             f"`backends` takes {_ACCEPTED}; got {requested!r} of type `{type(requested).__name__}`"
         )
     else:
-        yield _object_name(requested), requested, None
+        yield _object_name(requested), requested
 
 
 def _object_name(plugin: object) -> str:

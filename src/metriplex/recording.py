@@ -1,18 +1,20 @@
-"""The journal of an open run: the first of its workers' targets, from which the others read again."""
+"""The journal of an open run: what one of its workers writes, and the others read again."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any, final
 
+from metriplex.errors import ConfigurationError
 from metriplex.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
 from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, superseded
 from metriplex.records import Scalars
 from metriplex.tasks import REREAD, Task, join
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from metriplex.journal import Entry, FsyncPolicy, Record
     from metriplex.records import RunInfo
@@ -66,14 +68,13 @@ class RunJournal:
         self._failing = False
         self._changed = threading.Condition()
 
-    def call(self, hook: str, *, number: int, run: RunInfo, **arguments: Any) -> None:
+    def call(self, hook: str, *, number: int, **arguments: Any) -> None:
         """Does what a backend's hook would; the worker's thread calls.
 
         Args:
             hook: A hook of `metriplex.hookspecs.BackendSpec`.
             number: Number of the first record, or for a call without records of the next one.
-            run: The run.
-            **arguments: The hook's other argument.
+            **arguments: The hook's arguments.
 
         Raises:
             OSError: Nothing of the call is lost or written twice if it is made again.
@@ -85,7 +86,7 @@ class RunJournal:
                 settled = number
             elif hook == "close_run":
                 self._writer.append(number, [Close(arguments["status"])])
-                self._writer.close()
+                self._writer.flush()
                 settled = number + 1
             elif hook != "open_run":
                 self._writer.append(number, _records(hook, arguments))
@@ -93,6 +94,11 @@ class RunJournal:
             self._settle(failing=True)
             raise
         self._settle(settled)
+
+    def release(self) -> None:
+        """Closes the files, after the worker has ended; another process may have the run then."""
+        with contextlib.suppress(OSError):  # the worker has told of it
+            self._writer.close()
 
     def read(self, first: int, end: int) -> Iterator[Task]:
         """Reads records again, and waits for those that are still to be written. Any thread.
@@ -107,15 +113,22 @@ class RunJournal:
         """
         skip = superseded(self._run_dir) if first < self.start else None
         while first < end:
-            with self._changed:
-                self._changed.wait_for(lambda: self._failing or self._settled > first)
-                upto = min(self._settled, end)
+            upto = min(self._wait_beyond(first), end)
             if upto <= first:
                 yield Task(REREAD, first=first, end=end)
                 return
             entries = read_entries(self._run_dir, first, damage=self._tell)
             yield from calls(_below(entries, upto), skip)
             first = upto
+
+    def _wait_beyond(self, number: int) -> int:
+        """The number below which everything is written or dropped, greater than `number`.
+
+        It is not greater while the journal can't be written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failing or self._settled > number)
+            return self._settled
 
     def _settle(self, settled: int = 0, *, failing: bool = False) -> None:
         with self._changed:
@@ -127,9 +140,28 @@ class RunJournal:
         logger.warning("journal in `%s`: %s", self._run_dir, damage)
 
 
-def calls(
-    entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None
-) -> Iterator[Task]:
+def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal | None:
+    """Opens a run's journal.
+
+    Args:
+        run: The run.
+        options: Of `RunJournal`; None for no journal.
+
+    Raises:
+        ConfigurationError: Another process writes it, or the disk doesn't take it.
+    """
+    if options is None:
+        return None
+    try:
+        return RunJournal(run, **options)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the journal in {str(run.directory)!r} can't be opened ({type(error).__name__}: "
+            f"{error}): mend that, give another `log_dir`, or pass `journal=False`"
+        ) from error
+
+
+def calls(entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None) -> Iterator[Task]:
     """The calls that deliver entries to a backend, scalars by the thousand.
 
     Args:
@@ -168,10 +200,13 @@ def _call(entry: Entry) -> Task | None:
     return Task(hook, argument, number, number + 1, 1)
 
 
-def _records(hook: str, arguments: dict[str, Any]) -> list[Record]:
-    ((_, value),) = arguments.items()
+_ARGUMENTS = {"log_scalars": "records", "log_hparams": "hparams", **dict(MEDIA_HOOKS.values())}
+
+
+def _records(hook: str, arguments: Mapping[str, Any]) -> Sequence[Record]:
+    value = arguments[_ARGUMENTS[hook]]
     if hook == "log_scalars":
-        return list(value)
+        return value
     return [Hparams(value) if hook == "log_hparams" else value]
 
 

@@ -32,6 +32,9 @@ NonFinite: TypeAlias = Literal["error", "abort", "warn", "keep"]
 LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
 
+JOURNAL_QUEUE = 65_536
+"""Records that may wait for the journal before newer ones are dropped."""
+
 JOURNAL_SECONDS = 2.0
 """How long `close` waits for the journal at least, when backends have used up all the time."""
 
@@ -77,9 +80,12 @@ class Run:
         self.info = info
         self._nonfinite = nonfinite
         self._number = 0 if journal is None else journal.start
-        self._journal: Worker | None = None
+        self._journal = journal
+        self._recording: Worker | None = None
         if journal is not None:
-            self._journal = Worker(journal, info, queue_size=queue_size, patient=True)
+            self._recording = Worker(
+                journal, info, queue_size=JOURNAL_QUEUE, start=journal.start, patient=True
+            )
         self._workers = [
             Worker(
                 backend,
@@ -92,7 +98,7 @@ class Run:
             )
             for backend in backends
         ]
-        self._all = [*([self._journal] if self._journal else []), *self._workers]
+        self._all = [*([self._recording] if self._recording else []), *self._workers]
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
         self._rejected: dict[tuple[str, int | None], int] = {}
@@ -190,9 +196,9 @@ class Run:
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What has become of the records so far, backend by backend."""
-        if self._journal is None:
+        if self._recording is None:
             return tuple(worker.delivery() for worker in self._workers)
-        lost = self._journal.delivery().undelivered
+        lost = self._recording.delivery().undelivered
         known = (worker.delivery() for worker in self._workers)
         return tuple(
             dataclasses.replace(delivery, journaled=max(delivery.undelivered - lost, 0))
@@ -304,8 +310,8 @@ class Run:
             first = not self._closed
             if first:
                 self.release()
-                if self._journal is not None:
-                    self._journal.start_flush()
+                if self._recording is not None:
+                    self._recording.start_flush()
                 for worker in self._workers:
                     worker.start_close(status)
                 self._closed = True
@@ -314,16 +320,22 @@ class Run:
             return False
         try:
             hang = [not worker.join(deadline - time.monotonic()) for worker in self._workers]
-            if self._journal is not None:  # last, as the others may still read in it
-                self._journal.start_close(status)
-                left = max(deadline - time.monotonic(), JOURNAL_SECONDS)
-                hung = not self._journal.join(left)
-                self._report(self._journal, self._journal.delivery(), timeout, hangs=hung)
+            self._close_journal(status, timeout, deadline)
             for worker, delivery, hangs in zip(self._workers, self.deliveries(), hang, strict=True):
                 self._report(worker, delivery, timeout, hangs=hangs)
         finally:
             self._ended.set()
         return True
+
+    def _close_journal(self, status: str, timeout: float, deadline: float) -> None:
+        """Comes last, as the other workers may still read in it."""
+        if self._recording is None or self._journal is None:
+            return
+        self._recording.start_close(status)
+        hangs = not self._recording.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
+        if not hangs:
+            self._journal.release()
+        self._report(self._recording, self._recording.delivery(), timeout, hangs=hangs)
 
     def _refuse(self) -> NoReturn:
         hold_if_terminating()  # holding no lock, as who closes the run may need it
@@ -361,9 +373,8 @@ def _ack(info: RunInfo, backend: Backend, start: int) -> Ack:
     """
     ack = load_ack(info.directory, backend.name)
     if ack is None:
-        ack = Ack(ack_path(info.directory, backend.name), backend.entry_point, start)
+        ack = Ack(ack_path(info.directory, backend.name), start)
         ack.miss(0, start)
-    ack.backend = backend.entry_point
     return ack
 
 

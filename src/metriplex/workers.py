@@ -34,9 +34,15 @@ OUTAGE = 5
 class Target(Protocol):
     """What a worker calls: a backend, or the run's journal."""
 
-    name: str
-    hooks: Collection[str]
     flush_secs: float
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+
+    @property
+    def hooks(self) -> Collection[str]:
+        """The hooks that it has."""
 
     def call(self, hook: str, *, number: int, **arguments: Any) -> None:
         """Calls a hook; `number` is that of the first record which the call delivers."""
@@ -218,18 +224,19 @@ class Worker:
 
     def _reread(self, task: Task) -> None:
         """Delivers from the journal what found no room in memory."""
-        if self._journal is None or self._suspended:
+        if self._journal is None:
             return
         for call in self._journal.read(task.first, task.end):
+            if self._suspended:
+                break
             if call.hook == REREAD:
                 self._miss(call.first, call.end)
             elif call.hook in self.target.hooks:
                 self._deliver(call)
-            if self._suspended:
-                return
             if self._dirty and time.monotonic() - self._flushed_at >= self.target.flush_secs:
                 self._flush()
-        self._position = task.end
+        if not self._suspended:
+            self._position = task.end
 
     def _miss(self, first: int, end: int) -> None:
         """Passes records that were not delivered; a replay makes up for them if it can."""

@@ -243,8 +243,9 @@ def test_a_slow_backend_gets_everything_before_close_returns(
     assert slow.got == ITERATIONS
 
 
-def test_a_full_queue_drops_the_newest_of_that_backend_alone(
-    tmp_path: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("journal", [False, True], ids=["without", "with"])
+def test_what_finds_no_room_comes_from_the_journal_and_without_one_is_dropped(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture, journal: bool
 ) -> None:
     gate = threading.Event()
 
@@ -253,16 +254,25 @@ def test_a_full_queue_drops_the_newest_of_that_backend_alone(
 
     taken = threading.Semaphore(0)
     slow, quick = Broken("open_run", wait), Broken("log_scalars", taken.release)
-    with MetricsCallback("run", log_dir=tmp_path, backends=[slow, quick], queue_size=7) as metrics:
+    with MetricsCallback(
+        "run", log_dir=tmp_path, backends=[slow, quick], queue_size=7, journal=journal
+    ) as metrics:
         for step in range(10):
             metrics.log(step, {"a": 1.0})
             assert taken.acquire(timeout=LONG)
         gate.set()
         metrics.flush()
-        assert slow.got == 7
+        assert slow.got == (10 if journal else 7)
         metrics.log(10, {"a": 1.0})
-    assert (slow.got, quick.got) == (8, 11)
-    assert [(d.delivered, d.undelivered) for d in metrics.deliveries()] == [(8, 3), (11, 0)]
+    lost = 0 if journal else 3
+    assert (slow.got, quick.got) == (11 - lost, 11)
+    assert [(d.delivered, d.undelivered) for d in metrics.deliveries()] == [
+        (11 - lost, lost),
+        (11, 0),
+    ]
+    if journal:
+        assert caplog.messages == []
+        return
     warned, reported = caplog.messages
     assert "backend `broken` is too slow or hangs: 7 records wait for it" in warned
     assert "3 of 11 record(s) did not reach backend `broken`" in reported

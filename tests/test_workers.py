@@ -150,8 +150,12 @@ def start(workers: list[Worker]) -> Any:
     return start
 
 
+def put(worker: Worker, hook: str, argument: tuple[str, Any], records: int) -> None:
+    worker.submit(worker._end, hook, argument, records)
+
+
 def submit(worker: Worker, records: Sequence[Scalars]) -> None:
-    worker.submit("log_scalars", ("records", tuple(records)), len(records))
+    put(worker, "log_scalars", ("records", tuple(records)), len(records))
 
 
 def flush(worker: Worker) -> None:
@@ -169,13 +173,13 @@ def counts(worker: Worker) -> tuple[int, int]:
 
 
 def submit_all_kinds(worker: Worker) -> int:
-    worker.submit("log_hparams", ("hparams", {"lr": 0.1}), 1)
+    put(worker, "log_hparams", ("hparams", {"lr": 0.1}), 1)
     submit(worker, block(1, 2))
-    worker.submit("log_text", ("text", TEXT), 1)
-    worker.submit("log_video", ("video", VIDEO), 1)
-    worker.submit("log_image", ("image", IMAGE), 1)
-    worker.submit("log_histogram", ("histogram", HISTOGRAM), 1)
-    worker.submit("log_artifact", ("artifact", ARTIFACT), 1)
+    put(worker, "log_text", ("text", TEXT), 1)
+    put(worker, "log_video", ("video", VIDEO), 1)
+    put(worker, "log_image", ("image", IMAGE), 1)
+    put(worker, "log_histogram", ("histogram", HISTOGRAM), 1)
+    put(worker, "log_artifact", ("artifact", ARTIFACT), 1)
     return 8
 
 
@@ -227,7 +231,7 @@ def test_records_that_wait_are_handed_over_in_one_call_and_nothing_overtakes(sta
     worker = start(plugin)
     for first in range(0, 6, 2):
         submit(worker, block(first, 2))
-    worker.submit("log_text", ("text", TEXT), 1)
+    put(worker, "log_text", ("text", TEXT), 1)
     submit(worker, block(6))
     submit(worker, block(7))
     held.set()
@@ -249,7 +253,7 @@ def test_the_newest_records_are_dropped_from_a_full_queue_and_counted(
     assert plugin.begun["log_scalars"].acquire(timeout=LONG)
     for first in range(1, 29, 7):
         submit(worker, block(first, 7))  # 1 to 10 fit
-    worker.submit("log_text", ("text", TEXT), 1)
+    put(worker, "log_text", ("text", TEXT), 1)
     assert counts(worker) == (0, 30)
     held.set()
     flush(worker)
@@ -259,7 +263,7 @@ def test_the_newest_records_are_dropped_from_a_full_queue_and_counted(
     assert "backend `mine`" in warning.getMessage()
     assert "10 records wait" in warning.getMessage()
     submit(worker, block(100, 10))
-    worker.submit("log_text", ("text", TEXT), 0)
+    put(worker, "log_text", ("text", TEXT), 0)
     close(worker)
     assert plugin.steps() == [*range(11), *range(100, 110)]
     assert counts(worker) == (21, 19)
@@ -341,7 +345,7 @@ def test_a_backend_that_keeps_failing_is_suspended_and_closed(
         flush(worker)
     assert not worker.delivery().suspended  # a success in between
     for _ in range(FAILURES):
-        worker.submit("log_text", ("text", TEXT), 1)
+        put(worker, "log_text", ("text", TEXT), 1)
     submit(worker, block(100))
     flush(worker)
     assert worker.delivery().suspended
@@ -573,8 +577,8 @@ def test_every_record_is_delivered_once_and_in_order_or_counted(
     held = threading.Event()
     actions = {"ok": None, "transient": OSError("again"), "error": ValueError("bad")}
     plugin = Scripted({"open_run": [held], "log_scalars": [actions[name] for name in plan]})
-    options = {"queue_size": queue_size, "retry_seconds": (0.0, 0.0)}
-    worker = Worker(Backend("mine", plugin), RUN, **options)
+    backend = Backend("mine", plugin)
+    worker = Worker(backend, RUN, queue_size=queue_size, retry_seconds=(0.0, 0.0))
     if not burst:
         held.set()
     submitted = 0

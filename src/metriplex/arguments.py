@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
+from metriplex.journal import FsyncPolicy
 from metriplex.run import NonFinite
 from metriplex.state import Config, MetricsState
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
+
+JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
 
 
 def make_config(
@@ -79,6 +82,29 @@ def check_positive(name: str, value: Any) -> float:
     if not _is_real(value) or not 0 < value < math.inf:
         raise ConfigurationError(f"`{name}` must be a number above 0; got {value!r}")
     return float(value)
+
+
+def check_journal(journal: Any) -> dict[str, Any] | None:
+    """The options of a run's journal; None if there is to be none.
+
+    Raises:
+        ConfigurationError: They aren't usable.
+    """
+    if isinstance(journal, bool | np.bool_):
+        return {} if journal else None
+    if not isinstance(journal, Mapping) or not set(journal) <= set(JOURNAL_OPTIONS):
+        raise ConfigurationError(
+            f"`journal` must be True, False or a dictionary of {', '.join(JOURNAL_OPTIONS)}; got "
+            f"{journal!r}"
+        )
+    options = dict(journal)
+    if "fsync" in options:
+        check_choice("fsync", options["fsync"], get_args(FsyncPolicy))
+    if "max_bytes" in options:
+        options["max_bytes"] = check_count("max_bytes", options["max_bytes"], least=1)
+    if "flush_secs" in options:
+        options["flush_secs"] = check_positive("flush_secs", options["flush_secs"])
+    return options
 
 
 def check_hparams(hparams: Any) -> Any:

@@ -19,6 +19,7 @@ from metriplex.arguments import (
     check_choice,
     check_count,
     check_hparams,
+    check_journal,
     check_positive,
     check_state,
     check_step,
@@ -31,6 +32,7 @@ from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.naming import create_directory, run_name
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
+from metriplex.recording import open_journal
 from metriplex.records import RunInfo
 from metriplex.run import NonFinite, Run
 from metriplex.tracing import is_tracing, require_host
@@ -90,7 +92,11 @@ class MetricsCallback(RunOwner):
             and `"error"` raises `NonFiniteError` at the next `flush`, `close` or `with` exit;
             `"abort"` stops the compiled program too; `"warn"` leaves it at the log line. `"keep"`
             sends it to the backends as it is.
-        queue_size: Records that may wait for one backend before newer ones are dropped.
+        queue_size: Records that may wait in memory for one backend. Newer ones are read from the
+            journal in their turn; without a journal they are dropped.
+        journal: Whether everything is kept in the run's directory too, from where backends that
+            lag behind or fail get it later; or a dictionary of options: `fsync`, `max_bytes` and
+            `flush_secs` of `metriplex.recording.RunJournal`.
         video_interval: Iterations between two evaluation videos, `eval/video`; 0 records none.
             They need `env`, and `on_iteration(policy=)`. Whatever goes wrong with them is a
             warning, and training goes on.
@@ -133,6 +139,7 @@ class MetricsCallback(RunOwner):
         axis_name: AxisName | None = None,
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
+        journal: bool | Mapping[str, Any] = True,
         video_interval: int = 0,
         video_num_steps: int = 256,
         video_width: int = 640,
@@ -154,6 +161,7 @@ class MetricsCallback(RunOwner):
             nonfinite=nonfinite,
         )
         queue_size = check_count("queue_size", queue_size, least=1)
+        journal_options = check_journal(journal)
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, least=1)
         flat = flatten_hparams(check_hparams(hparams))
@@ -178,7 +186,8 @@ class MetricsCallback(RunOwner):
         )
         info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps)
         self._config = config
-        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size)
+        recorded = open_journal(info, journal_options)
+        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size, journal=recorded)
         self._open(run)
         if videos is not None:
             videos.record(run)

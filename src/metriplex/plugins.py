@@ -79,11 +79,12 @@ class Backend:
         self.flush_secs = _flush_secs(plugin, name)
         self.video_format = str(getattr(plugin, "video_format", DEFAULT_VIDEO_FORMAT))
 
-    def call(self, hook: str, **kwargs: object) -> None:
+    def call(self, hook: str, *, number: int = 0, **kwargs: object) -> None:  # noqa: ARG002
         """Calls the plugin's implementation of a hook on the calling thread, if it has one.
 
         Args:
             hook: Name of a hook of `metriplex.hookspecs.BackendSpec`.
+            number: That of the first record in the run, which plugins are not told.
             **kwargs: All arguments of the hook; the plugin gets those that it names.
 
         Raises:

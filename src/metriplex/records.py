@@ -291,6 +291,8 @@ class Delivery:
             when the run was closed.
         error: The last error that the backend raised, as `Type: message`; None if it raised none.
         suspended: Whether the backend was given up because it kept failing.
+        journaled: How many of the undelivered are kept in the run's journal, from where `metriplex
+            replay` sends them.
     """
 
     backend: str
@@ -298,3 +300,4 @@ class Delivery:
     undelivered: int
     error: str | None = None
     suspended: bool = False
+    journaled: int = 0

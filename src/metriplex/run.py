@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
+import shlex
 import threading
 import time
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, final
 
+from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from metriplex.plugins import Backend
+    from metriplex.recording import RunJournal
 
 logger = logging.getLogger("metriplex")
 
@@ -27,6 +31,12 @@ NonFinite: TypeAlias = Literal["error", "abort", "warn", "keep"]
 
 LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
+
+JOURNAL_QUEUE = 65_536
+"""Records that may wait for the journal before newer ones are dropped."""
+
+JOURNAL_SECONDS = 2.0
+"""How long `close` waits for the journal at least, when backends have used up all the time."""
 
 
 class Recorder(Protocol):
@@ -44,7 +54,14 @@ class Run:
     """Everything of one run that lives on the host.
 
     `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
-    both in one order for all backends; no hook is called under it.
+    both in one order for all backends; no hook is called under it. In this order they are numbered.
+
+    Args:
+        info: What backends know of the run.
+        backends: What it is logged to.
+        nonfinite: As for `MetricsCallback`.
+        queue_size: Records that may wait in memory for one backend.
+        journal: What keeps them until every backend has them; None for nothing.
 
     Attributes:
         info: What backends know of the run.
@@ -58,10 +75,30 @@ class Run:
         *,
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
+        journal: RunJournal | None = None,
     ) -> None:
         self.info = info
         self._nonfinite = nonfinite
-        self._workers = [Worker(backend, info, queue_size=queue_size) for backend in backends]
+        self._number = 0 if journal is None else journal.start
+        self._journal = journal
+        self._recording: Worker | None = None
+        if journal is not None:
+            self._recording = Worker(
+                journal, info, queue_size=JOURNAL_QUEUE, start=journal.start, patient=True
+            )
+        self._workers = [
+            Worker(
+                backend,
+                info,
+                queue_size=queue_size,
+                start=self._number,
+                patient=journal is not None,
+                journal=journal,
+                ack=None if journal is None else _ack(info, backend, journal.start),
+            )
+            for backend in backends
+        ]
+        self._all = [*([self._recording] if self._recording else []), *self._workers]
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
         self._rejected: dict[tuple[str, int | None], int] = {}
@@ -131,7 +168,7 @@ class Run:
         if self.closed:
             self._refuse()
         deadline = time.monotonic() + timeout
-        for done in [worker.start_flush() for worker in self._workers]:
+        for done in [worker.start_flush() for worker in self._all]:
             done.wait(max(deadline - time.monotonic(), 0.0))
         self._raise_rejected()
 
@@ -149,7 +186,7 @@ class Run:
         deadline = time.monotonic() + timeout
         try:
             if self.recorder is not None and not self._closed:
-                for worker in self._workers:
+                for worker in self._all:
                     worker.start_flush()  # scalars do not wait for videos
                 self.recorder.close(max(timeout / 2, timeout - 5.0))
         finally:
@@ -159,7 +196,14 @@ class Run:
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What has become of the records so far, backend by backend."""
-        return tuple(worker.delivery() for worker in self._workers)
+        if self._recording is None:
+            return tuple(worker.delivery() for worker in self._workers)
+        lost = self._recording.delivery().undelivered
+        known = (worker.delivery() for worker in self._workers)
+        return tuple(
+            dataclasses.replace(delivery, journaled=max(delivery.undelivered - lost, 0))
+            for delivery in known
+        )
 
     # ---- records --------------------------------------------------------------------------------
 
@@ -209,8 +253,10 @@ class Run:
         return self._refuse()
 
     def _submit(self, hook: str, argument: tuple[str, object], records: int) -> None:
-        for worker in self._workers:
-            worker.submit(hook, argument, records)
+        first = self._number
+        self._number += records
+        for worker in self._all:
+            worker.submit(first, hook, argument, records)
 
     def _check(self, record: Scalars) -> Scalars:
         """The record without the values that `nonfinite` rejects."""
@@ -264,6 +310,8 @@ class Run:
             first = not self._closed
             if first:
                 self.release()
+                if self._recording is not None:
+                    self._recording.start_flush()
                 for worker in self._workers:
                     worker.start_close(status)
                 self._closed = True
@@ -271,12 +319,23 @@ class Run:
             self._ended.wait(max(deadline - time.monotonic(), 0.0))
             return False
         try:
-            for worker in self._workers:
-                ended = worker.join(deadline - time.monotonic())
-                self._report(worker.delivery(), timeout, hangs=not ended)
+            hang = [not worker.join(deadline - time.monotonic()) for worker in self._workers]
+            self._close_journal(status, timeout, deadline)
+            for worker, delivery, hangs in zip(self._workers, self.deliveries(), hang, strict=True):
+                self._report(worker, delivery, timeout, hangs=hangs)
         finally:
             self._ended.set()
         return True
+
+    def _close_journal(self, status: str, timeout: float, deadline: float) -> None:
+        """Comes last, as the other workers may still read in it."""
+        if self._recording is None or self._journal is None:
+            return
+        self._recording.start_close(status)
+        hangs = not self._recording.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
+        if not hangs:
+            self._journal.release()
+        self._report(self._recording, self._recording.delivery(), timeout, hangs=hangs)
 
     def _refuse(self) -> NoReturn:
         hold_if_terminating()  # holding no lock, as who closes the run may need it
@@ -285,18 +344,38 @@ class Run:
             f"or construct a new callback"
         )
 
-    def _report(self, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
-        if not delivery.undelivered and not hangs:
+    def _report(self, worker: Worker, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
+        if not (delivery.undelivered or hangs or worker.owes()):
             return
+        remedy = ""
+        if delivery.journaled or worker.owes():
+            directory = shlex.quote(str(self.info.directory))
+            remedy = (
+                f"; what is missing there is in the journal, and is sent by "
+                f"`metriplex replay {directory} --to {shlex.quote(delivery.backend)}`"
+            )
         logger.error(
-            "run `%s`: %d of %d record(s) did not reach backend `%s`%s%s",
+            "run `%s`: %d of %d record(s) did not reach backend `%s`%s%s%s",
             self.info.name,
             delivery.undelivered,
             delivery.undelivered + delivery.delivered,
             delivery.backend,
             f", which was still busy after {timeout:g} s" if hangs else "",
             f"; its last error: {delivery.error}" if delivery.error is not None else "",
+            remedy,
         )
+
+
+def _ack(info: RunInfo, backend: Backend, start: int) -> Ack:
+    """What a backend has acknowledged of the run before this process; nothing to one that is new.
+
+    A new one gets what is logged from now on, and the rest by a replay.
+    """
+    ack = load_ack(info.directory, backend.name)
+    if ack is None:
+        ack = Ack(ack_path(info.directory, backend.name), start)
+        ack.miss(0, start)
+    return ack
 
 
 def _is_unknown_rate(tag: str, value: Scalar) -> bool:

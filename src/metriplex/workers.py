@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import contextlib
 import itertools
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from metriplex.records import Delivery, RunInfo
+from metriplex.tasks import REREAD, Task, TaskQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-    from metriplex.plugins import Backend
+    from metriplex.acks import Ack
+    from metriplex.recording import RunJournal
 
 logger = logging.getLogger("metriplex")
 
@@ -26,22 +27,25 @@ FAILURES = 3
 """How many calls in a row may raise something else before the backend is suspended."""
 
 
-@final
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Task:
-    """One call that a worker owes its backend.
+OUTAGE = 5
+"""How many tries of one call fail before the log says that they go on."""
 
-    Attributes:
-        hook: The hook to call.
-        argument: The hook's argument beside `run`, and its name.
-        records: How many records the call delivers.
-        done: Set when the call was made or given up.
-    """
 
-    hook: str
-    argument: tuple[str, Any] | None = None
-    records: int = 0
-    done: threading.Event | None = None
+class Target(Protocol):
+    """What a worker calls: a backend, or the run's journal."""
+
+    flush_secs: float
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+
+    @property
+    def hooks(self) -> Collection[str]:
+        """The hooks that it has."""
+
+    def call(self, hook: str, *, number: int, **arguments: Any) -> None:
+        """Calls a hook; `number` is that of the first record which the call delivers."""
 
 
 @final
@@ -49,23 +53,43 @@ class Worker:
     """Calls one backend's hooks, one after another, from a thread of its own.
 
     `submit` never blocks and never raises: whatever the backend does, it does to itself alone.
+
+    Args:
+        target: The backend.
+        run: The run.
+        queue_size: Records that may wait in memory.
+        retry_seconds: Pauses between the tries of a call that raised an `OSError`.
+        start: Number of the first record that will be submitted.
+        patient: Whether an outage is waited out, with the last pause over and over, for as long as
+            the run is open; otherwise the last failure suspends.
+        journal: From where records are read again that found no room in memory; without it they
+            are dropped.
+        ack: What the backend has acknowledged; kept on disk. Where it stands before `start`, what
+            is between is delivered first.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        target: Target,
         run: RunInfo,
         *,
         queue_size: int,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
+        start: int = 0,
+        patient: bool = False,
+        journal: RunJournal | None = None,
+        ack: Ack | None = None,
     ) -> None:
-        self.backend = backend
+        self.target = target
         self._run = run
-        self._queue_size = queue_size
         self._retry_seconds = retry_seconds
-        self._tasks: collections.deque[_Task] = collections.deque()
+        self._patient = patient
+        self._journal = journal
+        self._ack = ack
+        self._tasks = TaskQueue(queue_size, rereads=journal is not None)
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._end = start
+        self._position = start if ack is None else ack.acked
         self._submitted = 0
         self._delivered = 0
         self._failures = 0
@@ -77,42 +101,40 @@ class Worker:
         self._dirty = False
         self._hurry = threading.Event()
         self._flushed_at = -float("inf")
+        if self._position < start:
+            self._tasks.leave(self._position, start)
         self._thread = threading.Thread(
-            target=self._work, name=f"metriplex-{backend.name}", daemon=True
+            target=self._work, name=f"metriplex-{target.name}", daemon=True
         )
         self._thread.start()
 
-    def submit(self, hook: str, argument: tuple[str, Any], records: int) -> None:
-        """Queues a call; what is over `queue_size` waiting records is dropped. Any thread.
+    def submit(self, first: int, hook: str, argument: tuple[str, Any], records: int) -> None:
+        """Queues a call. Any thread.
 
         Args:
+            first: Number of the first record; never less than that of an earlier call.
             hook: The hook to call; nothing happens if the backend doesn't have it.
             argument: The hook's argument beside `run`: its name and value, a tuple for several
                 records.
             records: How many records that are.
         """
-        if hook not in self.backend.hooks:
-            return
         with self._changed:
+            self._end = first + records
+            if hook not in self.target.hooks:
+                return
             self._submitted += records
             if self._suspended or self._closing or self._ended:
                 return
-            kept = min(records, self._queue_size - self._waiting)
-            if kept:
-                name, value = argument
-                if kept < records:
-                    value = value[:kept]
-                self._waiting += kept
-                self._tasks.append(_Task(hook, (name, value), kept))
-                self._changed.notify()
-            if kept == records or self._overflowed:
+            kept = self._tasks.add(Task(hook, argument, first, self._end, records))
+            self._changed.notify()
+            if kept or self._overflowed or self._journal is not None:
                 return
             self._overflowed = True
         logger.warning(
             "backend `%s` is too slow or hangs: %d records wait for it; newer ones are dropped for "
             "this backend until it has caught up, and counted",
-            self.backend.name,
-            self._queue_size,
+            self.target.name,
+            self._tasks.size,
         )
 
     def start_flush(self) -> threading.Event:
@@ -122,7 +144,7 @@ class Worker:
             if self._suspended or self._ended:
                 done.set()
             else:
-                self._tasks.append(_Task("flush", done=done))
+                self._tasks.add(Task("flush", first=self._end, end=self._end, done=done))
                 self._changed.notify()
         return done
 
@@ -131,7 +153,7 @@ class Worker:
         self._hurry.set()
         with self._changed:
             self._closing = True
-            self._tasks.append(_Task("close_run", ("status", status)))
+            self._tasks.add(Task("close_run", ("status", status), self._end, self._end))
             self._changed.notify()
 
     def join(self, timeout: float) -> bool:
@@ -143,21 +165,27 @@ class Worker:
         """What has become of the records so far. Any thread."""
         with self._changed:
             return Delivery(
-                backend=self.backend.name,
+                backend=self.target.name,
                 delivered=self._delivered,
                 undelivered=self._submitted - self._delivered,
                 error=self._error,
                 suspended=self._suspended,
             )
 
+    def owes(self) -> bool:
+        """Whether a replay would send something, after the thread has ended."""
+        return self._ack is not None and bool(self._ack.missed or self._ack.acked < self._end)
+
     # ---- the worker's thread --------------------------------------------------------------------
 
     def _work(self) -> None:
         try:
-            opened = self._call(_Task("open_run"))
+            opened = self._call(Task("open_run"))
             while (task := self._next_task()).hook != "close_run":
                 if task.hook == "flush":
                     self._flush()
+                elif task.hook == REREAD:
+                    self._reread(task)
                 elif not self._suspended:
                     self._deliver(task)
                 if task.done is not None:
@@ -168,84 +196,126 @@ class Worker:
         finally:
             with self._changed:
                 self._ended = True
-                for task in self._tasks:
-                    if task.done is not None:
-                        task.done.set()
+                for done in self._tasks.events():
+                    done.set()
 
-    def _next_task(self) -> _Task:
-        """Waits for the next call: a flush that is due, or scalars that wait in a row as one."""
+    def _next_task(self) -> Task:
+        """Waits for the next call, or for the time of a flush."""
         with self._changed:
             while True:
+                if not self._tasks and not self._suspended:
+                    self._position = self._end  # beyond what the backend has no hook for
                 wait = None
                 if self._dirty:
-                    wait = self._flushed_at + self.backend.flush_secs - time.monotonic()
+                    wait = self._flushed_at + self.target.flush_secs - time.monotonic()
                     if wait <= 0:
-                        return _Task("flush")
+                        return Task("flush")
                 if self._tasks:
-                    break
+                    return self._tasks.take()
                 self._changed.wait(wait)
-            task = self._tasks.popleft()
-            if task.hook == "log_scalars" and task.argument is not None:
-                name, records = task.argument
-                more = [records]
-                while self._tasks and self._tasks[0].hook == "log_scalars":
-                    argument = self._tasks.popleft().argument
-                    more.append(argument[1] if argument else ())
-                joined = tuple(itertools.chain.from_iterable(more))
-                task = _Task("log_scalars", (name, joined), len(joined))
-            self._waiting -= task.records
-            return task
 
-    def _deliver(self, task: _Task) -> None:
+    def _deliver(self, task: Task) -> None:
         if self._call(task):
             with self._changed:
                 self._delivered += task.records
             self._failures = 0
             self._dirty = True
+            self._position = task.end
+
+    def _reread(self, task: Task) -> None:
+        """Delivers from the journal what found no room in memory."""
+        if self._journal is None:
+            return
+        for call in self._journal.read(task.first, task.end):
+            if self._suspended:
+                break
+            if call.hook == REREAD:
+                self._miss(call.first, call.end)
+            elif call.hook in self.target.hooks:
+                self._deliver(call)
+            if self._dirty and time.monotonic() - self._flushed_at >= self.target.flush_secs:
+                self._flush()
+        if not self._suspended:
+            self._position = task.end
+
+    def _miss(self, first: int, end: int) -> None:
+        """Passes records that were not delivered; a replay makes up for them if it can."""
+        if self._ack is not None:
+            self._ack.miss(first, end)
+        self._position = end
 
     def _flush(self) -> None:
         self._dirty = False
-        if not self._suspended and "flush" in self.backend.hooks:
-            self._dirty = not self._call(_Task("flush"))
+        position = self._position
+        if not self._suspended and "flush" in self.target.hooks:
+            self._dirty = not self._call(Task("flush", first=position, end=position))
+        if not self._dirty and not self._suspended:
+            self._acknowledge(position)
         self._flushed_at = time.monotonic()
 
-    def _call(self, task: _Task) -> bool:
+    def _acknowledge(self, position: int) -> None:
+        if self._ack is not None:
+            self._ack.acked = position
+            with contextlib.suppress(OSError):  # then a replay sends more than it has to
+                self._ack.save()
+
+    def _call(self, task: Task) -> bool:
         """Makes one call, again after an `OSError`; whether it succeeded."""
         arguments = dict([task.argument]) if task.argument else {}
         last = False
-        for pause in (*self._retry_seconds, None):
+        for tries, pause in enumerate(self._pauses(), 1):
             try:
-                self.backend.call(task.hook, run=self._run, **arguments)
+                self.target.call(task.hook, number=task.first, run=self._run, **arguments)
             except OSError as error:
                 self._note(error)
                 if pause is None or last:
                     self._fail(task, error)
                     return False
+                if tries == OUTAGE:
+                    self._tell_of_outage(task, error)
             except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends nobody's run
                 self._note(error)
                 self._fail(task, error)
                 return False
             else:
+                if tries > OUTAGE:
+                    logger.warning("backend `%s` works again", self.target.name)
                 return True
             last = self._hurry.wait(pause)
         return False
+
+    def _pauses(self) -> Iterable[float | None]:
+        more = itertools.repeat(self._retry_seconds[-1]) if self._patient else (None,)
+        return itertools.chain(self._retry_seconds, more)
 
     def _note(self, error: BaseException) -> None:
         with self._changed:
             self._error = _describe(error)
 
-    def _fail(self, task: _Task, error: BaseException) -> None:
+    def _tell_of_outage(self, task: Task, error: BaseException) -> None:
+        if self._patient:
+            logger.warning(
+                "backend `%s` keeps failing in `%s` (%s); it is tried again until the run is "
+                "closed, and training goes on",
+                self.target.name,
+                task.hook,
+                _describe(error),
+            )
+
+    def _fail(self, task: Task, error: BaseException) -> None:
         """Tells of a call that was given up, and suspends the backend if it keeps failing."""
         logger.error(
             "backend `%s` failed in `%s` (%s); %d record(s) did not reach it; training and the "
             "other backends go on",
-            self.backend.name,
+            self.target.name,
             task.hook,
             _describe(error),
             task.records,
             exc_info=error,
         )
         self._failures += 1
+        if task.records and not isinstance(error, OSError):  # an outage skips nothing
+            self._miss(task.first, task.end)
         hopeless = task.hook == "open_run" or isinstance(error, OSError)
         if task.hook != "close_run" and (hopeless or self._failures >= FAILURES):
             self._suspend(task.hook)
@@ -253,13 +323,11 @@ class Worker:
     def _suspend(self, hook: str) -> None:
         with self._changed:
             self._suspended = True
-            waiting, self._waiting = self._waiting, 0
-            kept = [task for task in self._tasks if task.hook in ("flush", "close_run")]
-            self._tasks = collections.deque(kept)
+            waiting = self._tasks.give_up()
         logger.error(
             "backend `%s` is suspended for the rest of run `%s`: it kept failing in `%s`; %d "
             "waiting record(s) and all further ones do not reach it",
-            self.backend.name,
+            self.target.name,
             self._run.name,
             hook,
             waiting,

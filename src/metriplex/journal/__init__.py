@@ -1,0 +1,34 @@
+"""The durable local record of a run: lines that are appended, and what reads them again.
+
+The format is described in `docs/journal.md`. Nothing here imports jax.
+"""
+
+from __future__ import annotations
+
+from metriplex.journal.entries import Close, Entry, Hparams, Record, Resume
+from metriplex.journal.reader import (
+    has_journal,
+    newest_step,
+    read_entries,
+    read_run,
+    superseded,
+)
+from metriplex.journal.segments import JOURNAL, MAX_BYTES
+from metriplex.journal.writer import FsyncPolicy, JournalWriter
+
+__all__ = [
+    "JOURNAL",
+    "MAX_BYTES",
+    "Close",
+    "Entry",
+    "FsyncPolicy",
+    "Hparams",
+    "JournalWriter",
+    "Record",
+    "Resume",
+    "has_journal",
+    "newest_step",
+    "read_entries",
+    "read_run",
+    "superseded",
+]

@@ -1,0 +1,162 @@
+"""The files beside a journal: clips, frames, pictures.
+
+Names are made from the line's number alone, never from a tag, so nothing leads outside of the run's
+directory. Pixels are kept without loss as NumPy's `.npz`, clips as the encoded files that they are.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator  # noqa: TC003 - part of public annotations
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from metriplex.journal.lines import DamagedLineError
+
+MEDIA = "media"
+_BLOCK = 2**20
+_FORMATS = frozenset({"gif", "webp", "mp4"})
+
+
+def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, Any]:
+    """Writes a file, over one of the same name if a call before failed.
+
+    Args:
+        path: Where, inside of `run_dir`.
+        run_dir: The run's directory.
+        data: The whole file.
+        sync: Whether it must survive a power cut.
+
+    Returns:
+        What a line says of it.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    return _reference(path, run_dir, len(data), zlib.crc32(data))
+
+
+def refer(path: Path, run_dir: Path) -> list[dict[str, Any]]:
+    """What a line says of a file, or of every file in a directory, that is in the run already.
+
+    Raises:
+        OSError: A file can't be read.
+        ValueError: It is not inside of the run's directory.
+    """
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [_reference(file, run_dir, *_measure(file)) for file in files]
+
+
+def _reference(path: Path, run_dir: Path, size: int, checksum: int) -> dict[str, Any]:
+    name = path.relative_to(run_dir).as_posix()
+    return {"file": name, "bytes": size, "crc32": f"{checksum:08x}"}
+
+
+def _measure(path: Path) -> tuple[int, int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return size, checksum
+
+
+def inside(name: Any, run_dir: Path) -> Path:
+    """The path of a file that a line names.
+
+    Raises:
+        DamagedLineError: It leads out of the run's directory, also by a symbolic link.
+    """
+    if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
+        raise DamagedLineError(f"{name!r:.80} is no path")
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or ".." in plain.parts or not plain.parts:
+        raise DamagedLineError(f"`{name:.80}` leads out of the run's directory")
+    try:
+        path = run_dir / plain
+        if not path.resolve().is_relative_to(run_dir.resolve()):
+            raise DamagedLineError(f"`{name:.80}` leads out of the run's directory")
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # a loop of symbolic links
+        raise DamagedLineError(f"{name!r:.80} is no path: {error}") from error
+    return path
+
+
+def check(reference: Any, run_dir: Path) -> Path:
+    """The path of a file that is there and as it was written.
+
+    Raises:
+        DamagedLineError: It isn't.
+    """
+    if not isinstance(reference, dict):
+        raise DamagedLineError("it names no file")
+    path = inside(reference.get("file"), run_dir)
+    size, checksum = reference.get("bytes"), reference.get("crc32")
+    try:
+        if not path.is_file() or path.stat().st_size != size:
+            raise DamagedLineError(f"`{path}` is missing or has another size than was written")
+        if f"{_measure(path)[1]:08x}" != checksum:
+            raise DamagedLineError(f"`{path}` is not as it was written: its checksum is wrong")
+    except OSError as error:
+        raise DamagedLineError(f"`{path}` can't be read: {error}") from error
+    return path
+
+
+def load(reference: Any, run_dir: Path) -> bytes:
+    """A whole file, which is as it was written.
+
+    Raises:
+        DamagedLineError: It isn't.
+    """
+    path = check(reference, run_dir)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedLineError(f"`{path}` can't be read: {error}") from error
+
+
+def extension(clip_format: str) -> str:
+    """What a file's name ends with; a format that nobody knows gets none of its own."""
+    return clip_format if clip_format in _FORMATS else "bin"
+
+
+def pack_pixels(pixels: np.ndarray) -> bytes:
+    """A file of pixels that `numpy.load` reads, compressed quickly rather than well."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("pixels.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array(file, np.asarray(pixels), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def unpack_pixels(data: bytes) -> np.ndarray:
+    """What `pack_pixels` was given.
+
+    Raises:
+        DamagedLineError: It is no such file.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return archive["pixels"]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedLineError(f"its pixels can't be read: {error}") from error
+
+
+def numbered(run_dir: Path, number: int) -> Iterator[Path]:
+    """Paths, without their endings, for the files of one line."""
+    index = 0
+    while True:
+        yield run_dir / "journal" / MEDIA / f"{number:08d}-{index}"
+        index += 1

@@ -1,0 +1,53 @@
+"""The files of a journal: `000000.jsonl`, `000001.jsonl`, ... in `journal/` of a run's directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path  # noqa: TC003 - part of public annotations
+from typing import Any
+
+from metriplex.journal.codec import HEADERS
+from metriplex.journal.lines import DamagedLineError, parse
+
+JOURNAL = "journal"
+MAX_BYTES = 64 * 2**20
+"""Of a segment, after which the next one begins."""
+
+_NAME = re.compile(r"\d{6,}\.jsonl")
+
+
+def journal_dir(run_dir: Path) -> Path:
+    """Where a run's journal is."""
+    return run_dir / JOURNAL
+
+
+def segment_path(run_dir: Path, index: int) -> Path:
+    """Where a segment is."""
+    return journal_dir(run_dir) / f"{index:06d}.jsonl"
+
+
+def segments(run_dir: Path) -> list[tuple[int, Path]]:
+    """The segments that are there, in order, each with its number; none without a journal.
+
+    Raises:
+        OSError: The directory is there and can't be read.
+    """
+    try:
+        found = [p for p in journal_dir(run_dir).iterdir() if _NAME.fullmatch(p.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((int(path.stem), path) for path in found)
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """The first line of a segment; None if it is damaged or not there yet.
+
+    Raises:
+        OSError: The segment can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            fields = parse(file.readline().removesuffix(b"\n"))
+    except (DamagedLineError, FileNotFoundError):
+        return None
+    return fields if fields.get("type") in HEADERS else None

@@ -1,0 +1,344 @@
+"""Appending to a journal, so that nothing short of a broken disk tears a line or doubles it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import weakref
+from collections.abc import Sequence  # noqa: TC003 - part of public annotations
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias, final
+
+from metriplex.errors import ConfigurationError
+from metriplex.journal.codec import HEADERS, decode_header, encode, encode_header
+from metriplex.journal.entries import Record  # noqa: TC001 - part of public annotations
+from metriplex.journal.lines import DamagedLineError, is_sealed, parse, seal
+from metriplex.journal.reader import follow_step, newest_step
+from metriplex.journal.segments import (
+    MAX_BYTES,
+    journal_dir,
+    read_header,
+    segment_path,
+    segments,
+)
+from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps a second process out
+    fcntl = None
+
+FsyncPolicy: TypeAlias = Literal["never", "flush", "always"]
+
+_LOCK = "lock"
+_TAIL = 2**16
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+_open_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
+
+
+@final
+class JournalWriter:
+    """Appends to the journal of one run, a new one or one that is continued.
+
+    While it is open no other process, and no other writer in this one, can open the journal: a lock
+    on `journal/lock` is held, which the kernel releases however the process ends. Not for several
+    threads at once.
+
+    Args:
+        directory: The run's directory, which must exist; the journal is `journal/` in it.
+        run: The run.
+        fsync: When to wait until the disk has what was written, for a power cut: at every `flush`,
+            `always` (at every `append`, which is then written at once) or `never`. A killed process
+            costs nothing that was flushed in any case.
+        max_bytes: Size of a segment after which the next one begins.
+
+    Attributes:
+        next_number: Where the numbering goes on: 0 for a new journal.
+        written: Entries with numbers below are in the file.
+
+    Raises:
+        ConfigurationError: Another process writes this journal, or it is another run's.
+        OSError: It can't be created, read or written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        run: RunInfo,
+        *,
+        fsync: FsyncPolicy = "flush",
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._run_dir = Path(directory)
+        self._run = run
+        self._fsync = fsync
+        self._max_bytes = max_bytes
+        self._pending: list[tuple[int, bytes]] = []
+        self._file: IO[bytes] | None = None
+        self._index = 0
+        self._size = 0
+        journal_dir(self._run_dir).mkdir(exist_ok=True)
+        self._lock: int | None = _take_lock(journal_dir(self._run_dir) / _LOCK)
+        try:
+            self.next_number = self._reopen()
+        except BaseException:
+            self._release()
+            raise
+        self.written = self.next_number
+        _open_writers.add(self)
+
+    def append(self, first_number: int, records: Sequence[Record]) -> None:
+        """Takes records; they are in memory until `flush`. Files of media are written at once.
+
+        After an `OSError` the same call may be made again: what was taken before is not taken
+        twice, as nothing is whose number is below `next_number`.
+
+        Args:
+            first_number: Number of the first record; the others follow.
+            records: What to append.
+
+        Raises:
+            OSError: A file of media could not be written, or an artifact not be read.
+            ValueError: An artifact is not in the run's directory.
+        """
+        sync = self._fsync != "never"
+        for number, record in enumerate(records, first_number):
+            if number >= self.next_number:
+                line = seal(encode(number, record, self._run_dir, sync=sync))
+                self._pending.append((number, line))
+                self.next_number = number + 1
+        if self._fsync == "always":
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was appended; then it survives the death of this process.
+
+        Raises:
+            OSError: Not all could be written. The file ends in a whole line all the same, what is
+                left is kept, and the next call goes on there.
+        """
+        while self._pending:
+            if self._file is None or self._size >= self._max_bytes:
+                self._rotate()
+            self._write()
+        if self._file is not None and self._fsync != "never":
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and releases the lock. May be called again.
+
+        Raises:
+            OSError: As `flush`; the journal is closed all the same.
+        """
+        if self._lock is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._release()
+
+    # ---- segments -------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """Writes as many of the pending lines as the segment takes."""
+        room, count, size = self._max_bytes - self._size, 0, 0
+        while count < len(self._pending) and size < room:
+            size += len(self._pending[count][1])
+            count += 1
+        lines = [line for _, line in self._pending[:count]]
+        self._put(b"".join(lines))
+        for line in lines:
+            follow_step(line[:-1], self._steps)
+        self.written = self._pending[count - 1][0] + 1
+        del self._pending[:count]
+
+    def _put(self, data: bytes) -> None:
+        """Writes at the end of what is good; whatever a failure leaves behind is cut off."""
+        if self._file is None:
+            raise AssertionError("a segment is open where it is written")
+        try:
+            self._file.seek(self._size)
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+            raise
+        self._size += len(data)
+
+    def _rotate(self) -> None:
+        """Begins the next segment, or the first."""
+        if self._file is not None:
+            if self._fsync != "never":
+                os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+            self._index += 1
+        self._begin(self._index, self._pending[0][0] if self._pending else self.next_number)
+
+    def _begin(self, index: int, first: int) -> None:
+        path = segment_path(self._run_dir, index)
+        self._file = path.open("wb", buffering=0)
+        self._index, self._size = index, 0
+        kind = "run" if index == 0 else "segment"
+        try:
+            self._put(seal(encode_header(self._run, kind, first, self._steps)))
+        except OSError:
+            self._file.close()
+            self._file = None  # the same segment is begun again by the next flush
+            raise
+        if self._fsync != "never":
+            os.fsync(self._file.fileno())
+            _sync_directory(path.parent)
+
+    # ---- opening --------------------------------------------------------------------------------
+
+    def _reopen(self) -> int:
+        """Opens the last segment at the end of its last whole line; the number after it."""
+        found = segments(self._run_dir)
+        self._steps: dict[int | None, int] = {}
+        if not found:
+            self._begin(0, 0)
+            return 0
+        self._steps = newest_step(self._run_dir)
+        self._index, path = found[-1]
+        header = read_header(path)
+        if header is not None:
+            self._check_run(header)
+        self._file = path.open("r+b", buffering=0)
+        number = self._repair(self._file)
+        if number is None:  # not a line in it is whole
+            self._file.close()
+            self._file = None
+            number = max(self._numbers_before(found[:-1]), 0)
+            if path.stat().st_size:
+                self._index += 1
+            self._begin(self._index, number)
+        elif header is None or self._changed(header):
+            self._file.close()
+            self._file = None
+            self._begin(self._index + 1, number)
+        return number
+
+    def _check_run(self, header: dict[str, object]) -> None:
+        try:
+            known = decode_header(header, self._run_dir)
+        except DamagedLineError as error:
+            raise ConfigurationError(
+                f"the journal in {str(self._run_dir)!r} can't be continued: {error}"
+            ) from error
+        if known.id != self._run.id:
+            raise ConfigurationError(
+                f"the journal in {str(self._run_dir)!r} is of run `{known.name}` ({known.id}), not "
+                f"of `{self._run.name}` ({self._run.id}): give another directory, or resume it"
+            )
+
+    def _changed(self, header: dict[str, object]) -> bool:
+        """Whether the run has other properties than the last header says."""
+        known = decode_header(header, self._run_dir)
+        return (known.name, known.total_steps) != (self._run.name, self._run.total_steps)
+
+    def _repair(self, file: IO[bytes]) -> int | None:
+        """Cuts off a torn last line, and finds the number after the last line that is whole."""
+        end = file.seek(0, 2)
+        size, span = end, _TAIL
+        while True:
+            begin = max(end - span, 0)
+            file.seek(begin)
+            data = _read_fully(file, end - begin)
+            whole, newline, torn = data.rpartition(b"\n")
+            if newline or not begin:
+                lines = whole.split(b"\n")[1 if begin else 0 :] if newline else []
+                size = end - len(torn)
+                for back, line in enumerate(reversed(lines)):
+                    if is_sealed(line):
+                        self._trim(file, size, end, torn)
+                        return self._after(parse(line), back, torn)
+            if not begin:
+                if not newline or not whole:
+                    file.truncate(0)
+                return None
+            span *= 4
+
+    def _trim(self, file: IO[bytes], size: int, end: int, torn: bytes) -> None:
+        self._size = size
+        if is_sealed(torn):  # only its newline is missing
+            self._size = end
+            self._put(b"\n")
+        elif torn:
+            file.truncate(size)
+
+    def _after(self, fields: dict[str, Any], damaged: int, torn: bytes) -> int:
+        """The number that follows a line, after which there are damaged ones."""
+        if is_sealed(torn):
+            fields, damaged = parse(torn), 0
+        return fields["n"] + (fields.get("type") not in HEADERS) + damaged
+
+    def _numbers_before(self, found: Sequence[tuple[int, Path]]) -> int:
+        """The number after the last whole line of earlier segments."""
+        for _, path in reversed(found):
+            with path.open("rb") as file:
+                lines = file.read().split(b"\n")
+            for back, line in enumerate(reversed(lines)):
+                if is_sealed(line):
+                    return self._after(parse(line), back, b"")
+        return 0
+
+    # ---- the lock -------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        """Closes what is open, without writing; so does a forked child, whose lock it isn't."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        self._pending.clear()
+
+
+def _take_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigurationError(
+            f"another process writes the journal in {str(path.parent)!r}: end it first, or start a "
+            f"new run"
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # a file system without locks
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a new file's name survive a power cut, where directories can be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read_fully(file: IO[bytes], size: int) -> bytes:
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _after_fork() -> None:
+    for writer in list(_open_writers):
+        writer._release()  # noqa: SLF001 - the same module
+
+
+with contextlib.suppress(AttributeError):  # no fork on Windows
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,217 @@
+"""The journal of an open run: what one of its workers writes, and the others read again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, final
+
+from metriplex.errors import ConfigurationError
+from metriplex.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
+from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, superseded
+from metriplex.records import Scalars
+from metriplex.tasks import REREAD, Task, join
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from metriplex.journal import Entry, FsyncPolicy, Record
+    from metriplex.records import RunInfo
+
+logger = logging.getLogger("metriplex")
+
+BATCH = 1000
+"""How many records that are read again are given to a backend in one call."""
+
+
+@final
+class RunJournal:
+    """Writes what a run logs, on a worker's thread, and reads it again for workers that lag behind.
+
+    A new run, or one that is continued: then what it had at `run.resume_step` and beyond is
+    superseded from now on.
+
+    Args:
+        run: The run; its directory exists.
+        flush_secs: Longest time in seconds that records wait in memory.
+        fsync: As for `JournalWriter`.
+        max_bytes: As for `JournalWriter`.
+
+    Attributes:
+        start: Number of the first record of this process.
+
+    Raises:
+        ConfigurationError: Another process writes the run's journal.
+        OSError: The journal can't be created, read or written.
+    """
+
+    name = "journal"
+    hooks = frozenset(BACKEND_HOOKS)
+
+    def __init__(
+        self,
+        run: RunInfo,
+        *,
+        flush_secs: float = 1.0,
+        fsync: FsyncPolicy = "flush",
+        max_bytes: int | None = None,
+    ) -> None:
+        size = {} if max_bytes is None else {"max_bytes": max_bytes}
+        self.flush_secs = flush_secs
+        self._run_dir = run.directory
+        self._writer = JournalWriter(run.directory, run, fsync=fsync, **size)
+        if run.resume_step is not None:
+            self._writer.append(self._writer.next_number, [Resume(run.resume_step)])
+            self._writer.flush()
+        self.start = self._settled = self._writer.next_number
+        self._failing = False
+        self._changed = threading.Condition()
+
+    def call(self, hook: str, *, number: int, **arguments: Any) -> None:
+        """Does what a backend's hook would; the worker's thread calls.
+
+        Args:
+            hook: A hook of `metriplex.hookspecs.BackendSpec`.
+            number: Number of the first record, or for a call without records of the next one.
+            **arguments: The hook's arguments.
+
+        Raises:
+            OSError: Nothing of the call is lost or written twice if it is made again.
+        """
+        settled = 0
+        try:
+            if hook == "flush":
+                self._writer.flush()
+                settled = number
+            elif hook == "close_run":
+                self._writer.append(number, [Close(arguments["status"])])
+                self._writer.flush()
+                settled = number + 1
+            elif hook != "open_run":
+                self._writer.append(number, _records(hook, arguments))
+        except BaseException:
+            self._settle(failing=True)
+            raise
+        self._settle(settled)
+
+    def release(self) -> None:
+        """Closes the files, after the worker has ended; another process may have the run then."""
+        with contextlib.suppress(OSError):  # the worker has told of it
+            self._writer.close()
+
+    def read(self, first: int, end: int) -> Iterator[Task]:
+        """Reads records again, and waits for those that are still to be written. Any thread.
+
+        Args:
+            first: Number of the first record.
+            end: The number after the last one.
+
+        Yields:
+            Calls to a backend. A call of `REREAD` stands for records that the journal could not
+            take so far: the disk is full, for example.
+        """
+        skip = superseded(self._run_dir) if first < self.start else None
+        while first < end:
+            upto = min(self._wait_beyond(first), end)
+            if upto <= first:
+                yield Task(REREAD, first=first, end=end)
+                return
+            entries = read_entries(self._run_dir, first, damage=self._tell)
+            yield from calls(_below(entries, upto), skip)
+            first = upto
+
+    def _wait_beyond(self, number: int) -> int:
+        """The number below which everything is written or dropped, greater than `number`.
+
+        It is not greater while the journal can't be written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failing or self._settled > number)
+            return self._settled
+
+    def _settle(self, settled: int = 0, *, failing: bool = False) -> None:
+        with self._changed:
+            self._settled = max(self._settled, settled)
+            self._failing = failing
+            self._changed.notify_all()
+
+    def _tell(self, damage: str) -> None:
+        logger.warning("journal in `%s`: %s", self._run_dir, damage)
+
+
+def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal | None:
+    """Opens a run's journal.
+
+    Args:
+        run: The run.
+        options: Of `RunJournal`; None for no journal.
+
+    Raises:
+        ConfigurationError: Another process writes it, or the disk doesn't take it.
+    """
+    if options is None:
+        return None
+    try:
+        return RunJournal(run, **options)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the journal in {str(run.directory)!r} can't be opened ({type(error).__name__}: "
+            f"{error}): mend that, give another `log_dir`, or pass `journal=False`"
+        ) from error
+
+
+def calls(entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None) -> Iterator[Task]:
+    """The calls that deliver entries to a backend, scalars by the thousand.
+
+    Args:
+        entries: In the order of their numbers.
+        skip: Tells which of them are left out.
+    """
+    waiting: list[Task] = []
+    for entry in entries:
+        if skip is not None and skip(entry):
+            continue
+        task = _call(entry)
+        if task is None:
+            continue
+        if waiting and (task.hook != "log_scalars" or len(waiting) == BATCH):
+            yield join(waiting)
+            waiting = []
+        if task.hook == "log_scalars":
+            waiting.append(task)
+        else:
+            yield task
+    if waiting:
+        yield join(waiting)
+
+
+def _call(entry: Entry) -> Task | None:
+    number, record = entry.number, entry.record
+    if isinstance(record, Scalars):
+        hook, argument = "log_scalars", ("records", (record,))
+    elif isinstance(record, Hparams):
+        hook, argument = "log_hparams", ("hparams", record.values)
+    elif isinstance(record, Resume | Close):
+        return None
+    else:
+        hook, name = MEDIA_HOOKS[type(record)]
+        argument = (name, record)
+    return Task(hook, argument, number, number + 1, 1)
+
+
+_ARGUMENTS = {"log_scalars": "records", "log_hparams": "hparams", **dict(MEDIA_HOOKS.values())}
+
+
+def _records(hook: str, arguments: Mapping[str, Any]) -> Sequence[Record]:
+    value = arguments[_ARGUMENTS[hook]]
+    if hook == "log_scalars":
+        return value
+    return [Hparams(value) if hook == "log_hparams" else value]
+
+
+def _below(entries: Iterable[Entry], end: int) -> Iterator[Entry]:
+    for entry in entries:
+        if entry.number >= end:
+            return
+        yield entry

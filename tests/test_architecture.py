@@ -26,7 +26,7 @@ MAX_LINES = 400
 
 NUMPY_ONLY = {"records", "errors"}
 HOST = {
-    *("cli", "hookcheck", "hookspecs", "hparams", "naming", "plugins"),
+    *("aggregate", "cli", "hookcheck", "hookspecs", "hparams", "lanes", "naming", "plugins"),
     *("run", "sequence", "shutdown", "workers"),
 }
 PURE = {"counter", "episodes", "learning_rate", "training_log"}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metriplex import state as device
+from metriplex.aggregate import Aggregator
 from metriplex.arguments import (
     check_choice,
     check_count,
@@ -28,6 +29,7 @@ from metriplex.arguments import (
     make_config,
 )
 from metriplex.hparams import flatten_hparams
+from metriplex.lanes import make_lanes
 from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.naming import create_directory, run_name
 from metriplex.owner import RunOwner
@@ -74,6 +76,12 @@ class MetricsCallback(RunOwner):
             backend objects, or a list of these. None: TensorBoard.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
+        lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
+            of the shape of the vmapped axes (`{"lr": rates}`; for nested axes also shapes that
+            broadcast to theirs, as `rates[:, None]` does). Logged once, with each lane.
+        lane_names: Names of the lanes, which are those of their directories; None: `seed_000`, ...
+        aggregate: Also log statistics over lanes, in the run itself: mean, standard deviation,
+            min, max, median and interquartile mean of each tag, as `aggregate/{tag}/mean`, ...
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length
             of the episodes that finished since the last record.
         reduce: What to do with arrays in `training_log`: None makes them an error, `"mean"`
@@ -130,6 +138,9 @@ class MetricsCallback(RunOwner):
         backends: object = None,
         hparams: object = None,
         total_steps: int | None = None,
+        lanes: Mapping[str, Any] | None = None,
+        lane_names: Sequence[str] | None = None,
+        aggregate: bool = False,
         episode_stats: bool = False,
         reduce: Literal["mean"] | None = None,
         learning_rate: float | Callable[..., Any] | None = None,
@@ -165,6 +176,7 @@ class MetricsCallback(RunOwner):
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, least=1)
         flat = flatten_hparams(check_hparams(hparams))
+        described = make_lanes(lanes, lane_names)
         plugins = create_backends(backends)
         size = {
             "interval": check_count("video_interval", video_interval, least=0),
@@ -184,14 +196,18 @@ class MetricsCallback(RunOwner):
         directory = create_directory(
             log_dir, run_name(name, env, policy, datetime.fromtimestamp(now))
         )
-        info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps)
+        info = RunInfo(
+            uuid.uuid4().hex, directory.name, directory, now, total_steps, lanes=described
+        )
         self._config = config
         recorded = open_journal(info, journal_options)
         run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size, journal=recorded)
+        if aggregate:
+            run.aggregator = Aggregator(len(described))
         self._open(run)
         if videos is not None:
             videos.record(run)
-        if flat:
+        if flat or described:
             run.log_hparams(flat)
 
     # ---- on the device --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from metriplex.workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from metriplex.aggregate import Aggregator
     from metriplex.plugins import Backend
     from metriplex.recording import RunJournal
 
@@ -66,6 +67,7 @@ class Run:
     Attributes:
         info: What backends know of the run.
         recorder: Makes videos, if there are any.
+        aggregator: Makes statistics over lanes, if they are wanted.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Run:
         self._rejected: dict[tuple[str, int | None], int] = {}
         self._first_rejected: str | None = None
         self.recorder: Recorder | None = None
+        self.aggregator: Aggregator | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._closed = False
@@ -135,6 +138,7 @@ class Run:
         """Hands on the rows that still wait for earlier ones: the program has ended."""
         with self._lock:
             self._take([row for one in self._sequencers.values() for row in one.release()])
+            self._submit_scalars(self.aggregator.release() if self.aggregator else ())
 
     def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
         """Logs values that are on the host already.
@@ -229,7 +233,9 @@ class Run:
                 records.append(self._check(record))
             elif row.kind == "video" and self.recorder is not None:
                 self.recorder.submit(row)
-        self._submit_scalars(records)
+        self._submit_scalars(
+            records + self.aggregator.push(records) if self.aggregator else records
+        )
 
     def _rate(self, row: Row) -> dict[str, Scalar]:
         """The rate at which the row's lane has stepped since its last one, if that can be told."""

@@ -31,6 +31,7 @@ from metriplex.records import (
     lane_name,
 )
 from metriplex.rendering import Environment, Renderer
+from metriplex.routing import Route
 from metriplex.state import MetricsState
 from metriplex.video.encoding import encode_video
 
@@ -52,6 +53,7 @@ __all__ = [
     "NonFiniteError",
     "PluginError",
     "Renderer",
+    "Route",
     "RunInfo",
     "Scalar",
     "Scalars",

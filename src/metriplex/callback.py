@@ -69,7 +69,8 @@ class MetricsCallback(RunOwner):
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
         log_dir: Where the run's directory is made.
         backends: What the run is logged to: names of installed backends, `{name: options}`,
-            backend objects, or a list of these. None: TensorBoard.
+            backend objects, a `metriplex.Route` of one of these, or a list of them. None:
+            TensorBoard.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length

@@ -27,7 +27,7 @@ MAX_LINES = 400
 NUMPY_ONLY = {"records", "errors"}
 HOST = {
     *("cli", "hookcheck", "hookspecs", "hparams", "naming", "plugins"),
-    *("routing", "run", "sequence", "shutdown", "workers"),
+    *("routing", "run", "sequence", "shutdown", "transforms", "workers"),
 }
 PURE = {"counter", "episodes", "learning_rate", "training_log"}
 TIES_BOTH_HALVES = {"callback", "pattern"}

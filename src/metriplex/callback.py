@@ -35,6 +35,7 @@ from metriplex.records import RunInfo
 from metriplex.run import NonFinite, Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
+from metriplex.transforms import create_transforms
 
 if TYPE_CHECKING:
     import os
@@ -71,6 +72,9 @@ class MetricsCallback(RunOwner):
         backends: What the run is logged to: names of installed backends, `{name: options}`,
             backend objects, a `metriplex.Route` of one of these, or a list of them. None:
             TensorBoard.
+        transforms: What changes or drops scalars before they are logged, one after another: names
+            of installed transforms, `{name: options}`, objects with the hook `transform_scalars`,
+            or a list of these.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length
@@ -123,6 +127,7 @@ class MetricsCallback(RunOwner):
         log_dir: str | os.PathLike[str] = "logs",
         *,
         backends: object = None,
+        transforms: object = None,
         hparams: object = None,
         total_steps: int | None = None,
         episode_stats: bool = False,
@@ -159,6 +164,7 @@ class MetricsCallback(RunOwner):
             total_steps = check_count("total_steps", total_steps, least=1)
         flat = flatten_hparams(check_hparams(hparams))
         plugins = create_backends(backends)
+        chain = create_transforms(transforms)
         size = {
             "interval": check_count("video_interval", video_interval, least=0),
             "num_steps": check_count("video_num_steps", video_num_steps, least=1),
@@ -179,7 +185,7 @@ class MetricsCallback(RunOwner):
         )
         info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps)
         self._config = config
-        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size)
+        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size, transforms=chain)
         self._open(run)
         if videos is not None:
             videos.record(run)

@@ -6,15 +6,12 @@ import inspect
 import math
 from dataclasses import dataclass
 from itertools import chain, count
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, final, get_type_hints
-
-import pluggy
 
 from metriplex.discovery import GROUPS, distribution, entry_points, items, load, make, origin
 from metriplex.errors import ConfigurationError, PluginError
-from metriplex.hookcheck import check_hooks, marked_hooks
-from metriplex.hookspecs import PROJECT, SPECS, BackendSpec
+from metriplex.hookcheck import callers, check_hooks, marked_hooks
+from metriplex.hookspecs import SPECS, BackendSpec
 from metriplex.routing import Route, Router
 
 if TYPE_CHECKING:
@@ -59,23 +56,9 @@ class Backend:
                 given, or there is none at all.
             ConfigurationError: `plugin.flush_secs` is not a positive number.
         """
-        if inspect.isclass(plugin):
-            raise PluginError(
-                f"backend `{name}` is the class `{plugin.__name__}`: give an instance of it, "
-                f"`{plugin.__name__}(...)`"
-            )
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(BackendSpec)
         self.name = name
         self.plugin = plugin
-        self.hooks = frozenset(check_hooks(plugin, BackendSpec, f"backend `{name}`"))
-        methods = {method: getattr(plugin, method) for method, _, _ in marked_hooks(plugin)}
-        try:  # only the hooks, as some versions of pluggy run all the properties of a plugin
-            manager.register(SimpleNamespace(**methods), name)
-            manager.check_pending()
-        except Exception as error:
-            raise PluginError(f"backend `{name}` can't be registered: {error}") from error
-        self._callers = manager.hook
+        self.hooks, self._callers = callers(plugin, BackendSpec, "backend", name)
         self.route = route
         self._router = None if route is None else Router(route, name)
         self.flush_secs = _flush_secs(plugin, name)

@@ -14,6 +14,7 @@ from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.sequence import Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
+from metriplex.transforms import Transforms
 from metriplex.workers import Worker
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Run:
     """Everything of one run that lives on the host.
 
     `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
-    both in one order for all backends; no hook is called under it.
+    both in one order for all backends; of all hooks only transforms are called under it.
 
     Attributes:
         info: What backends know of the run.
@@ -58,8 +59,10 @@ class Run:
         *,
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
+        transforms: Transforms | None = None,
     ) -> None:
         self.info = info
+        self._transforms = transforms or Transforms()
         self._nonfinite = nonfinite
         self._workers = [Worker(backend, info, queue_size=queue_size) for backend in backends]
         self._sequencers: dict[int | None, Sequencer] = {}
@@ -110,7 +113,7 @@ class Run:
             ClosedError: The run is closed.
         """
         record = Scalars(step=step, values=dict(values), wall_time=time.time())
-        self._log(lambda: self._submit_scalars([self._check(record)]))
+        self._log(lambda: self._submit_scalars([record]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
@@ -182,7 +185,7 @@ class Run:
                 if last.get((row.lane, row.wall_time)) == index:
                     values = {**values, **self._rate(row)}
                 record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
-                records.append(self._check(record))
+                records.append(record)
             elif row.kind == "video" and self.recorder is not None:
                 self.recorder.submit(row)
         self._submit_scalars(records)
@@ -196,6 +199,7 @@ class Run:
         return {STEPS_PER_SECOND: (row.step - known[0]) / (row.wall_time - known[1])}
 
     def _submit_scalars(self, records: Sequence[Scalars]) -> None:
+        records = [self._check(record) for record in self._transforms.apply(self.info, records)]
         records = [record for record in records if record.values]
         if records:
             self._submit("log_scalars", ("records", tuple(records)), len(records))

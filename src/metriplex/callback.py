@@ -39,6 +39,7 @@ from metriplex.records import RunInfo
 from metriplex.run import NonFinite, Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
+from metriplex.transforms import create_transforms
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +74,11 @@ class MetricsCallback(RunOwner):
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
         log_dir: Where the run's directory is made.
         backends: What the run is logged to: names of installed backends, `{name: options}`,
-            backend objects, or a list of these. None: TensorBoard.
+            backend objects, a `metriplex.Route` of one of these, or a list of them. None:
+            TensorBoard.
+        transforms: What changes or drops scalars before they are logged, one after another: names
+            of installed transforms, `{name: options}`, objects with the hook `transform_scalars`,
+            or a list of these.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
@@ -136,6 +141,7 @@ class MetricsCallback(RunOwner):
         log_dir: str | os.PathLike[str] = "logs",
         *,
         backends: object = None,
+        transforms: object = None,
         hparams: object = None,
         total_steps: int | None = None,
         lanes: Mapping[str, Any] | None = None,
@@ -178,6 +184,7 @@ class MetricsCallback(RunOwner):
         flat = flatten_hparams(check_hparams(hparams))
         described = make_lanes(lanes, lane_names)
         plugins = create_backends(backends)
+        chain = create_transforms(transforms)
         size = {
             "interval": check_count("video_interval", video_interval, least=0),
             "num_steps": check_count("video_num_steps", video_num_steps, least=1),
@@ -201,7 +208,14 @@ class MetricsCallback(RunOwner):
         )
         self._config = config
         recorded = open_journal(info, journal_options)
-        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size, journal=recorded)
+        run = Run(
+            info,
+            plugins,
+            nonfinite=nonfinite,
+            queue_size=queue_size,
+            journal=recorded,
+            transforms=chain,
+        )
         if aggregate:
             run.aggregator = Aggregator(len(described))
         self._open(run)

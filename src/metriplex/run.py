@@ -17,6 +17,7 @@ from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.sequence import Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
+from metriplex.transforms import Transforms
 from metriplex.workers import Worker
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Run:
     """Everything of one run that lives on the host.
 
     `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
-    both in one order for all backends; no hook is called under it. In this order they are numbered.
+    both in one order for all backends, in which they are numbered; of all hooks only transforms are
+    called under it.
 
     Args:
         info: What backends know of the run.
@@ -63,6 +65,7 @@ class Run:
         nonfinite: As for `MetricsCallback`.
         queue_size: Records that may wait in memory for one backend.
         journal: What keeps them until every backend has them; None for nothing.
+        transforms: What changes or drops scalars before anything else sees them.
 
     Attributes:
         info: What backends know of the run.
@@ -78,8 +81,10 @@ class Run:
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: RunJournal | None = None,
+        transforms: Transforms | None = None,
     ) -> None:
         self.info = info
+        self._transforms = transforms or Transforms()
         self._nonfinite = nonfinite
         self._number = 0 if journal is None else journal.start
         self._journal = journal
@@ -138,7 +143,7 @@ class Run:
         """Hands on the rows that still wait for earlier ones: the program has ended."""
         with self._lock:
             self._take([row for one in self._sequencers.values() for row in one.release()])
-            self._submit_scalars(self.aggregator.release() if self.aggregator else ())
+            self._submit_checked(self.aggregator.release() if self.aggregator else ())
 
     def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
         """Logs values that are on the host already.
@@ -151,7 +156,7 @@ class Run:
             ClosedError: The run is closed.
         """
         record = Scalars(step=step, values=dict(values), wall_time=time.time())
-        self._log(lambda: self._submit_scalars([self._check(record)]))
+        self._log(lambda: self._submit_scalars([record]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
@@ -230,12 +235,10 @@ class Run:
                 if last.get((row.lane, row.wall_time)) == index:
                     values = {**values, **self._rate(row)}
                 record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
-                records.append(self._check(record))
+                records.append(record)
             elif row.kind == "video" and self.recorder is not None:
                 self.recorder.submit(row)
-        self._submit_scalars(
-            records + self.aggregator.push(records) if self.aggregator else records
-        )
+        self._submit_scalars(records)
 
     def _rate(self, row: Row) -> dict[str, Scalar]:
         """The rate at which the row's lane has stepped since its last one, if that can be told."""
@@ -246,7 +249,13 @@ class Run:
         return {STEPS_PER_SECOND: (row.step - known[0]) / (row.wall_time - known[1])}
 
     def _submit_scalars(self, records: Sequence[Scalars]) -> None:
-        records = [record for record in records if record.values]
+        records = self._transforms.apply(self.info, records)
+        if self.aggregator is not None:
+            records += self.aggregator.push(records)
+        self._submit_checked(records)
+
+    def _submit_checked(self, records: Sequence[Scalars]) -> None:
+        records = [checked for record in records if (checked := self._check(record)).values]
         if records:
             self._submit("log_scalars", ("records", tuple(records)), len(records))
 

@@ -49,7 +49,7 @@ class MemoryBackend:
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
         """Makes an empty run, or goes on with one that is there."""
-        stored = self.runs.setdefault(run.id, _empty())
+        stored = self.runs.setdefault(run.id, Stored())
         if run.resume_step is not None:
             stored = _before(stored, run.resume_step)
         self.runs[run.id] = dataclasses.replace(stored, status=None)
@@ -118,10 +118,6 @@ class MemoryBackend:
 
 
 _SERIES = ("scalars", "texts", "videos", "images", "histograms", "artifacts")
-
-
-def _empty() -> Stored:
-    return Stored(hparams={}, **{name: {} for name in _SERIES})
 
 
 def _before(stored: Stored, step: int) -> Stored:

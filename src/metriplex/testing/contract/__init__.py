@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import abc
 
+from metriplex.testing.contract.hparams import HparamTests
+from metriplex.testing.contract.life import LifeTests
+from metriplex.testing.contract.media import MediaTests
+from metriplex.testing.contract.processes import ProcessTests
 from metriplex.testing.contract.scalars import ScalarTests
+from metriplex.testing.contract.tags import TagTests
 
 
-class BackendContract(ScalarTests, abc.ABC):
+class BackendContract(
+    ScalarTests, TagTests, HparamTests, MediaTests, LifeTests, ProcessTests, abc.ABC
+):
     """The tests that every backend passes; subclass it as `class TestMine(BackendContract)`.
 
     A backend that passes works with metriplex. `make_backend` and `read_back` are yours to give,

@@ -16,7 +16,7 @@ from metriplex.testing.session import Session
 from metriplex.testing.stored import Series, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -126,18 +126,25 @@ class ContractBase(abc.ABC):
         if missing:
             pytest.skip(f"the backend doesn't implement `{'`, `'.join(missing)}`")
 
-    def _check(self, run: RunInfo, expected: Mapping[Series, Sequence[tuple[int, Scalar]]]) -> None:
+    def _check(
+        self,
+        run: RunInfo,
+        expected: Mapping[Series, Sequence[tuple[int, Scalar]]],
+        *,
+        ordered: bool = True,
+    ) -> None:
         """Compares the scalars of a run with what was logged: `(step, value)` by lane and tag."""
         found = {series: list(points) for series, points in self._read(run).scalars.items()}
         wanted = {
             (lane, self.stored_tag(tag)): [(step, self.stored_value(value)) for step, value in rows]
             for (lane, tag), rows in expected.items()
         }
-        missing, surplus = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-        assert not missing, f"{_few(missing)} were logged, and are not stored; {_few(surplus)} are"
-        assert not surplus, f"{_few(surplus)} are stored, and were never logged in this run"
+        check_names("(lane, tag)", wanted, found)
         for series, points in wanted.items():
-            _compare(series, points, found[series])
+            if ordered:
+                _compare(series, points, found[series])
+            else:
+                _compare(series, sorted(points), sorted(found[series]))
 
     def _read(self, run: RunInfo) -> Stored:
         stored = self.read_back(run)
@@ -166,6 +173,19 @@ def _compare(
     )
 
 
+def check_names(what: str, wanted: Iterable[Any], found: Iterable[Any]) -> None:
+    """Fails unless the same series, or names, are stored as were logged."""
+    missing, surplus = set(wanted) - set(found), set(found) - set(wanted)
+    assert not missing, (
+        f"these were logged and are not stored, {what}: {_few(missing)}; stored besides are: "
+        f"{_few(surplus)}"
+    )
+    assert not surplus, f"these are stored and were not logged in this run, {what}: {_few(surplus)}"
+
+
 def _few(series: Any) -> str:
     listed = sorted(repr(one) for one in series)
-    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+    return (
+        ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+        or "none"
+    )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import abc
 import math
+from typing import TYPE_CHECKING
 
 from metriplex.records import Scalar, Scalars
 from metriplex.testing.contract.base import ContractBase
+
+if TYPE_CHECKING:
+    from metriplex.testing.stored import Series
 
 _FLOATS = (
     *(0.0, 1.0, -1.0, 0.1, -2.5, math.pi, 1 / 3, 1e-6, 123456.789, 1e30, -1e30),
@@ -86,6 +90,92 @@ class ScalarTests(ContractBase, abc.ABC):
             session.log(step, {"a": index / 4})
         session.close()
         self._check(session.run, {(None, "a"): [(s, i / 4) for i, s in enumerate(steps)]})
+
+    def test_steps_may_go_back(self) -> None:
+        """Records whose steps lie before earlier ones are kept: evaluations, second programs.
+
+        To mend it, don't let the service drop what it takes for late: give each group of tags a
+        step axis of its own, or send the step as a value.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        train = [(100 * (i + 1), i / 2) for i in range(10)]
+        evaluation = [(50, 1.0), (1000, 2.0), (950, 3.0), (2, 4.0)]
+        for step, value in train:
+            session.log(step, {"train/loss": value})
+        for step, value in evaluation:
+            session.log(step, {"eval/return": value})
+        session.log(1, {"train/loss": 9.0})
+        session.close()
+        self._check(
+            session.run,
+            {(None, "train/loss"): [*train, (1, 9.0)], (None, "eval/return"): evaluation},
+            ordered=False,
+        )
+
+    def test_one_step_in_several_records(self) -> None:
+        """What different records log at one step is all kept; of one tag as `keeps_repeats` says.
+
+        To mend it, don't take a step that was seen before for a duplicate.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        session.log(7, {"a": 1.0})
+        session.log(7, {"b": 2.0})
+        session.scalars(Scalars(7, {"a": 3.0}), Scalars(8, {"b": 4.0}))
+        session.close()
+        both = [(7, 1.0), (7, 3.0)] if self.keeps_repeats else [(7, 3.0)]
+        self._check(session.run, {(None, "a"): both, (None, "b"): [(7, 2.0), (8, 4.0)]})
+
+    def test_tags_come_late_and_vanish(self) -> None:
+        """Every record may have other tags: new ones at any time, known ones no longer.
+
+        To mend it, fix no columns by the first record, and fill nothing in.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        expected: dict[Series, list[tuple[int, Scalar]]] = {}
+        for step in range(30):
+            values = {f"tag_{i}": step + i / 8 for i in range(step // 3, step // 2 + 1)}
+            session.log(step, values)
+            for tag, value in values.items():
+                expected.setdefault((None, tag), []).append((step, value))
+        session.close()
+        self._check(session.run, expected)
+
+    def test_lanes_are_runs_of_their_own(self) -> None:
+        """Records of several lanes, and of none, stay apart, whatever they are called.
+
+        To mend it, keep for each `record.lane` a run, a child run or a directory of its own, named
+        by `metriplex.lane_name`, and make it when the lane's first record comes.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        lanes = {0: 0.25, 3: 0.5, 1: 0.75, None: 0.125}
+        for step in range(5):
+            session.scalars(
+                *(Scalars(step, {"a": step + own}, lane=lane) for lane, own in lanes.items())
+            )
+        session.log(9, {"b": 1.0}, lane=200)
+        session.close()
+        expected: dict[Series, list[tuple[int, Scalar]]] = {
+            (lane, "a"): [(step, step + own) for step in range(5)] for lane, own in lanes.items()
+        }
+        self._check(session.run, {**expected, (200, "b"): [(9, 1.0)]})
+
+    def test_what_a_hook_is_given_stays_as_it_was(self) -> None:
+        """A hook changes nothing that it is given: others get the same objects, and it does again.
+
+        To mend it, copy what you want to change.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        values, hparams = {"a": 0.5, "b": 2}, {"lr": 0.1, "env": "CartPole"}
+        session.hparams(hparams)
+        session.log(3, values)
+        session.close()
+        assert values == {"a": 0.5, "b": 2}, f"the values of a record were changed to {values}"
+        assert hparams == {"lr": 0.1, "env": "CartPole"}, f"hparams were changed to {hparams}"
 
     def _check_values(self, values: tuple[Scalar, ...]) -> None:
         session = self._open()

@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from metriplex.testing.clips import read_clip, read_picture
 from metriplex.testing.contract import BackendContract
 from metriplex.testing.memory import MemoryBackend
 from metriplex.testing.renderers import RendererContract
@@ -22,4 +23,12 @@ from metriplex.testing.stored import Series, Stored
 
 del pytest
 
-__all__ = ["BackendContract", "MemoryBackend", "RendererContract", "Series", "Stored"]
+__all__ = [
+    "BackendContract",
+    "MemoryBackend",
+    "RendererContract",
+    "Series",
+    "Stored",
+    "read_clip",
+    "read_picture",
+]

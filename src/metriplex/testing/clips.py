@@ -1,4 +1,4 @@
-"""Looking into encoded clips, for the tests of a contract."""
+"""Looking into encoded clips and pictures, for the tests of a contract."""
 
 from __future__ import annotations
 
@@ -22,12 +22,24 @@ def read_clip(data: bytes) -> np.ndarray:
         AssertionError: It is neither, or broken.
     """
     if data[:4] == b"GIF8" or data[8:12] == b"WEBP":
-        return _read_picture(data)
+        return _read_pictures(data)
     assert data[4:8] == b"ftyp", f"a clip must be a GIF, a WebP or an MP4; it begins {data[:16]!r}"
     return _read_mp4(data)
 
 
-def _read_picture(data: bytes) -> np.ndarray:
+def read_picture(data: bytes) -> np.ndarray:
+    """Decodes a picture, such as a PNG.
+
+    Args:
+        data: The file.
+
+    Returns:
+        uint8 `[height, width, 3]`, RGB.
+    """
+    return _read_pictures(data)[0]
+
+
+def _read_pictures(data: bytes) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 
 from metriplex.testing.contract.hparams import HparamTests
+from metriplex.testing.contract.lanes import LaneTests
 from metriplex.testing.contract.life import LifeTests
 from metriplex.testing.contract.media import MediaTests
 from metriplex.testing.contract.processes import ProcessTests
@@ -13,7 +14,7 @@ from metriplex.testing.contract.tags import TagTests
 
 
 class BackendContract(
-    ScalarTests, TagTests, HparamTests, MediaTests, LifeTests, ProcessTests, abc.ABC
+    ScalarTests, LaneTests, TagTests, HparamTests, MediaTests, LifeTests, ProcessTests, abc.ABC
 ):
     """The tests that every backend passes; subclass it as `class TestMine(BackendContract)`.
 

@@ -143,26 +143,6 @@ class ScalarTests(ContractBase, abc.ABC):
         session.close()
         self._check(session.run, expected)
 
-    def test_lanes_are_runs_of_their_own(self) -> None:
-        """Records of several lanes, and of none, stay apart, whatever they are called.
-
-        To mend it, keep for each `record.lane` a run, a child run or a directory of its own, named
-        by `metriplex.lane_name`, and make it when the lane's first record comes.
-        """
-        session = self._open()
-        self._require(session, "log_scalars")
-        lanes = {0: 0.25, 3: 0.5, 1: 0.75, None: 0.125}
-        for step in range(5):
-            session.scalars(
-                *(Scalars(step, {"a": step + own}, lane=lane) for lane, own in lanes.items())
-            )
-        session.log(9, {"b": 1.0}, lane=200)
-        session.close()
-        expected: dict[Series, list[tuple[int, Scalar]]] = {
-            (lane, "a"): [(step, step + own) for step in range(5)] for lane, own in lanes.items()
-        }
-        self._check(session.run, {**expected, (200, "b"): [(9, 1.0)]})
-
     def test_what_a_hook_is_given_stays_as_it_was(self) -> None:
         """A hook changes nothing that it is given: others get the same objects, and it does again.
 

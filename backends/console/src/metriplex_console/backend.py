@@ -162,9 +162,11 @@ class ConsoleBackend:
         """Shows the final state and restores the terminal; a second call does nothing."""
         with self._lock:
             view = self._views.pop(run.id, None)
-            _open_runs.discard(run.id)
         if view is not None:
-            view.close(status)
+            try:
+                view.close(status)
+            finally:
+                _open_runs.discard(run.id)
 
 
 def _is_aggregate(record: Scalars) -> bool:

@@ -27,7 +27,7 @@ from metriplex import (
     hookimpl,
     lane_name,
 )
-from metriplex_wandb.process import Died, Process
+from metriplex_wandb.process import ClientDiedError, Process
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
 """Status to the exit code by which the client tells W&B; its own for Ctrl-C is 255."""
@@ -319,9 +319,9 @@ class WandbBackend:
         except BaseException as error:
             process.end(_GRACE_SECONDS)
             if isinstance(error, ConfigurationError):
-                raise ConfigurationError(f"W&B can't open the run: {error}. {_REMEDY}") from error
-            if isinstance(error, TransientError | Died):
-                raise TransientError(f"W&B does not answer: {error}. {_REMEDY}") from error
+                raise ConfigurationError(f"W&B can't open the run: {_sentence(error)} {_REMEDY}") from error
+            if isinstance(error, TransientError | ClientDiedError):
+                raise TransientError(f"W&B does not answer: {_sentence(error)} {_REMEDY}") from error
             raise
         opened.process = process
         return process
@@ -342,7 +342,7 @@ class WandbBackend:
         process = self._connect(run, opened)
         try:
             process.call(method, self.init_timeout + 2 * _GRACE_SECONDS, **arguments)
-        except Died:
+        except ClientDiedError:
             opened.process = None  # the next call starts another, which continues the run
             raise
 
@@ -368,6 +368,10 @@ class WandbBackend:
 class _OpenRun:
     process: Process | None = None
     hparams: dict[str, Scalar | str] = field(default_factory=dict)
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") + "."
 
 
 def _closed_error(run: RunInfo) -> ClosedError:

@@ -83,13 +83,13 @@ class Process:
             kind, result = pickle.loads(self._receive(size, deadline))  # noqa: S301 - our child's
         except TimeoutError:
             self.end(0.0)
-            raise Died(
+            raise ClientDiedError(
                 f"the process of the wandb client was ended, as it did not answer to `{method}` "
                 f"within {timeout:g} s; what it has not uploaded is in the run's directory"
             ) from None
         except (EOFError, OSError):
             code = self.end(0.0)
-            raise Died(
+            raise ClientDiedError(
                 f"the process of the wandb client died (exit status {code}) in `{method}`: "
                 f"{self.tail or 'it printed nothing'}"
             ) from None
@@ -140,7 +140,7 @@ class Process:
         return data
 
 
-class Died(MetriplexError):
+class ClientDiedError(MetriplexError):
     """The process of the wandb client is no more."""
 
 

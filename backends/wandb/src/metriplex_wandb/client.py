@@ -200,13 +200,13 @@ class _Run:
         self._run.log_artifact(artifact, aliases=["latest", f"step_{step}"])
         self._sent["artifact"] += 1
 
-    def wait_for_log(self, seconds: float = 60.0) -> None:
+    def wait_for_log(self, seconds: float = 30.0) -> None:
         if self._run.disabled:
             return
         deadline = time.monotonic() + seconds
         while any(self._log.count()[kind] < number for kind, number in self._sent.items()):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the client wrote nothing for {seconds:g} s")
+                raise ConnectionError(f"it wrote nothing for {seconds:g} s")
             time.sleep(_LOG_SECONDS / 10)
 
     def finish(self, exit_code: int) -> str | None:
@@ -283,16 +283,22 @@ class _TransactionLog:
 
 @final
 class Channel:
-    """Messages over a socket, each a length and a pickle."""
+    """Messages over a socket, each a length and a pickle.
+
+    Args:
+        descriptor: The socket's.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
 
     def receive(self) -> Any:
+        """The next message. Raises `EOFError` if there is none to come."""
         (size,) = HEADER.unpack(self._read(HEADER.size))
         return pickle.loads(self._read(size))  # noqa: S301 - our parent's
 
     def send(self, message: Any) -> None:
+        """Sends a message."""
         data = pickle.dumps(message)
         self._socket.sendall(HEADER.pack(len(data)) + data)
 
@@ -329,8 +335,11 @@ def serve(channel: Channel, parent: int) -> None:
                     client = Client(**arguments)
                 else:
                     result = diagnose(**arguments)
+            except ConnectionError as error:
+                sys.exit(f"the client's service is gone ({error})")
             except Exception as error:  # noqa: BLE001 - the parent raises it
-                channel.send((_kind(error), f"{type(error).__name__}: {error}"))
+                kind = _kind(error, opening=client is None)
+                channel.send((kind, f"{type(error).__name__}: {error}"))
                 continue
             channel.send(("done", result))
             if method == "close":
@@ -355,8 +364,10 @@ def diagnose(mode: str | None, settings: dict[str, Any]) -> str:
     return f"wandb {wandb.__version__}, logged in to {known.base_url} as {viewer.username}"
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: Exception, *, opening: bool) -> str:
     if isinstance(error, wandb.errors.AuthenticationError | wandb.errors.UsageError):
+        return "configuration"
+    if opening and isinstance(error, ValueError):  # of a setting
         return "configuration"
     if isinstance(error, wandb.errors.CommError | OSError):
         return "transient"

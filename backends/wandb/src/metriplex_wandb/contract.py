@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 from wandb.proto import wandb_internal_pb2
 
-from metriplex import RunInfo, Scalar, lane_name
+from metriplex import RunInfo, Scalar
 from metriplex.testing import BackendContract, Stored
 from metriplex_wandb.backend import WandbBackend
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 _STEP = "env_steps"
 _RESERVED = ("_step", "_runtime", "_timestamp", "_wandb", _STEP)
 _STATUSES = {0: "finished", 1: "failed", 255: "interrupted"}
-_LANES = 8
-"""More than any test logs to."""
-
 
 @final
 class Contract(BackendContract):
@@ -61,22 +58,22 @@ def read_run(run: RunInfo) -> Stored:
     found: dict[str, Any] = {kind: defaultdict(list) for kind in kinds}
     hparams: dict[str, Any] = {}
     status = None
-    for lane in (None, *range(_LANES)):
-        run_id = run.id if lane is None else f"{run.id}-{lane_name(lane)}"
-        for path in _logs(run.directory / "wandb", run_id):
-            ended = None
-            for record in read_log(path):
-                kind = record.WhichOneof("record_type")
-                if kind == "history":
-                    _take_row(found, lane, record.history, path.parent / "files")
-                elif kind == "artifact":
-                    _take_artifact(found["artifacts"], lane, record.artifact)
-                elif kind == "config" and lane is None:
-                    for item in record.config.update:
-                        hparams |= _flat(item.key, json.loads(item.value_json))
-                elif kind == "exit":
-                    ended = _STATUSES[record.exit.exit_code]
-            status = ended if lane is None else status
+    for path in _logs(run):
+        lane, ended = None, None
+        for record in read_log(path):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                lane = _lane(record.run.run_id.removeprefix(run.id))
+            elif kind == "history":
+                _take_row(found, lane, record.history, path.parent / "files")
+            elif kind == "artifact":
+                _take_artifact(found["artifacts"], lane, record.artifact)
+            elif kind == "config" and lane is None:
+                for item in record.config.update:
+                    hparams |= _flat(item.key, json.loads(item.value_json))
+            elif kind == "exit":
+                ended = _STATUSES[record.exit.exit_code]
+        status = ended if lane is None else status
     return Stored(hparams=hparams, status=status, **found)
 
 
@@ -106,18 +103,19 @@ def read_log(path: Path) -> Iterator[Any]:
             yield wandb_internal_pb2.Record.FromString(parts)
 
 
-def _logs(directory: Path, run_id: str) -> list[Path]:
-    """The files of a run, in the order in which they were begun."""
-    paths = directory.glob(f"*/run-{run_id}.wandb")
-    begun = {path: _start(path) for path in paths}
-    return sorted(begun, key=lambda path: begun[path])
+def _logs(run: RunInfo) -> list[Path]:
+    """The files of a run and its lanes, in the order in which they were begun."""
+    return sorted((run.directory / "wandb").glob(f"*/run-{run.id}*.wandb"), key=_start)
 
 
-def _start(path: Path) -> tuple[int, int]:
-    for record in read_log(path):
-        if record.WhichOneof("record_type") == "run":
-            return record.run.start_time.seconds, record.run.start_time.nanos
-    return 0, 0
+def _start(path: Path) -> int:
+    starts = (one.run.start_time for one in read_log(path) if one.HasField("run"))
+    return next((start.ToNanoseconds() for start in starts), 0)
+
+
+def _lane(suffix: str) -> int | None:
+    """The lane of a run by what its id has more than that of the run itself."""
+    return int(suffix.rpartition("_")[2]) if suffix else None
 
 
 def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) -> None:

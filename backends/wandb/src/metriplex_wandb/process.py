@@ -88,7 +88,7 @@ class Process:
                 f"within {timeout:g} s; what it has not uploaded is in the run's directory"
             ) from None
         except (EOFError, OSError):
-            code = self.end(0.0)
+            code = self.end(1.0)
             raise ClientDiedError(
                 f"the process of the wandb client died (exit status {code}) in `{method}`: "
                 f"{self.tail or 'it printed nothing'}"

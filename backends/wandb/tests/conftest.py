@@ -100,7 +100,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(reply)
 
-            do_PUT = do_POST
+            do_PUT = do_POST  # noqa: N815 - as the server calls it
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from importlib.metadata import entry_points
@@ -12,7 +13,7 @@ import pytest
 
 pytest.importorskip("wandb")
 
-from metriplex import ClosedError, ConfigurationError, Histogram, Scalars
+from metriplex import ClosedError, ConfigurationError, Histogram, Lane, Scalars
 from metriplex_wandb import WandbBackend
 from metriplex_wandb.contract import read_log, read_run
 
@@ -42,9 +43,7 @@ def test_entry_point_gives_a_backend_with_every_hook() -> None:
 
     assert entry_point.load() is WandbBackend
     marked = {
-        name
-        for name in dir(WandbBackend)
-        if hasattr(getattr(WandbBackend, name), "metriplex_impl")
+        name for name in dir(WandbBackend) if hasattr(getattr(WandbBackend, name), "metriplex_impl")
     }
     assert marked == {
         *("open_run", "log_hparams", "log_scalars", "log_text", "log_video", "log_image"),
@@ -130,6 +129,23 @@ def test_many_lanes_and_a_thousand_late_rows_all_survive(make_run) -> None:
         for kind, start in (("train", 0), ("eval", 1000))
         for lane in range(5)
     }
+
+
+def test_lanes_that_were_described_have_names_and_config_of_their_own(make_run) -> None:
+    backend = WandbBackend(mode="offline")
+    lanes = (Lane("lr=0.1", {"lr": 0.1}), Lane("lr=0.2", {"lr": 0.2}))
+    run = dataclasses.replace(make_run("sweep"), lanes=lanes)
+    backend.open_run(run)
+    backend.log_scalars(run, [Scalars(1, {"a": 1}, lane=1)])
+    backend.log_hparams(run, {"lr": 0.0, "gamma": 0.9})
+    backend.log_scalars(run, [Scalars(1, {"a": 1}, lane=0)])
+    backend.close_run(run, "finished")
+
+    assert configured(run) == [{"lr": 0.0, "gamma": 0.9}]
+    assert configured(run, "-seed_000") == [{"lr": 0.1, "gamma": 0.9}]
+    assert configured(run, "-seed_001") == [{"lr": 0.2}, {"lr": 0.2, "gamma": 0.9}]
+    names = [written(run, f"-seed_00{lane}")["run"][0].display_name for lane in (0, 1)]
+    assert names == ["sweep-lr=0.1", "sweep-lr=0.2"]
 
 
 def test_use_before_open_and_after_close_is_an_error(make_run) -> None:

@@ -305,6 +305,7 @@ class WandbBackend:
                 name=run.name,
                 run_id=run.id,
                 lane_format=_LANE_FORMAT,
+                lanes=[(lane.name, dict(lane.hparams)) for lane in run.lanes],
                 step_metric=self.step_metric,
                 init={
                     **self._init,
@@ -318,10 +319,11 @@ class WandbBackend:
             )
         except BaseException as error:
             process.end(_GRACE_SECONDS)
+            said = " ".join(str(error).split()).rstrip(".")
             if isinstance(error, ConfigurationError):
-                raise ConfigurationError(f"W&B can't open the run: {_sentence(error)} {_REMEDY}") from error
+                raise ConfigurationError(f"W&B can't open the run: {said}. {_REMEDY}") from error
             if isinstance(error, TransientError | ClientDiedError):
-                raise TransientError(f"W&B does not answer: {_sentence(error)} {_REMEDY}") from error
+                raise TransientError(f"W&B does not answer: {said}. {_REMEDY}") from error
             raise
         opened.process = process
         return process
@@ -368,10 +370,6 @@ class WandbBackend:
 class _OpenRun:
     process: Process | None = None
     hparams: dict[str, Scalar | str] = field(default_factory=dict)
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") + "."
 
 
 def _closed_error(run: RunInfo) -> ClosedError:

@@ -57,8 +57,9 @@ class Client:
 
     Args:
         name: The run's name.
-        run_id: The run's id; a lane's is `{run_id}-{lane's name}`.
-        lane_format: `str.format` of a lane's name.
+        run_id: The run's id; a lane's is `{run_id}-seed_000`, whatever it is called.
+        lane_format: `str.format` of what a lane is called if it has no name.
+        lanes: Names and hyper-parameters of the lanes that were described.
         step_metric: The key of every row that holds the step, the x axis of all others.
         init: Arguments of `wandb.init` that all of the runs have in common.
         settings: Fields of `wandb.Settings`.
@@ -70,12 +71,14 @@ class Client:
         name: str,
         run_id: str,
         lane_format: str,
+        lanes: list[tuple[str, dict[str, Any]]],
         step_metric: str,
         init: dict[str, Any],
         settings: dict[str, Any],
         hparams: dict[str, Any],
     ) -> None:
         self._name, self._run_id, self._lane_format = name, run_id, lane_format
+        self._lanes = lanes
         self._step_metric = step_metric
         self._init, self._settings = init, settings
         self._hparams = hparams
@@ -85,8 +88,8 @@ class Client:
     def log_hparams(self, hparams: dict[str, Any]) -> None:
         """Adds to the config of every run."""
         self._hparams |= hparams
-        for run in self._runs.values():
-            run.update_config(self._hparams)
+        for lane, run in self._runs.items():
+            run.update_config(self._hparams | self._lane(lane)[1])
 
     def log_scalars(self, rows: list[tuple[int | None, int, float, dict[str, Any]]]) -> None:
         """Logs rows of lane, step, wall time and values: all of them, or none if it raises."""
@@ -148,18 +151,28 @@ class Client:
 
     def _run(self, lane: int | None) -> _Run:
         if lane not in self._runs:
-            suffix = "" if lane is None else f"-{self._lane_format.format(lane)}"
-            settings = _SETTINGS | self._settings | (_LANE_SETTINGS if suffix else {})
+            of_lane = lane is not None
+            name, hparams = self._lane(lane)
             run = wandb.init(
-                id=f"{self._run_id}{suffix}",
-                name=f"{self._name}{suffix}",
+                id=f"{self._run_id}-{self._lane_format.format(lane)}" if of_lane else self._run_id,
+                name=f"{self._name}-{name}" if of_lane else self._name,
                 reinit="create_new",
-                settings=wandb.Settings(**settings),
+                settings=wandb.Settings(
+                    **(_SETTINGS | self._settings | (_LANE_SETTINGS if of_lane else {}))
+                ),
                 **self._init,
             )
             self._runs[lane] = _Run(run, self._step_metric)
-            self._runs[lane].update_config(self._hparams)
+            self._runs[lane].update_config(self._hparams | hparams)
         return self._runs[lane]
+
+    def _lane(self, lane: int | None) -> tuple[str, dict[str, Any]]:
+        """What a lane is called, and the hyper-parameters that it has for itself."""
+        if lane is None:
+            return "", {}
+        if 0 <= lane < len(self._lanes):
+            return self._lanes[lane]
+        return self._lane_format.format(lane), {}
 
 
 @final

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
-import PIL.Image
 from wandb.proto import wandb_internal_pb2
 
-from metriplex import RunInfo, Scalar
-from metriplex.testing import BackendContract, Stored
+from metriplex.testing import BackendContract, Stored, read_picture
 from metriplex_wandb.backend import WandbBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from metriplex import RunInfo, Scalar
+
 _STEP = "env_steps"
 _RESERVED = ("_step", "_runtime", "_timestamp", "_wandb", _STEP)
 _STATUSES = {0: "finished", 1: "failed", 255: "interrupted"}
+
 
 @final
 class Contract(BackendContract):
@@ -146,8 +146,7 @@ def _take_file(
     if kind == "video-file":
         found["videos"][series].append((step, data))
     elif kind == "image-file":
-        pixels = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
-        found["images"][series].append((step, pixels))
+        found["images"][series].append((step, read_picture(data)))
     else:
         page = data.decode().removeprefix("<pre>").removesuffix("</pre>")
         found["texts"][series].append((step, html.unescape(page)))
@@ -163,4 +162,5 @@ def _take_artifact(artifacts: dict[Any, Any], lane: int | None, artifact: Any) -
 def _flat(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
-    return {inner: v for key, one in value.items() for inner, v in _flat(f"{name}/{key}", one).items()}
+    parts = [_flat(f"{name}/{key}", one) for key, one in value.items()]
+    return {inner: one for part in parts for inner, one in part.items()}

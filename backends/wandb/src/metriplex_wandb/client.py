@@ -236,9 +236,13 @@ class _Run:
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """Undoes the joining by `/`, except where one name is both a value and a group."""
+    """Undoes the joining by `/`, except where one name is both a value and a group.
+
+    NaN becomes a text, as the client would make nothing of it.
+    """
     nested: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, given in flat.items():
+        value = given if given == given else "NaN"
         *groups, last = name.split("/")
         parents = ["/".join(groups[: i + 1]) for i in range(len(groups))]
         if any(parent in flat for parent in parents) or "" in (*groups, last):

@@ -43,6 +43,10 @@ class Contract(BackendContract):
         """The client rounds integers beyond 64 bits to a float."""
         return value if -(2**63) <= value < 2**63 or value != value else float(value)
 
+    def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
+        """The client has no NaN in a config."""
+        return {name: "NaN" if value != value else value for name, value in hparams.items()}
+
     def stored_tag(self, tag: str) -> str:
         """Names that W&B keeps for itself get another one."""
         return f"tag/{tag}" if tag in _RESERVED else tag

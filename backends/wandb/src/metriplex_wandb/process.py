@@ -34,14 +34,18 @@ class Process:
     of exits or exceptions, and no line on the terminal; and what hangs there can be ended. Called
     from one thread at a time.
 
+    Attributes:
+        tail: The last of what it has printed, once it has ended.
+
     Raises:
         OSError: It can't be started.
     """
 
     def __init__(self) -> None:
+        self.tail = ""
         self._printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._socket, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno()), str(os.getpid()), *sys.argv[:1], *sys.argv[1:]]
+        arguments = [str(theirs.fileno()), str(os.getpid()), *sys.argv]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
                 [sys.executable, "-P", str(_PROGRAM), *arguments],
@@ -122,8 +126,6 @@ class Process:
             self.tail = self._printed.read()[-_TAIL:].decode(errors="replace").strip()
             self._printed.close()
         return code
-
-    tail = ""
 
     def _send(self, data: bytes, deadline: float) -> None:
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))

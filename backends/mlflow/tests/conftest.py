@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from metriplex import RunInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from metriplex.testing import Stored
@@ -20,24 +20,6 @@ if TYPE_CHECKING:
     from metriplex_mlflow.testing import TrackingServer
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-
-
-class MakeRun(Protocol):
-    """Makes a run, by default one that nobody has seen."""
-
-    def __call__(self, resume_step: int | None = None, id: str | None = None) -> RunInfo: ...  # noqa: A002
-
-
-class MakeBackend(Protocol):
-    """Makes a backend on the tests' server."""
-
-    def __call__(self, timeout_secs: float = 30.0, **options: object) -> MlflowBackend: ...
-
-
-class Read(Protocol):
-    """Reads what the server has stored."""
-
-    def __call__(self, run: RunInfo) -> Stored: ...
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +34,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
+    """Makes runs: `make_run(resume_step=, id=)`, by default ones that nobody has seen."""
+
     def make(resume_step: int | None = None, id: str | None = None) -> RunInfo:  # noqa: A002
         directory = tmp_path / "run"
         directory.mkdir(exist_ok=True)
@@ -63,17 +47,19 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 @pytest.fixture
-def make_backend(server: TrackingServer) -> MakeBackend:
+def make_backend(server: TrackingServer) -> Callable[..., MlflowBackend]:
+    """Makes backends on the tests' server."""
     from metriplex_mlflow import MlflowBackend
 
-    def make(timeout_secs: float = 30.0, **options: object) -> MlflowBackend:
-        return MlflowBackend(server.uri, timeout_secs=timeout_secs, **options)  # ty: ignore[invalid-argument-type] - options of any type
+    def make(timeout_secs: float = 30.0, **options: Any) -> MlflowBackend:
+        return MlflowBackend(server.uri, timeout_secs=timeout_secs, **options)
 
     return make
 
 
 @pytest.fixture
-def read(server: TrackingServer) -> Read:
+def read(server: TrackingServer) -> Callable[[RunInfo], Stored]:
+    """Reads what the server has stored of a run."""
     from metriplex_mlflow.contract import read_run
 
     return lambda run: read_run(server, run)

@@ -45,7 +45,7 @@ def ask(server: TrackingServer, call: str, **params: str | int) -> dict[str, Any
     return answer.json()
 
 
-def tell(server: TrackingServer, call: str, **body: object) -> dict[str, Any]:
+def tell(server: TrackingServer, call: str, **body: Any) -> dict[str, Any]:
     """A POST of MLflow's REST API."""
     answer = requests.post(f"{server.uri}/api/2.0/mlflow/{call}", json=body, timeout=60)
     answer.raise_for_status()

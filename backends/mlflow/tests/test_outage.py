@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import MakeBackend, MakeRun, Read
-
-SECOND_TRY = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[TrackingServer]:
@@ -41,9 +37,7 @@ def own_server(tmp_path: Path) -> Iterator[TrackingServer]:
 
 
 @pytest.mark.slow
-def test_killed_server_costs_nothing(
-    own_server: TrackingServer, make_run: MakeRun, tmp_path
-) -> None:
+def test_killed_server_costs_nothing(own_server: TrackingServer, make_run, tmp_path) -> None:
     """Every hook is called while the server is away, and again when it is back."""
     run = make_run()
     backend = MlflowBackend(own_server.uri, timeout_secs=60)
@@ -123,49 +117,43 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
 
 
 def test_requests_whose_answer_is_lost_store_nothing_twice(
-    server: TrackingServer, make_backend: MakeBackend, make_run: MakeRun, read: Read
+    server: TrackingServer, make_backend, make_run, read
 ) -> None:
     """The server takes each request while it is stopped, answers too late, and gets it again."""
-    run = make_run()
-    backend = make_backend(timeout_secs=0.5)
-    patient = make_backend()
-    patient.open_run(run)
+    run, backend = make_run(), make_backend()
     records = [Scalars(step, {"a": step / 8}, wall_time=1.7e9 + step) for step in range(50)]
-    late = False
-
-    def call(hook, *arguments) -> None:
-        nonlocal late
+    calls = [
+        lambda: backend.open_run(run),
+        lambda: (backend.log_scalars(run, records), backend.flush(run)),
+        lambda: backend.log_scalars(run, [Scalars(0, {"b": 1.0}, lane=0)]),
+        lambda: backend.log_text(run, Text(3, "note", "hello")),
+        lambda: backend.close_run(run, "finished"),
+    ]
+    for call in calls:
         server.pause()
+        backend.timeout_secs = 0.3
         try:
             with pytest.raises(TransientError):
-                hook(run, *arguments)
+                call()
         finally:
+            backend.timeout_secs = 60.0
             server.go_on()
-        late = True
+        call()
 
-    call(backend.open_run)
-    backend.timeout_secs = 60.0
-    backend.open_run(run)
-    backend.log_scalars(run, records)
-    backend.timeout_secs = 0.5
-    call(backend.flush)
-    backend.timeout_secs = 60.0
-    backend.log_scalars(run, [Scalars(0, {"lane": 1.0}, lane=0)])
-    backend.flush(run)
-    backend.close_run(run, "finished")
-
-    assert late
-    assert read(run).scalars == {
+    stored = read(run)
+    assert stored.scalars == {
         (None, "a"): [(step, step / 8) for step in range(50)],
-        (0, "lane"): [(0, 1.0)],
+        (0, "b"): [(0, 1.0)],
     }
+    assert stored.texts == {(None, "note"): [(3, "hello")]}
+    assert stored.status == "finished"
 
 
-def test_no_server_is_told_at_once_in_mlflows_own_time_only_here(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+def test_no_server_is_told_at_once_and_the_environment_stays(
+    make_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow itself would try for minutes; the environment stays as it is."""
-    monkeypatch.delenv(SECOND_TRY, raising=False)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     before = dict(os.environ)
     backend = MlflowBackend("http://127.0.0.1:9")
     with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9 can't be used now"):
@@ -175,9 +163,7 @@ def test_no_server_is_told_at_once_in_mlflows_own_time_only_here(
     assert environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 120
 
 
-def test_what_was_flushed_survives_sigkill(
-    server: TrackingServer, make_run: MakeRun, read: Read
-) -> None:
+def test_what_was_flushed_survives_sigkill(server: TrackingServer, make_run, read) -> None:
     run = make_run()
     program = """
         import sys

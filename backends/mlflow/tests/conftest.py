@@ -12,7 +12,7 @@ import pytest
 from metriplex import RunInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from metriplex.testing import Stored
@@ -22,15 +22,12 @@ if TYPE_CHECKING:
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+@pytest.fixture
+def server() -> TrackingServer:
     """One server for all tests that don't break it: it takes long to start."""
-    from metriplex_mlflow.testing import TrackingServer
+    from metriplex_mlflow.testing import shared_server
 
-    server = TrackingServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    yield server
-    server.stop()
+    return shared_server()
 
 
 @pytest.fixture

@@ -48,7 +48,8 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 class MlflowBackend:
     """Logs runs to an MLflow tracking server.
 
-    A lane of a vmapped axis is a run of its own (`seed_000`, ...) below the run. Metrics wait in
+    A lane of a vmapped axis is a run of its own (`seed_000`, ..., or as it was named) below the
+    run. Metrics wait in
     memory for `flush`, or until a thousand of them fill a request. Nothing global of MLflow is
     touched: no active run, no tracking URI.
 
@@ -124,14 +125,14 @@ class MlflowBackend:
         """Stores hyper-parameters: as the run's parameters, and exactly in `hparams.json`.
 
         Args:
-            run: The run.
+            run: The run; lanes that are described get those of the run and their own.
             hparams: Name to value.
 
         Raises:
             TransientError: The server can't be reached.
         """
         runs = self._find(run)
-        with self._calling():
+        with self._calling(retries=0):
             runs.log_hparams(hparams)
 
     @hookimpl

@@ -1,9 +1,8 @@
-"""What the backend is held to: reads what a server has stored, without the backend's code."""
+"""The contract of backends, for MLflow: what a tracking server has stored of a run."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import re
@@ -11,23 +10,48 @@ import sys
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import pytest
 import sqlalchemy
-from PIL import Image as PillowImage
 
-from metriplex.testing import Stored
+from metriplex.testing import BackendContract, Stored, read_picture
+from metriplex_mlflow import MlflowBackend
+from metriplex_mlflow.testing import TrackingServer, shared_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from metriplex import RunInfo
-    from metriplex_mlflow.testing import TrackingServer
 
 _ESCAPED = re.compile(r"_x([0-9A-F]{4,6})_")
 _FILE = re.compile(r"(.+)/step_(\d+)_(\d+)_[0-9a-f]+\.\w+")
 _PICTURE = re.compile(r"(.+)\+step\+(\d+)\+timestamp\+(\d+)\+[0-9a-f]+\.png")
 _ARTIFACT = re.compile(r"step_(\d+)/(.+)")
 _STATUSES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
+
+
+@final
+class Contract(BackendContract):
+    """What MLflow keeps: every value as float64, hyper-parameters exactly in a file.
+
+    Attributes:
+        uri: The address of a server that is started for it.
+    """
+
+    precision = np.float64
+    uri: str
+
+    @pytest.fixture(autouse=True)
+    def _with_a_server(self) -> None:
+        self.uri = shared_server().uri
+
+    def make_backend(self) -> MlflowBackend:
+        """A backend of the server."""
+        return MlflowBackend(self.uri, timeout_secs=60.0)
+
+    def read_back(self, run: RunInfo) -> Stored:
+        """Reads the server's database, and the directory of its artifacts."""
+        return read_run(shared_server(), run)
 
 
 def read_run(server: TrackingServer, run: RunInfo) -> Stored:
@@ -68,7 +92,7 @@ class _Reader:
         )
         self._read_one(stored, None, run_id, uri)
         for child, lane, child_uri, name in lanes:
-            assert name == f"seed_{int(lane):03d}"
+            assert name == run.lane_name(int(lane)), name
             self._read_one(stored, int(lane), child, child_uri)
         found = self._folder(uri) / "hparams.json"
         hparams = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
@@ -137,7 +161,7 @@ def _decoded(kind: str, content: bytes) -> tuple[Any, ...]:
     if kind == "texts":
         return (content.decode("utf-8", "surrogatepass"),)
     if kind == "images":
-        return (np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB")),)
+        return (read_picture(content),)
     if kind == "histograms":
         found: Mapping[str, Any] = json.loads(content)
         return np.array(found["counts"], np.int64), np.array(found["edges"], np.float64)

@@ -65,8 +65,8 @@ class MlflowRuns:
         self._floor = 0
         self._lanes: dict[int, str] = {}
         self._stale = True
-        self._params: set[str] = set()
-        self._hparams: dict[str, Scalar | str] = {}
+        self._params: dict[int | None, set[str]] = {}
+        self._hparams: dict[int | None, dict[str, Scalar | str]] = {}
         self._writers: dict[int | None, RunWriter] = {}
 
     def open(self) -> None:
@@ -79,8 +79,6 @@ class MlflowRuns:
             self._writers[None] = RunWriter(self._client, created, self._floor)
             return
         run_id = found.info.run_id
-        self._params = set(found.data.params)
-        self._hparams = self._stored_hparams(run_id)
         lanes = list(self._children(run_id))
         self._floor = max([0, *(mark[1] for mark in _marks(found))])
         writer = RunWriter(self._client, run_id, self._floor)
@@ -106,12 +104,10 @@ class MlflowRuns:
             writer.send()
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Stores hyper-parameters: as parameters, cut and unchangeable, and exactly as a file."""
-        writer = self._writers[None]
-        writer.send_params(hparams, self._params)
-        merged = {**self._hparams, **hparams}
-        writer.upload({HPARAMS: json.dumps(merged, indent=1).encode()})
-        self._hparams = merged
+        """Stores hyper-parameters with the run, and with each lane that is described."""
+        self._log_hparams(None, hparams)
+        for lane, described in enumerate(self._run.lanes):
+            self._log_hparams(lane, {**hparams, **described.hparams})
 
     def close(self, status: str) -> None:
         """Stores everything and ends the lanes' runs, then the run itself."""
@@ -183,14 +179,26 @@ class MlflowRuns:
             list(self._children(parent))
         known = self._lanes.get(lane)
         if known is None:
-            name = lane_name(lane)
             tags = {MLFLOW_PARENT_RUN_ID: parent, LANE: str(lane)}
-            known = self._create(f"{self._run.id}/{name}", name, tags)
+            identity = f"{self._run.id}/{lane_name(lane)}"
+            known = self._create(identity, self._run.lane_name(lane), tags)
             self._lanes[lane] = known
             self._stale = False
         else:
             self._client.update_run(known, status="RUNNING")
         return RunWriter(self._client, known, self._floor)
+
+    def _log_hparams(self, lane: int | None, hparams: Mapping[str, Scalar | str]) -> None:
+        """As parameters, which MLflow never changes, and exactly as a file."""
+        writer = self.writer(lane)
+        run_id = writer.run_id
+        if lane not in self._hparams:
+            self._params[lane] = set(self._client.get_run(run_id).data.params)
+            self._hparams[lane] = self._stored_hparams(run_id)
+        writer.send_params(hparams, self._params[lane])
+        merged = {**self._hparams[lane], **hparams}
+        writer.upload({HPARAMS: json.dumps(merged, indent=1).encode()})
+        self._hparams[lane] = merged
 
     def _stored_hparams(self, run_id: str) -> dict[str, Scalar | str]:
         if not any(file.path == HPARAMS for file in self._client.list_artifacts(run_id)):

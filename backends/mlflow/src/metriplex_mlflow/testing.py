@@ -1,25 +1,27 @@
 """A tracking server on this machine, for tests and benchmarks.
 
-It needs `pip install 'metriplex-mlflow[server]'`.
+It needs `pip install 'metriplex-mlflow[testing]'`.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from typing import TYPE_CHECKING, final
+from pathlib import Path
+from typing import final
 
 import requests
 import sqlalchemy
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 START_SECS = 120.0
 
@@ -126,6 +128,17 @@ class TrackingServer:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+@functools.cache
+def shared_server() -> TrackingServer:
+    """One server for everybody who leaves it as it is, stopped when this process ends."""
+    directory = Path(tempfile.mkdtemp(prefix="metriplex-mlflow-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    server = TrackingServer(directory)
+    atexit.register(server.stop)
+    server.start()
+    return server
 
 
 def _create_database(cluster: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from metriplex import RunInfo
+    from metriplex import RunInfo, Scalar
 
 _ESCAPED = re.compile(r"_x([0-9A-F]{4,6})_")
 _FILE = re.compile(r"(.+)/step_(\d+)_(\d+)_[0-9a-f]+\.\w+")
@@ -48,6 +48,11 @@ class Contract(BackendContract):
     def make_backend(self) -> MlflowBackend:
         """A backend of the server."""
         return MlflowBackend(self.uri, timeout_secs=60.0)
+
+    def stored_value(self, value: Scalar) -> float:
+        """A float64; MLflow's stores have the largest numbers in place of the infinities."""
+        stored = float(super().stored_value(value))
+        return math.copysign(sys.float_info.max, stored) if math.isinf(stored) else stored
 
     def read_back(self, run: RunInfo) -> Stored:
         """Reads the server's database, and the directory of its artifacts."""
@@ -111,7 +116,7 @@ class _Reader:
             id=run_id,
         ):
             if not self._is_void(step, timestamp):
-                point = (step, _value(value, is_nan))
+                point = (step, math.nan if is_nan else value)
                 stored.scalars.setdefault((lane, self._tag(name)), []).append(point)
         for path, content in self._files(uri):
             kind, _, rest = path.partition("/")
@@ -148,13 +153,6 @@ class _Reader:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 yield path.relative_to(folder).as_posix(), path.read_bytes()
-
-
-def _value(value: float, is_nan: bool) -> float:
-    """MLflow's stores have zero for NaN, and the largest numbers for the infinities."""
-    if is_nan:
-        return math.nan
-    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
 def _decoded(kind: str, content: bytes) -> tuple[Any, ...]:

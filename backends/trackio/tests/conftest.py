@@ -6,13 +6,14 @@ import importlib.util
 import os
 import time
 import uuid
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 from metriplex import RunInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,14 +21,10 @@ if importlib.util.find_spec("trackio") is not None:
     import metriplex_trackio.contract  # noqa: F401 - says where Trackio's directory is
 
 
-class MakeRun(Protocol):
-    """Makes a run, by default one that nobody has seen."""
-
-    def __call__(self, name: str = "run") -> RunInfo: ...
-
-
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
+    """Makes a run that nobody has seen."""
+
     def make(name: str = "run") -> RunInfo:
         directory = tmp_path / name
         directory.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 from metriplex.testing import BackendContract, Stored, read_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from metriplex import RunInfo, Scalar
 
@@ -108,18 +108,18 @@ def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _artifacts(
     connection: sqlite3.Connection, root: Path, run: RunInfo
-) -> Iterator[tuple[str, str, int, bytes]]:
+) -> list[tuple[str, str, int, bytes]]:
     query = """
         SELECT l.run_id, a.type, v.metadata, v.manifest FROM run_artifact_links l
         JOIN artifact_versions v ON v.id = l.artifact_version_id
         JOIN artifacts a ON a.id = v.artifact_id ORDER BY l.id
     """
+    blobs = root / "artifacts" / _PROJECT / "blobs" / "sha256"
+    found = []
     for run_id, kind, metadata, manifest in connection.execute(query):
-        if run_id.partition("-")[0] != run.id:
-            continue
         known = json.loads(metadata)
-        for entry in json.loads(manifest):
+        for entry in json.loads(manifest) if run_id.partition("-")[0] == run.id else ():
             name = known["name"] + (f"/{entry['path']}" if kind == "directory" else "")
-            digest = entry["digest"]
-            blob = root / "artifacts" / _PROJECT / "blobs" / "sha256" / digest[:2] / digest
-            yield str(run_id), str(name), int(known["step"]), blob.read_bytes()
+            data = (blobs / entry["digest"][:2] / entry["digest"]).read_bytes()
+            found.append((run_id, name, known["step"], data))
+    return found

@@ -26,7 +26,10 @@ from metriplex import Artifact, TransientError
 from metriplex_trackio.rows import Row  # noqa: TC001 - part of public annotations
 
 _BUSY_SECONDS = 1.0
-_OF_RUN = "run_id = ? OR substr(run_id, 1, ?) = ?"
+_CONFIGS = "SELECT run_id, config FROM configs WHERE run_id = :id OR run_id GLOB :lanes"
+_LATER = (
+    "SELECT id, metrics FROM metrics WHERE step >= :step AND (run_id = :id OR run_id GLOB :lanes)"
+)
 
 
 @final
@@ -52,9 +55,8 @@ class Store:
 
     def read_configs(self, run_id: str) -> dict[str, dict[str, Any]]:
         """The configurations that a run and its lanes have, by their ids in Trackio."""
-        query = f"SELECT run_id, config FROM configs WHERE {_OF_RUN}"
         with self._writing() as connection:
-            found = connection.execute(query, _of_run(run_id)).fetchall()
+            found = connection.execute(_CONFIGS, _of_run(run_id)).fetchall()
         return {one: json.loads(config) for one, config in found}
 
     def write(
@@ -91,11 +93,12 @@ class Store:
         Raises:
             OSError: It can't be written, or somebody else is writing.
         """
-        where, values = f"step >= ? AND ({_OF_RUN})", (step, *_of_run(run_id))
         with self._writing() as connection:
-            found = connection.execute(f"SELECT metrics FROM metrics WHERE {where}", values)
-            files = [path for (metrics,) in found for path in _files(metrics)]
-            connection.execute(f"DELETE FROM metrics WHERE {where}", values)
+            found = connection.execute(_LATER, {"step": step, **_of_run(run_id)}).fetchall()
+            connection.executemany(
+                "DELETE FROM metrics WHERE id = ?", [(number,) for number, _ in found]
+            )
+        files = [path for _, metrics in found for path in _files(metrics)]
         for path in files:
             path.unlink(missing_ok=True)
 
@@ -176,9 +179,8 @@ def lane_id(run_id: str, lane: int) -> str:
     return f"{run_id}-{lane}"
 
 
-def _of_run(run_id: str) -> tuple[str, int, str]:
-    prefix = f"{run_id}-"
-    return run_id, len(prefix), prefix
+def _of_run(run_id: str) -> dict[str, str]:
+    return {"id": run_id, "lanes": f"{run_id}-*"}
 
 
 def directory() -> Path:

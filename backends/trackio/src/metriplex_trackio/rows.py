@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -75,6 +76,7 @@ def encode_config(hparams: Mapping[str, Scalar | str | None]) -> bytes:
     return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
 
 
+@functools.lru_cache(maxsize=2**14)
 def stored_name(tag: str) -> str:
     """The name that a tag has in Trackio, which keeps some for itself.
 

@@ -76,9 +76,8 @@ class MetricsCallback(RunOwner):
         backends: What the run is logged to: names of installed backends, `{name: options}`,
             backend objects, a `metriplex.Route` of one of these, or a list of them. None:
             TensorBoard.
-        transforms: What changes or drops scalars before they are logged, one after another: names
-            of installed transforms, `{name: options}`, objects with the hook `transform_scalars`,
-            or a list of these.
+        transforms: What changes or drops scalars before they are logged, in that order: names of
+            transforms, `{name: options}`, objects with `transform_scalars`, or a list of these.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
@@ -207,15 +206,8 @@ class MetricsCallback(RunOwner):
             uuid.uuid4().hex, directory.name, directory, now, total_steps, lanes=described
         )
         self._config = config
-        recorded = open_journal(info, journal_options)
-        run = Run(
-            info,
-            plugins,
-            nonfinite=nonfinite,
-            queue_size=queue_size,
-            journal=recorded,
-            transforms=chain,
-        )
+        record = open_journal(info, journal_options)
+        run = Run(info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record)
         if aggregate:
             run.aggregator = Aggregator(len(described))
         self._open(run)

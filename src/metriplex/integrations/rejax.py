@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from metriplex.integrations.evaluation import record_video
+from metriplex.integrations.evaluation import log_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,12 +43,12 @@ def eval_callback(
         result = evaluate(algo, train_state, rng)
         step = train_state.global_step
         found = result if isinstance(result, Mapping) else _summary(*result)
-        metrics.log(step, {"eval": found, "train": {"learning_rate": algo.learning_rate}})
-        record_video(
+        log_evaluation(
             metrics,
             step,
+            {"eval": found, "train": {"learning_rate": algo.learning_rate}},
             policy=algo.make_act(train_state),
-            index=step // _steps_between_evaluations(algo),
+            index=step // _steps_between_evaluations(algo) - algo.skip_initial_evaluation,
             key=rng,
         )
         return result

@@ -243,7 +243,7 @@ class MetricsCallback(RunOwner):
         """
         self._check_open()
         check_state(self._config, state)
-        return device.on_training_start(self._config, self._traced_handle(), state)
+        return device.on_training_start(self._config, self.handle, state)
 
     def on_step(
         self,
@@ -316,7 +316,7 @@ class MetricsCallback(RunOwner):
         if self._config.video is not None:
             self._config.video.send(
                 self._config,
-                self._traced_handle(),
+                self.handle,
                 state,
                 policy=policy,
                 key=key,
@@ -325,7 +325,7 @@ class MetricsCallback(RunOwner):
             )
         return device.on_iteration(
             self._config,
-            self._traced_handle(),
+            self.handle,
             state,
             training_log=training_log,
             opt_state=opt_state,
@@ -338,7 +338,7 @@ class MetricsCallback(RunOwner):
         """Sends what is still buffered on the device, and marks the end of the program."""
         self._check_open()
         check_state(self._config, state)
-        return device.on_training_end(self._config, self._traced_handle(), state)
+        return device.on_training_end(self._config, self.handle, state)
 
     def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
         """Logs scalars at a step of the caller's own: from a Python loop, or inside compiled code.
@@ -357,7 +357,7 @@ class MetricsCallback(RunOwner):
         self._check_open()
         flat = flatten(values, prefix="", reduce=self._config.reduce)
         if is_tracing():
-            device.log(self._traced_handle(), step, flat)
+            device.log(self.handle, step, flat)
         else:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
             self.run.log_scalars(check_step(step), scalars)
@@ -385,7 +385,16 @@ class MetricsCallback(RunOwner):
         run = self._known_run()
         return "MetricsCallback(<traced>)" if run is None else f"MetricsCallback({run.info.name!r})"
 
-    def _traced_handle(self) -> jax.Array:
+    # ---- for integrations -----------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """What of the construction shapes the compiled program."""
+        return self._config
+
+    @property
+    def handle(self) -> jax.Array:
+        """The run handle, int32 `[]`, as rows carry it."""
         return jnp.asarray(self._handle, jnp.int32)
 
 

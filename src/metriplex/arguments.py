@@ -107,6 +107,31 @@ def check_journal(journal: Any) -> dict[str, Any] | None:
     return options
 
 
+def check_resume(resume: Any, name: Any, step: Any, journal: Any) -> None:
+    """Makes sure that what is given beside `resume` fits.
+
+    Raises:
+        ConfigurationError: It doesn't.
+    """
+    if resume is None:
+        if step is not None:
+            raise ConfigurationError(
+                f"`resume_step` is {step!r}, and nothing is resumed: pass `resume=` too"
+            )
+        return
+    if name is not None:
+        raise ConfigurationError(
+            f"a run that is resumed keeps its name; got `name={name!r}` beside `resume`: leave it "
+            f"out"
+        )
+    if journal is None:
+        raise ConfigurationError(
+            "a run is resumed by its journal; got `journal=False` beside `resume`: leave it out"
+        )
+    if step is not None:
+        check_count("resume_step", step, least=0)
+
+
 def check_hparams(hparams: Any) -> Any:
     """Gives back what has names for its values; None is empty.
 

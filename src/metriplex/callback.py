@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
-import uuid
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
@@ -21,6 +19,7 @@ from metriplex.arguments import (
     check_hparams,
     check_journal,
     check_positive,
+    check_resume,
     check_state,
     check_step,
     check_where,
@@ -29,11 +28,10 @@ from metriplex.arguments import (
 )
 from metriplex.hparams import flatten_hparams
 from metriplex.learning_rate import TAG, explain_unknown
-from metriplex.naming import create_directory, run_name
+from metriplex.naming import run_name
+from metriplex.opening import open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
-from metriplex.recording import open_journal
-from metriplex.records import RunInfo
 from metriplex.run import NonFinite, Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
@@ -70,6 +68,11 @@ class MetricsCallback(RunOwner):
         policy: The policy; only its name is used.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
         log_dir: Where the run's directory is made.
+        resume: A run to continue, instead of a new one: its directory, or its name under `log_dir`.
+            `init` then counts on from where it stands. Backends may be others than before.
+        resume_step: The environment step from which it goes on: that of the checkpoint which was
+            restored. What was logged beyond is superseded in every backend. None: the newest step
+            that was logged; nothing is superseded.
         backends: What the run is logged to: names of installed backends, `{name: options}`,
             backend objects, or a list of these. None: TensorBoard.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
@@ -127,6 +130,8 @@ class MetricsCallback(RunOwner):
         alpha: float = 0.9,
         log_dir: str | os.PathLike[str] = "logs",
         *,
+        resume: str | os.PathLike[str] | None = None,
+        resume_step: int | None = None,
         backends: object = None,
         hparams: object = None,
         total_steps: int | None = None,
@@ -164,6 +169,7 @@ class MetricsCallback(RunOwner):
         journal_options = check_journal(journal)
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, least=1)
+        check_resume(resume, name, resume_step, journal_options)
         flat = flatten_hparams(check_hparams(hparams))
         plugins = create_backends(backends)
         size = {
@@ -180,14 +186,26 @@ class MetricsCallback(RunOwner):
 
             videos = prepare_videos(env, plugins, renderer=renderer, fps=fps, mode=mode, **size)
             config = replace(config, video=videos and videos.program)
-        now = time.time()
-        directory = create_directory(
-            log_dir, run_name(name, env, policy, datetime.fromtimestamp(now))
+        now = datetime.now()
+        opened = open_run(
+            log_dir,
+            run_name(name, env, policy, now),
+            now.timestamp(),
+            total_steps=total_steps,
+            resume=resume,
+            resume_step=resume_step,
+            journal=journal_options,
         )
-        info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps)
-        self._config = config
-        recorded = open_journal(info, journal_options)
-        run = Run(info, plugins, nonfinite=nonfinite, queue_size=queue_size, journal=recorded)
+        self._config = replace(
+            config, first_step=opened.first_step, first_iteration=opened.first_iteration
+        )
+        run = Run(
+            opened.info,
+            plugins,
+            nonfinite=nonfinite,
+            queue_size=queue_size,
+            journal=opened.journal,
+        )
         self._open(run)
         if videos is not None:
             videos.record(run)

@@ -15,7 +15,7 @@ from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
-from metriplex.sequence import Row, Sequencer
+from metriplex.sequence import WINDOW, Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
 from metriplex.workers import Worker
 
@@ -80,6 +80,7 @@ class Run:
         self.info = info
         self._nonfinite = nonfinite
         self._number = 0 if journal is None else journal.start
+        self._resumed = self._number > 0
         self._journal = journal
         self._recording: Worker | None = None
         if journal is not None:
@@ -121,15 +122,25 @@ class Run:
             for row in rows:
                 sequencer = self._sequencers.get(row.lane)
                 if sequencer is None:
-                    # Rows from before the state differed between lanes count for all of them.
-                    common = self._sequencers.get(None)
-                    sequencer = Sequencer(common.expected if common else 0)
+                    sequencer = Sequencer(self._first_number(row.lane, rows))
                     self._sequencers[row.lane] = sequencer
                 if row.kind == "start":
                     # A new program counts from 0 again: nothing of it is a duplicate.
                     due += [early for one in self._sequencers.values() for early in one.release()]
                 due += sequencer.push(row)
             self._take(due)
+
+    def _first_number(self, lane: int | None, rows: Sequence[Row]) -> int:
+        """The number of a lane's first row, of which these are the earliest that have come."""
+        # Rows from before the state differed between lanes count for all of them.
+        common = self._sequencers.get(None)
+        if common is not None:
+            return common.expected
+        numbers = (row.sequence for row in rows if row.lane == lane and row.sequence is not None)
+        least = min(numbers, default=0)
+        # A state of a checkpoint counts on; what it counted before will never come. If an earlier
+        # row is still on its way after all, it is late, not lost.
+        return least if self._resumed or least > WINDOW else 0
 
     def release(self) -> None:
         """Hands on the rows that still wait for earlier ones: the program has ended."""

@@ -6,6 +6,7 @@ can't hold are written is said in `docs/journal.md`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -20,6 +21,9 @@ _START = re.compile(rb'\{"n":')
 _END = re.compile(rb',"crc":"[0-9a-f]{8}"\}')
 _MAX_DIGITS = 4000
 """Longer integers, which Python doesn't print in decimal, are written in hexadecimal."""
+
+_PRINTED = frozenset({float, int})
+"""Types whose `repr` is JSON, if the value is finite."""
 
 
 class DamagedLineError(ValueError):
@@ -97,12 +101,18 @@ def salvage(line: bytes) -> Iterator[bytes]:
 
 def encode_values(values: Mapping[str, Scalar | str]) -> str:
     """The members `values` and, only if JSON can't hold some of them, `nonfinite`."""
+    numbers: tuple[Any, ...] = tuple(values.values())
+    try:
+        if _PRINTED.issuperset(map(type, numbers)) and math.isfinite(sum(numbers)):
+            return _template(tuple(values)) % numbers
+    except (OverflowError, ValueError):  # integers beyond what a float holds
+        pass
     try:
         return f'"values":{encode_json(values)}'
     except ValueError:
         held, others = {}, {}
         for tag, value in values.items():
-            number: Any = value.item() if hasattr(value, "dtype") else value
+            number = _plain(value) if hasattr(value, "dtype") else value
             if isinstance(number, float) and not math.isfinite(number):
                 held[tag], others[tag] = None, str(number)
             elif isinstance(number, int) and number.bit_length() > _MAX_DIGITS:
@@ -110,6 +120,13 @@ def encode_values(values: Mapping[str, Scalar | str]) -> str:
             else:
                 held[tag] = number
         return f'"values":{encode_json(held)},"nonfinite":{encode_json(others)}'
+
+
+@functools.lru_cache(maxsize=1024)
+def _template(tags: tuple[str, ...]) -> str:
+    """What stays the same from step to step."""
+    members = ",".join(f"{encode_json(tag).replace('%', '%%')}:%r" for tag in tags)
+    return f'"values":{{{members}}}'
 
 
 def decode_values(fields: Mapping[str, Any], *, strings: bool = False) -> dict[str, Any]:

@@ -20,7 +20,8 @@ Damage: TypeAlias = Callable[[str], None]
 
 _BLOCK = 2**20
 _STEP = re.compile(
-    rb'\{"n":\d+,"type":"\w+","step":(-?\d+)(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d+))?'
+    rb'\{"n":\d+,"type":"\w+","step":(-?\d{1,99})'
+    rb'(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d{1,99}))?'
 )
 _RESUME = b'"type":"resume"'
 
@@ -91,7 +92,7 @@ def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dic
             try:
                 found = [parse(line)]
             except DamagedLineError as error:
-                found = [parse(inner) for inner in salvage(line)]
+                found = [*salvage(line)]
                 if place is not None:
                     damage(f"{path} at byte {place}: a line is damaged: {error}")
             for fields in found:
@@ -177,15 +178,18 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
 
 def _resumes(run_dir: Path) -> list[tuple[int, int]]:
     """Number and step of every resume."""
-    found = []
-    for _, path in segments(run_dir):
-        for line, _ in _complete_lines(path, 0, run_dir):
-            if _RESUME in line:
-                for inner in [line] if is_sealed(line) else salvage(line):
-                    fields = parse(inner)
-                    if fields.get("type") == "resume" and type(fields.get("step")) is int:
-                        found.append((fields["n"], fields["step"]))
-    return sorted(found)
+    lines = (
+        fields
+        for _, path in segments(run_dir)
+        for line, _ in _complete_lines(path, 0, run_dir)
+        if _RESUME in line
+        for fields in salvage(line)
+    )
+    return sorted(
+        (fields["n"], fields["step"])
+        for fields in lines
+        if fields.get("type") == "resume" and type(fields.get("step")) is int
+    )
 
 
 @final

@@ -8,7 +8,7 @@ from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import IO, final
 
 from metriplex.journal.codec import HEADERS
-from metriplex.journal.lines import is_sealed, parse
+from metriplex.journal.lines import DamagedLineError, parse
 
 _SPAN = 2**16
 
@@ -37,12 +37,14 @@ def read_tail(file: IO[bytes]) -> Tail:
         begin = max(end - span, 0)
         file.seek(begin)
         *lines, torn = _read(file, end - begin).split(b"\n")
-        if is_sealed(torn):
-            return Tail(end, _after(torn, 0), open_line=True)
+        number = _after(torn, 0)
+        if number is not None:
+            return Tail(end, number, open_line=True)
         size = end - len(torn)
         for damaged, line in enumerate(reversed(lines[1:] if begin else lines)):
-            if is_sealed(line):
-                return Tail(size, _after(line, damaged))
+            number = _after(line, damaged)
+            if number is not None:
+                return Tail(size, number)
         if not begin:
             return Tail(size, None)
         span *= 4
@@ -58,9 +60,12 @@ def next_number(found: Sequence[tuple[int, Path]]) -> int:
     return 0
 
 
-def _after(line: bytes, damaged: int) -> int:
-    """The number after a line that some damaged ones follow."""
-    fields = parse(line)
+def _after(line: bytes, damaged: int) -> int | None:
+    """The number after a line that some damaged ones follow; None if it is damaged too."""
+    try:
+        fields = parse(line)
+    except DamagedLineError:
+        return None
     return fields["n"] + (fields.get("type") not in HEADERS) + damaged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,6 +158,16 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
     Raises:
         OSError: A segment is there and can't be read.
     """
+    first = first_superseded(run_dir)
+
+    def is_superseded(entry: Entry) -> bool:
+        return isinstance(entry.record, STEPPED) and entry.record.step >= first(entry.number)
+
+    return is_superseded
+
+
+def first_superseded(run_dir: Path) -> Callable[[int], float]:
+    """As `superseded`: for an entry's number, the first step that is superseded, or infinity."""
     numbers: list[int] = []
     limits: list[int] = []
     for number, step in _resumes(run_dir):
@@ -165,15 +176,11 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
     for index in reversed(range(len(limits) - 1)):
         limits[index] = min(limits[index], limits[index + 1])
 
-    def is_superseded(entry: Entry) -> bool:
-        later = bisect.bisect_right(numbers, entry.number)
-        return (
-            later < len(limits)
-            and isinstance(entry.record, STEPPED)
-            and entry.record.step >= limits[later]
-        )
+    def first(number: int) -> float:
+        later = bisect.bisect_right(numbers, number)
+        return limits[later] if later < len(limits) else math.inf
 
-    return is_superseded
+    return first
 
 
 def _resumes(run_dir: Path) -> list[tuple[int, int]]:

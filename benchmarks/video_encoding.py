@@ -1,7 +1,8 @@
 """A clip of 256 frames, 640 x 480, at 50 frames a second: seconds, bytes and quality of its file.
 
 Side by side: the encoders of metriplex, and `SummaryWriter.add_video` of tensorboardX, which needs
-moviepy (`pip install moviepy`; without it the others are measured alone). Two scenes: a cart-pole
+moviepy (`pip install moviepy`; without it the others are measured alone); and PyAV with the same
+filters, where it is installed (`pip install av`). Two scenes: a cart-pole
 of few colors, and a shaded one of many, like a physics engine's. Each file is decoded again: PSNR
 over all frames, how many of them are distinct where all were, and how many are another one than the
 one that was given (the nearest in the whole clip).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import io
 import math
@@ -22,8 +24,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from _measure import is_short, print_machine, print_table, ratio, take_turns
@@ -95,6 +98,38 @@ def metriplex_clip(kind: str, frames: np.ndarray) -> bytes:
     return encode(frames, fps=FPS, format=kind).data
 
 
+def pyav_gif(frames: np.ndarray) -> bytes:
+    """The same filters as metriplex has ffmpeg run, by PyAV in this process."""
+    av: Any = importlib.import_module("av")
+
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=WIDTH, height=HEIGHT, format="rgb24", time_base=Fraction(1, FPS)
+    )
+    split, palette = graph.add("split"), graph.add("palettegen")
+    use = graph.add("paletteuse", "dither=none:diff_mode=rectangle")
+    sink = graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(palette, 1, 0)
+    palette.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    file = io.BytesIO()
+    with av.open(file, "w", format="gif") as container:
+        stream = container.add_stream("gif", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "pal8"
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = index, Fraction(1, FPS)
+            source.push(picture)
+        source.push(None)
+        for _ in frames:
+            container.mux(stream.encode(sink.pull()))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
 def decode(clip: bytes) -> np.ndarray:
     if clip[4:8] == b"ftyp":
         command = [find_ffmpeg() or "ffmpeg", "-v", "error", "-i", "-", "-fps_mode", "passthrough"]
@@ -161,6 +196,8 @@ def main() -> None:
         f"metriplex, {kind}": functools.partial(metriplex_clip, kind)
         for kind in ("gif", "webp", "mp4")
     }
+    if importlib.util.find_spec("av") is not None:
+        encoders["PyAV, gif"] = pyav_gif
     print_machine("numpy", "pillow", "imageio-ffmpeg", "tensorboardX")
     if PEER not in encoders:
         print(f"{PEER} is not measured: moviepy is not installed\n")

@@ -1,4 +1,4 @@
-"""Eight seeds in one compiled program: every seed becomes a run of its own.
+"""Eight seeds in one compiled program: every seed becomes a run, and their statistics another.
 
 python examples/many_seeds.py
 tensorboard --logdir logs
@@ -7,6 +7,7 @@ tensorboard --logdir logs
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from metriplex import MetricsCallback
 from metriplex.demo.cartpole import CartPole
@@ -14,17 +15,20 @@ from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
 from metriplex.episodes import averages
 
-SEEDS = 8
+SEEDS = jnp.arange(8)
 CONFIG = Config(num_envs=8, num_iterations=20, num_epochs=4)
 
 
 def main() -> None:
-    keys = jax.random.split(jax.random.key(0), SEEDS)
-    with MetricsCallback(env=CartPole(), policy=ActorCritic) as metrics:
-        trained = jax.jit(jax.vmap(lambda key: train(metrics, key, CONFIG)))(keys)
+    with MetricsCallback(
+        env=CartPole(), policy=ActorCritic, lanes={"seed": SEEDS}, aggregate=True
+    ) as metrics:
+        program = jax.vmap(lambda seed: train(metrics, jax.random.key(seed), CONFIG))
+        trained = jax.jit(program)(SEEDS)
         mean_returns, _, _ = jax.vmap(averages)(trained.metrics.episodes)
         for seed, mean_return in enumerate(mean_returns):
             print(f"seed {seed}: mean return {float(mean_return):.1f}")
+        print(f"all seeds: mean return {float(mean_returns.mean()):.1f}")
         print(f"logged to {metrics.directory}")
 
 

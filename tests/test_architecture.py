@@ -26,8 +26,8 @@ MAX_LINES = 400
 
 NUMPY_ONLY = {"records", "errors"}
 HOST = {
-    *("cli", "hookcheck", "hookspecs", "hparams", "naming", "plugins"),
-    *("journal", "run", "sequence", "shutdown", "workers"),
+    *("aggregate", "cli", "hookcheck", "hookspecs", "hparams", "journal", "lanes", "naming"),
+    *("plugins", "routing", "run", "sequence", "shutdown", "transforms", "workers"),
 }
 """Modules, and packages with all that is in them."""
 PURE = {"counter", "episodes", "learning_rate", "training_log"}

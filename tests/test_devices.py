@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,39 @@ def in_two_axes(metrics: MetricsCallback) -> Any:
     return jax.jit(program)(REWARDS)
 
 
+def in_explicit_shard_map(metrics: MetricsCallback) -> Any:
+    where = mesh(AxisType.Explicit)
+    rewards = jax.device_put(REWARDS, NamedSharding(where, P("x")))
+    with jax.set_mesh(where):
+        program = jax.shard_map(partial(train, metrics), in_specs=P("x"), out_specs=P("x"))
+        return jax.jit(program)(rewards)
+
+
+def in_one_manual_axis_of_two(metrics: MetricsCallback) -> Any:
+    with jax.set_mesh(mesh(AxisType.Auto, 4, 2)):
+        program = jax.shard_map(
+            partial(train, metrics), in_specs=P("x"), out_specs=P("x"), axis_names={"x"}
+        )
+        return jax.jit(program)(REWARDS)
+
+
+def over_mixed_axes(metrics: MetricsCallback) -> Any:
+    kinds = (AxisType.Explicit, AxisType.Auto)
+    where = jax.make_mesh((4, 2), ("x", "y"), axis_types=kinds)
+    rewards = jax.device_put(REWARDS, NamedSharding(where, P("x")))
+    with jax.set_mesh(where):
+        return jax.jit(train)(metrics, rewards)
+
+
+def on_devices(metrics: MetricsCallback, *, chosen: slice, manual: bool) -> Any:
+    """On some devices only, or in another order."""
+    where = jax.sharding.Mesh(np.array(jax.devices()[chosen]), ("x",))
+    if not manual:
+        return jax.jit(train)(metrics, jax.device_put(REWARDS, NamedSharding(where, P("x"))))
+    program = jax.shard_map(partial(train, metrics), mesh=where, in_specs=P("x"), out_specs=P("x"))
+    return jax.jit(program)(REWARDS)
+
+
 def in_pmap(metrics: MetricsCallback) -> Any:
     return jax.pmap(partial(train, metrics), axis_name="x")(REWARDS.reshape(DEVICES, -1))
 
@@ -123,19 +157,33 @@ SPREAD: dict[str, tuple[Callable[[MetricsCallback], Any], dict[str, Any]]] = {
     "shard_map, named": (partial(in_shard_map, check=True), {"axis_name": "x"}),
     "shard_map of two axes": (in_two_axes, {}),
     "shard_map of two named": (in_two_axes, {"axis_name": ("x", "y")}),
+    "shard_map, Explicit": (in_explicit_shard_map, {}),
+    "shard_map of one axis of two": (in_one_manual_axis_of_two, {}),
+    "jit, Explicit and Auto": (over_mixed_axes, {}),
+    "jit, some devices": (partial(on_devices, chosen=slice(2, 6), manual=False), {}),
+    "jit, reversed": (partial(on_devices, chosen=slice(None, None, -1), manual=False), {}),
+    "shard_map, reversed": (partial(on_devices, chosen=slice(None, None, -1), manual=True), {}),
     "pmap": (in_pmap, {}),
     "pmap, named": (in_pmap, {"axis_name": "x"}),
     "vmap, named": (in_vmap, {"axis_name": "x"}),
 }
 
 
+@cache
+def on_one_device(*options: tuple[str, Any]) -> list[Any]:
+    with (
+        tempfile.TemporaryDirectory() as log_dir,
+        logging_to_memory(log_dir, **dict(options)) as (metrics, memory),
+    ):
+        jax.jit(train)(metrics, REWARDS)
+    return plain(memory.records)
+
+
 def compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, **options: Any
 ) -> tuple[list[Any], int]:
     """The records of one device, which are those of all; and how often these called the host."""
-    with logging_to_memory(tmp_path, **options) as (metrics, memory):
-        jax.jit(train)(metrics, REWARDS)
-    expected = plain(memory.records)
+    expected = on_one_device(*options.items())
     run, named = SPREAD[way]
     blocks = host_calls(monkeypatch)
     with logging_to_memory(tmp_path, **options, **named) as (metrics, memory):
@@ -250,6 +298,35 @@ def test_seeds_over_devices_are_lanes(tmp_path: Path, way: str, buffer: int) -> 
         assert memory.values("train/loss", lane) == [sum(of_lane) / envs] * ITERATIONS
         averages = np.mean([ema(reward) for reward in of_lane], axis=0)
         assert memory.values("episode/return", lane) == pytest.approx(averages, rel=1e-6)
+
+
+def test_statistics_over_seeds_that_come_by_a_call_a_device(tmp_path: Path) -> None:
+    run, options, lanes = SEEDS["shard_map"]
+    described = {"first": REWARDS.reshape(lanes, -1)[:, 0]}
+    with logging_to_memory(tmp_path, aggregate=True, lanes=described, **options) as (
+        metrics,
+        memory,
+    ):
+        run(metrics)
+    losses = REWARDS.reshape(lanes, -1).mean(axis=1)
+    assert memory.values("aggregate/train/loss/mean") == [float(losses.mean())] * ITERATIONS
+    assert memory.values("aggregate/train/loss/max") == [float(losses.max())] * ITERATIONS
+    assert memory.steps() == [2 * (index + 1) for index in range(ITERATIONS)]
+
+
+def test_a_long_program_on_eight_devices_logs_in_order(tmp_path: Path) -> None:
+    def program(metrics: MetricsCallback, rewards: jax.Array) -> Any:
+        def iterate(state: MetricsState, index: jax.Array) -> tuple[MetricsState, None]:
+            return metrics.on_iteration(state, training_log={"index": index}), None
+
+        return lax.scan(iterate, metrics.init(len(rewards)), jnp.arange(1000))[0].iteration[None]
+
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        spread = jax.shard_map(
+            partial(program, metrics), mesh=mesh(AxisType.Auto), in_specs=P("x"), out_specs=P("x")
+        )
+        assert jax.jit(spread)(REWARDS).tolist() == [1000] * DEVICES
+    assert memory.values("train/index") == list(range(1000))
 
 
 def test_log_is_written_by_one_device(tmp_path: Path) -> None:

@@ -92,3 +92,12 @@ def test_many_seeds(tmp_path):
         last.append(returns[-1][1])
     assert len(set(last)) == 8
     assert min(last) > 30
+    overall = read(run)
+    statistics = {name: curve[-1] for name, curve in overall.items() if "/return/" in name}
+    assert {step for step, _ in statistics.values()} == {20 * 1024}
+    mean = sum(last) / 8
+    assert statistics["aggregate/episode/return/mean"][1] == pytest.approx(mean, rel=1e-5)
+    assert statistics["aggregate/episode/return/min"][1] == min(last)
+    middle = sum(sorted(last)[2:6]) / 4
+    assert statistics["aggregate/episode/return/iqm"][1] == pytest.approx(middle, rel=1e-5)
+    assert f"all seeds: mean return {mean:.1f}" in printed

@@ -375,6 +375,20 @@ def test_whatever_the_speed_every_record_comes_once_and_in_order(
 # ---- acknowledgements on disk -------------------------------------------------------------------
 
 
+def test_what_a_backend_has_no_hook_for_is_not_owed_to_it(
+    make: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make(Service())
+    run.log_scalars(1, X)
+    run.log_media(Image(2, "frame", np.zeros((1, 1, 3), np.uint8)))
+    run.flush(LONG)
+    assert acked(tmp_path) == (2, [])
+    run.log_media(Image(3, "frame", np.zeros((1, 1, 3), np.uint8)))
+    run.close("finished", LONG)
+    assert acked(tmp_path) == (3, [])
+    assert caplog.records == []
+
+
 def test_an_ack_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "journal").mkdir()
     assert load_ack(tmp_path, "../my own") is None

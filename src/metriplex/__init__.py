@@ -23,6 +23,7 @@ from metriplex.records import (
     Diagnosis,
     Histogram,
     Image,
+    Lane,
     RunInfo,
     Scalar,
     Scalars,
@@ -31,6 +32,7 @@ from metriplex.records import (
     lane_name,
 )
 from metriplex.rendering import Environment, Renderer
+from metriplex.routing import Route
 from metriplex.state import MetricsState
 from metriplex.video.encoding import encode_video
 
@@ -45,6 +47,7 @@ __all__ = [
     "Histogram",
     "Image",
     "JITSummaryWriter",
+    "Lane",
     "LoggingError",
     "MetricsCallback",
     "MetricsState",
@@ -52,6 +55,7 @@ __all__ = [
     "NonFiniteError",
     "PluginError",
     "Renderer",
+    "Route",
     "RunInfo",
     "Scalar",
     "Scalars",

@@ -16,7 +16,7 @@ import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
 from metriplex.journal import FsyncPolicy
-from metriplex.run import NonFinite
+from metriplex.finite import NonFinite
 from metriplex.state import Config, MetricsState
 
 if TYPE_CHECKING:
@@ -130,6 +130,24 @@ def check_resume(resume: Any, name: Any, step: Any, journal: Any) -> None:
         )
     if step is not None:
         check_count("resume_step", step, least=0)
+
+
+def check_video(
+    *, interval: Any, num_steps: Any, width: Any, height: Any, fps: Any, mode: Any
+) -> dict[str, Any]:
+    """Gives back what describes the videos of a run.
+
+    Raises:
+        ConfigurationError: A value is not usable.
+    """
+    return {
+        "interval": check_count("video_interval", interval, least=0),
+        "num_steps": check_count("video_num_steps", num_steps, least=1),
+        "width": check_count("video_width", width, least=1),
+        "height": check_count("video_height", height, least=1),
+        "fps": check_positive("video_fps", fps),
+        "mode": check_choice("video_worker", mode, ("process", "thread")),
+    }
 
 
 def check_hparams(hparams: Any) -> Any:

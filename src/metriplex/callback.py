@@ -9,32 +9,34 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metriplex import state as device
+from metriplex.aggregate import Aggregator
 from metriplex.arguments import (
-    check_choice,
     check_count,
     check_hparams,
     check_journal,
-    check_positive,
     check_resume,
     check_state,
     check_step,
+    check_video,
     check_where,
     join_ends,
     make_config,
 )
 from metriplex.hparams import flatten_hparams
+from metriplex.lanes import make_lanes
 from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.naming import run_name
 from metriplex.opening import open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
-from metriplex.run import NonFinite, Run
+from metriplex.finite import NonFinite
+from metriplex.run import Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
+from metriplex.transforms import create_transforms
 
 if TYPE_CHECKING:
     import os
@@ -74,9 +76,19 @@ class MetricsCallback(RunOwner):
             restored. What was logged beyond is superseded in every backend. None: the newest step
             that was logged; nothing is superseded.
         backends: What the run is logged to: names of installed backends, `{name: options}`,
-            backend objects, or a list of these. None: TensorBoard.
+            backend objects, a `metriplex.Route` of one of these, or a list of them. None:
+            TensorBoard.
+        transforms: What changes or drops scalars before they are logged, one after another: names
+            of installed transforms, `{name: options}`, objects with the hook `transform_scalars`,
+            or a list of these.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
+        lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
+            of the shape of the vmapped axes (`{"lr": rates}`; for nested axes also shapes that
+            broadcast to theirs, as `rates[:, None]` does). Logged once, with each lane.
+        lane_names: Names of the lanes, which are those of their directories; None: `seed_000`, ...
+        aggregate: Also log statistics over lanes, in the run itself: mean, standard deviation,
+            min, max, median and interquartile mean of each tag, as `aggregate/{tag}/mean`, ...
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length
             of the episodes that finished since the last record.
         reduce: What to do with arrays in `training_log`: None makes them an error, `"mean"`
@@ -133,8 +145,12 @@ class MetricsCallback(RunOwner):
         resume: str | os.PathLike[str] | None = None,
         resume_step: int | None = None,
         backends: object = None,
+        transforms: object = None,
         hparams: object = None,
         total_steps: int | None = None,
+        lanes: Mapping[str, Any] | None = None,
+        lane_names: Sequence[str] | None = None,
+        aggregate: bool = False,
         episode_stats: bool = False,
         reduce: Literal["mean"] | None = None,
         learning_rate: float | Callable[..., Any] | None = None,
@@ -171,20 +187,22 @@ class MetricsCallback(RunOwner):
             total_steps = check_count("total_steps", total_steps, least=1)
         check_resume(resume, name, resume_step, journal_options)
         flat = flatten_hparams(check_hparams(hparams))
+        described = make_lanes(lanes, lane_names)
         plugins = create_backends(backends)
-        size = {
-            "interval": check_count("video_interval", video_interval, least=0),
-            "num_steps": check_count("video_num_steps", video_num_steps, least=1),
-            "width": check_count("video_width", video_width, least=1),
-            "height": check_count("video_height", video_height, least=1),
-        }
-        fps = check_positive("video_fps", video_fps)
-        mode = check_choice("video_worker", video_worker, ("process", "thread"))
+        chain = create_transforms(transforms)
+        shown = check_video(
+            interval=video_interval,
+            num_steps=video_num_steps,
+            width=video_width,
+            height=video_height,
+            fps=video_fps,
+            mode=video_worker,
+        )
         videos = None
         if video_interval:
             from metriplex.video.setup import prepare_videos  # only those who want videos need it
 
-            videos = prepare_videos(env, plugins, renderer=renderer, fps=fps, mode=mode, **size)
+            videos = prepare_videos(env, plugins, renderer=renderer, **shown)
             config = replace(config, video=videos and videos.program)
         now = datetime.now()
         opened = open_run(
@@ -192,24 +210,27 @@ class MetricsCallback(RunOwner):
             run_name(name, env, policy, now),
             now.timestamp(),
             total_steps=total_steps,
+            lanes=described,
             resume=resume,
             resume_step=resume_step,
             journal=journal_options,
         )
-        self._config = replace(
-            config, first_step=opened.first_step, first_iteration=opened.first_iteration
-        )
+        first = {"first_step": opened.first_step, "first_iteration": opened.first_iteration}
+        self._config = replace(config, **first)
         run = Run(
             opened.info,
             plugins,
             nonfinite=nonfinite,
             queue_size=queue_size,
             journal=opened.journal,
+            transforms=chain,
         )
+        if aggregate:
+            run.aggregator = Aggregator(len(described))
         self._open(run)
         if videos is not None:
             videos.record(run)
-        if flat:
+        if flat or described:
             run.log_hparams(flat)
 
     # ---- on the device --------------------------------------------------------------------------
@@ -376,13 +397,6 @@ class MetricsCallback(RunOwner):
         self._config = config
         self._run = None
         return self
-
-    def __repr__(self) -> str:
-        run = self._known_run()
-        return "MetricsCallback(<traced>)" if run is None else f"MetricsCallback({run.info.name!r})"
-
-    def _traced_handle(self) -> jax.Array:
-        return jnp.asarray(self._handle, jnp.int32)
 
 
 @functools.cache

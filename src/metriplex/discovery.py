@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,81 @@ if TYPE_CHECKING:
 
 GROUPS: Mapping[str, str] = {
     "backend": "metriplex.backends",
+    "transform": "metriplex.transforms",
     "renderer": "metriplex.renderers",
     "environment": "metriplex.environments",
 }
 """Kind of plugin to the entry-point group in which it is found."""
 
 
+def items(kind: str, requested: object) -> list[object]:
+    """What was asked for, one by one.
+
+    Args:
+        kind: `backend` or `transform`.
+        requested: One thing, or a sequence of them.
+
+    Raises:
+        ConfigurationError: There is a sequence in the sequence.
+    """
+    if not isinstance(requested, Sequence) or isinstance(requested, (str, bytes, bytearray)):
+        return [requested]
+    if any(isinstance(item, (list, tuple)) for item in requested):
+        raise ConfigurationError(f"`{kind}s` takes {_accepted(kind)}; got a list in a list")
+    return list(requested)
+
+
+def make(kind: str, item: object) -> Iterator[tuple[str, object]]:
+    """Makes the plugins that one item of what was asked for stands for, with their names.
+
+    Args:
+        kind: `backend` or `transform`.
+        item: The name of an installed plugin; a mapping from names to the options of their
+            factories; or an object, whose name is its attribute `name` if that is a string, or its
+            class's name (`MyOwnBackend` is `my_own`).
+
+    Raises:
+        PluginError: A plugin is not installed, is installed more than once, or is broken.
+        ConfigurationError: `item` is nothing of the above, or an option's value is rejected.
+    """
+    if isinstance(item, str):
+        yield item, construct(kind, item, None)
+    elif isinstance(item, Mapping):
+        for name, options in item.items():
+            if not isinstance(name, str):
+                raise ConfigurationError(f"the name of a {kind} must be a string, got {name!r}")
+            yield name, construct(kind, name, options)
+    elif type(item).__module__ == "builtins" and not (
+        inspect.ismodule(item) or inspect.isclass(item)
+    ):
+        raise ConfigurationError(
+            f"`{kind}s` takes {_accepted(kind)}; got {item!r} of type `{type(item).__name__}`"
+        )
+    else:
+        yield _object_name(kind, item), item
+
+
+def _accepted(kind: str) -> str:
+    return (
+        f"the name of an installed {kind}, a dictionary `{{name: options}}`, a {kind} object, or a "
+        f"list of these"
+    )
+
+
+def _object_name(kind: str, plugin: object) -> str:
+    name = getattr(plugin, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    owner = plugin if inspect.isclass(plugin) or inspect.ismodule(plugin) else type(plugin)
+    stem = owner.__name__.rpartition(".")[2].removesuffix(kind.capitalize()) or kind
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", stem).lower()
+
+
 def construct(kind: str, name: str, options: object) -> object:
     """Makes the object that an installed plugin's factory gives.
 
     Args:
-        kind: `backend`, `renderer` or `environment`.
+        kind: `backend`, `transform`, `renderer` or `environment`.
         name: The plugin's name.
         options: Mapping of the factory's arguments; None for none.
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from itertools import chain
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+
+import pluggy
 
 from metriplex.errors import PluginError
 from metriplex.hookspecs import PROJECT, spec_hooks
@@ -32,6 +35,43 @@ def _function(owner: object, attribute: str) -> Callable[..., object] | None:
     found = inspect.getattr_static(owner, attribute, None)
     found = getattr(found, "__func__", found)
     return found if inspect.isfunction(found) else None
+
+
+def callers(
+    plugin: object, spec: type, kind: str, name: str
+) -> tuple[frozenset[str], pluggy.HookRelay]:
+    """What calls the hooks of one plugin, each with the arguments that the plugin names.
+
+    Args:
+        plugin: The object whose methods are the hooks; all are checked.
+        spec: The class that declares them.
+        kind: `backend` or `transform`.
+        name: The plugin's name.
+
+    Returns:
+        The hooks that the plugin implements, and an object with a method for each hook of the spec,
+        which does nothing where the plugin has none.
+
+    Raises:
+        PluginError: A hook is misspelled, isn't marked, asks for an argument that it can't be
+            given, or there is none at all.
+    """
+    label = f"{kind} `{name}`"
+    if inspect.isclass(plugin):
+        raise PluginError(
+            f"{label} is the class `{plugin.__name__}`: give an instance of it, "
+            f"`{plugin.__name__}(...)`"
+        )
+    hooks = frozenset(check_hooks(plugin, spec, label))
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(spec)
+    methods = {method: getattr(plugin, method) for method, _, _ in marked_hooks(plugin)}
+    try:  # only the hooks, as some versions of pluggy run all the properties of a plugin
+        manager.register(SimpleNamespace(**methods), name)
+        manager.check_pending()
+    except Exception as error:
+        raise PluginError(f"{label} can't be registered: {error}") from error
+    return hooks, manager.hook
 
 
 def check_hooks(owner: object, spec: type, label: str) -> tuple[str, ...]:

@@ -171,6 +171,30 @@ MEDIA_HOOKS: Mapping[type[Media], tuple[str, str]] = {
 """Type of a record to the hook that takes it, and the name of the hook's argument."""
 
 
+class TransformSpec:
+    """The hook of a transform: `metriplex.transforms` entry points name factories of such objects.
+
+    It is called from whichever thread logs (for compiled programs, one that decodes their rows),
+    while the run takes no other record, and before anything else sees the record: so it returns
+    soon, and logs nothing itself.
+    """
+
+    @hookspec(firstresult=True)
+    def transform_scalars(self, run: RunInfo, record: Scalars) -> Scalars | None:
+        """Called for every record, in the order in which they were logged.
+
+        If it raises, the record goes on as it was.
+
+        Args:
+            run: The run.
+            record: What was logged, or what the transform before made of it; not to be changed.
+
+        Returns:
+            The record that goes on, the same one or another, such as
+            `dataclasses.replace(record, values=...)`; None drops it for all backends.
+        """
+
+
 class RendererSpec:
     """The hooks of a renderer: `metriplex.renderers` entry points name factories of such objects.
 
@@ -226,6 +250,7 @@ class EnvironmentSpec:
 
 SPECS: Mapping[str, type] = {
     "backend": BackendSpec,
+    "transform": TransformSpec,
     "renderer": RendererSpec,
     "environment": EnvironmentSpec,
 }

@@ -12,7 +12,7 @@ from metriplex.errors import ConfigurationError
 from metriplex.journal import newest_step, read_entries, read_run
 from metriplex.naming import create_directory
 from metriplex.recording import RunJournal, open_journal
-from metriplex.records import RunInfo, Scalars
+from metriplex.records import Lane, RunInfo, Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +44,7 @@ def open_run(
     now: float,
     *,
     total_steps: int | None = None,
+    lanes: tuple[Lane, ...] = (),
     resume: object = None,
     resume_step: int | None = None,
     journal: Mapping[str, Any] | None = None,
@@ -55,6 +56,7 @@ def open_run(
         name: The name of a new run.
         now: Seconds since the Unix epoch.
         total_steps: Environment steps of the whole training; None if they aren't known.
+        lanes: What is known of the run's lanes.
         resume: As for `find_run`; None for a new run.
         resume_step: The step of the checkpoint, beyond which everything is superseded; None for the
             newest one that was logged, and to supersede nothing.
@@ -66,11 +68,11 @@ def open_run(
     """
     if resume is None:
         directory = create_directory(log_dir, name)
-        info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps)
+        info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps, lanes=lanes)
         return Opened(info, open_journal(info, journal))
     directory = find_run(resume, log_dir)
     try:
-        info = _known(directory, total_steps, resume_step)
+        info = _known(directory, total_steps, lanes, resume_step)
         opened = open_journal(info, journal)
         if resume_step is None:
             resume_step = max(newest_step(directory).values(), default=0)
@@ -83,12 +85,15 @@ def open_run(
         ) from error
 
 
-def _known(directory: Path, total_steps: int | None, resume_step: int | None) -> RunInfo:
+def _known(
+    directory: Path, total_steps: int | None, lanes: tuple[Lane, ...], resume_step: int | None
+) -> RunInfo:
     known = read_run(directory)
     return dataclasses.replace(
         known,
         directory=directory,
         total_steps=known.total_steps if total_steps is None else total_steps,
+        lanes=lanes or known.lanes,
         resume_step=None if resume_step is None else resume_step + 1,
     )
 

@@ -27,6 +27,20 @@ def lane_name(lane: int) -> str:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """One lane of a run whose lanes were described.
+
+    Attributes:
+        name: What its directory or child run is called.
+        hparams: Hyper-parameters in which it differs from other lanes, by name.
+    """
+
+    name: str
+    hparams: Mapping[str, Scalar | str] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class RunInfo:
     """One run: what a backend needs to know to open it. Equal and hashable by `id`.
 
@@ -38,6 +52,7 @@ class RunInfo:
         total_steps: Environment steps that the whole training will take, if known.
         resume_step: The first step that this process logs again, when the run continues an
             earlier one: what was logged at this step and beyond is superseded. None for a new run.
+        lanes: Names and hyper-parameters of lanes, by index; empty if nobody has described them.
     """
 
     id: str
@@ -46,6 +61,11 @@ class RunInfo:
     start_time: float = field(compare=False)
     total_steps: int | None = field(default=None, compare=False)
     resume_step: int | None = field(default=None, compare=False)
+    lanes: tuple[Lane, ...] = field(default=(), compare=False)
+
+    def lane_name(self, lane: int) -> str:
+        """What a lane is called in this run: as it was named, else `seed_000`, `seed_001`, ..."""
+        return self.lanes[lane].name if 0 <= lane < len(self.lanes) else lane_name(lane)
 
 
 @final

@@ -12,24 +12,24 @@ import time
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, final
 
 from metriplex.acks import Ack, ack_path, load_ack
-from metriplex.errors import ClosedError, NonFiniteError
+from metriplex.errors import ClosedError
+from metriplex.finite import FiniteFilter, NonFinite
 from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.sequence import WINDOW, Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
+from metriplex.transforms import Transforms
 from metriplex.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from metriplex.aggregate import Aggregator
     from metriplex.plugins import Backend
     from metriplex.recording import RunJournal
 
 logger = logging.getLogger("metriplex")
 
-NonFinite: TypeAlias = Literal["error", "abort", "warn", "keep"]
-
-LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
 
 JOURNAL_QUEUE = 65_536
@@ -54,7 +54,8 @@ class Run:
     """Everything of one run that lives on the host.
 
     `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
-    both in one order for all backends; no hook is called under it. In this order they are numbered.
+    both in one order for all backends, in which they are numbered; of all hooks only transforms are
+    called under it.
 
     Args:
         info: What backends know of the run.
@@ -62,10 +63,12 @@ class Run:
         nonfinite: As for `MetricsCallback`.
         queue_size: Records that may wait in memory for one backend.
         journal: What keeps them until every backend has them; None for nothing.
+        transforms: What changes or drops scalars before anything else sees them.
 
     Attributes:
         info: What backends know of the run.
         recorder: Makes videos, if there are any.
+        aggregator: Makes statistics over lanes, if they are wanted.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class Run:
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: RunJournal | None = None,
+        transforms: Transforms | None = None,
     ) -> None:
         self.info = info
-        self._nonfinite = nonfinite
+        self._transforms = transforms or Transforms()
+        self._finite = FiniteFilter(info.name, nonfinite)
         self._number = 0 if journal is None else journal.start
         self._resumed = self._number > 0
         self._journal = journal
@@ -102,9 +107,8 @@ class Run:
         self._all = [*([self._recording] if self._recording else []), *self._workers]
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
-        self._rejected: dict[tuple[str, int | None], int] = {}
-        self._first_rejected: str | None = None
         self.recorder: Recorder | None = None
+        self.aggregator: Aggregator | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._closed = False
@@ -146,6 +150,7 @@ class Run:
         """Hands on the rows that still wait for earlier ones: the program has ended."""
         with self._lock:
             self._take([row for one in self._sequencers.values() for row in one.release()])
+            self._submit_checked(self.aggregator.release() if self.aggregator else ())
 
     def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
         """Logs values that are on the host already.
@@ -158,7 +163,7 @@ class Run:
             ClosedError: The run is closed.
         """
         record = Scalars(step=step, values=dict(values), wall_time=time.time())
-        self._log(lambda: self._submit_scalars([self._check(record)]))
+        self._log(lambda: self._submit_scalars([record]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
@@ -181,7 +186,7 @@ class Run:
         deadline = time.monotonic() + timeout
         for done in [worker.start_flush() for worker in self._all]:
             done.wait(max(deadline - time.monotonic(), 0.0))
-        self._raise_rejected()
+        self._finite.raise_rejected()
 
     def close(self, status: str, timeout: float) -> None:
         """Delivers what is queued, closes every backend, and reports what was not delivered.
@@ -203,7 +208,7 @@ class Run:
         finally:
             first = self._close_workers(status, timeout, deadline)
         if first:
-            self._raise_rejected()
+            self._finite.raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What has become of the records so far, backend by backend."""
@@ -237,7 +242,7 @@ class Run:
                 if last.get((row.lane, row.wall_time)) == index:
                     values = {**values, **self._rate(row)}
                 record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
-                records.append(self._check(record))
+                records.append(record)
             elif row.kind == "video" and self.recorder is not None:
                 self.recorder.submit(row)
         self._submit_scalars(records)
@@ -251,7 +256,13 @@ class Run:
         return {STEPS_PER_SECOND: (row.step - known[0]) / (row.wall_time - known[1])}
 
     def _submit_scalars(self, records: Sequence[Scalars]) -> None:
-        records = [record for record in records if record.values]
+        records = self._transforms.apply(self.info, records)
+        if self.aggregator is not None:
+            records += self.aggregator.push(records)
+        self._submit_checked(records)
+
+    def _submit_checked(self, records: Sequence[Scalars]) -> None:
+        records = self._finite(records)
         if records:
             self._submit("log_scalars", ("records", tuple(records)), len(records))
 
@@ -268,50 +279,6 @@ class Run:
         self._number += records
         for worker in self._all:
             worker.submit(first, hook, argument, records)
-
-    def _check(self, record: Scalars) -> Scalars:
-        """The record without the values that `nonfinite` rejects."""
-        if self._nonfinite == "keep":
-            return record
-        bad = [
-            tag
-            for tag, value in record.values.items()
-            if isinstance(value, float) and not math.isfinite(value)
-            if not _is_unknown_rate(tag, value)
-        ]
-        if not bad:
-            return record
-        for tag in bad:
-            self._reject(tag, record)
-        kept = {tag: value for tag, value in record.values.items() if tag not in bad}
-        return Scalars(record.step, kept, record.iteration, record.lane, record.wall_time)
-
-    def _reject(self, tag: str, record: Scalars) -> None:
-        key = (tag, record.lane)
-        known = key in self._rejected
-        self._rejected[key] = self._rejected.get(key, 0) + 1
-        if known:
-            return
-        lane = "" if record.lane is None else f", lane {record.lane}"
-        what = f"`{tag}` is {record.values[tag]} at step {record.step}{lane}"
-        level = logging.WARNING if self._nonfinite == "warn" else logging.ERROR
-        logger.log(level, "run `%s`: %s; the value reaches no backend", self.info.name, what)
-        if self._first_rejected is None and self._nonfinite != "warn":
-            self._first_rejected = what
-
-    def _raise_rejected(self) -> None:
-        with self._lock:
-            first, self._first_rejected = self._first_rejected, None
-            count = sum(self._rejected.values())
-            tags = ", ".join(sorted({f"`{tag}`" for tag, _ in self._rejected}))
-            if first is not None:
-                self._rejected.clear()
-        if first is not None:
-            raise NonFiniteError(
-                f"run `{self.info.name}`: {first}; {count} value(s) that are NaN or infinite were "
-                f"rejected, of {tags}: mend the training, or construct the callback with "
-                f'`nonfinite="keep"` to log them or `"warn"` to leave them out'
-            )
 
     # ---- the end --------------------------------------------------------------------------------
 
@@ -387,9 +354,3 @@ def _ack(info: RunInfo, backend: Backend, start: int) -> Ack:
         ack = Ack(ack_path(info.directory, backend.name), start)
         ack.miss(0, start)
     return ack
-
-
-def _is_unknown_rate(tag: str, value: Scalar) -> bool:
-    """NaN is how an unknown learning rate is logged, and alone is never rejected."""
-    is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
-    return is_rate and math.isnan(value)

@@ -183,14 +183,14 @@ class Worker:
             opened = self._call(Task("open_run"))
             while (task := self._next_task()).hook != "close_run":
                 if task.hook == "flush":
-                    self._flush()
+                    self._flush(task.end)
                 elif task.hook == REREAD:
                     self._reread(task)
                 elif not self._suspended:
                     self._deliver(task)
                 if task.done is not None:
                     task.done.set()
-            self._flush()
+            self._flush(task.end)
             if opened:
                 self._call(task)
         finally:
@@ -244,8 +244,11 @@ class Worker:
             self._ack.miss(first, end)
         self._position = end
 
-    def _flush(self) -> None:
+    def _flush(self, reached: int = 0) -> None:
+        """Flushes; everything before `reached` was delivered, or there is no hook for it."""
         self._dirty = False
+        if not self._suspended:
+            self._position = max(self._position, reached)
         position = self._position
         if not self._suspended and "flush" in self.target.hooks:
             self._dirty = not self._call(Task("flush", first=position, end=position))

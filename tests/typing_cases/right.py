@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -38,6 +39,13 @@ class Backend:
             print(record.step, loss)
 
 
+@final
+class Halve:
+    @metriplex.hookimpl
+    def transform_scalars(self, record: metriplex.Scalars) -> metriplex.Scalars | None:
+        return replace(record, values={tag: value / 2 for tag, value in record.values.items()})
+
+
 @jax.jit
 def iterate(state: TrainState, reward: jax.Array, done: jax.Array) -> TrainState:
     metrics, metrics_state, opt_state = state
@@ -61,7 +69,14 @@ def main() -> None:
     with metriplex.MetricsCallback(
         "run",
         log_dir=Path("logs"),
-        backends=["tensorboard", {"console": {}}, Backend()],
+        backends=[
+            "tensorboard",
+            {"console": {}},
+            Backend(),
+            metriplex.Route("wandb", include="episode/*", every=10_000),
+            metriplex.Route({"mlflow": {}}, exclude=["time/*"], every=timedelta(seconds=30)),
+        ],
+        transforms=[Halve(), "smooth"],
         hparams={"optimizer": {"rate": 3e-4}},
         learning_rate=optax.linear_schedule(1.0, 0.0, 10),
         axis_name=("devices", "seeds"),

@@ -75,6 +75,22 @@ def test_one_run_is_live_and_the_next_beside_it_plain(run):
     assert "╭─" in third.getvalue()
 
 
+def test_statistics_over_lanes_are_its_own_and_empty_hparams_take_no_line(run):
+    file = io.StringIO()
+    backend = ConsoleBackend(file=file, live=False, every_secs=0)
+    backend.open_run(run)
+    backend.log_hparams(run, {})
+    statistics = Scalars(5, {"aggregate/x/mean": 2.0, "aggregate/x/iqm": 2.0})
+    backend.log_scalars(run, [Scalars(5, {"x": 1.0 + 2 * i}, 0, lane=i) for i in (0, 1)])
+    backend.log_scalars(run, [statistics])
+    backend.log_scalars(run, [Scalars(6, {"aggregate/mine": 1.0, "y": 0.5}), statistics])
+    lines = file.getvalue().splitlines()[1:]
+    assert lines == [
+        "step=5 iteration=0 lanes=2 x=2+-1",
+        "step=6 iteration=0 lanes=2 aggregate/mine=1 y=0.5",
+    ]
+
+
 def test_256_lanes_of_20_tags_from_a_worker(run):
     file = io.StringIO()
     backend = ConsoleBackend(file=file, live=True)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metriplex import RunInfo, Scalars, Text, Video
+from metriplex import Lane, RunInfo, Scalars, Text, Video
 from metriplex_tensorboard import TensorBoardBackend
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 60.0
-RUNS = {"one", "two", "one/seed_000", "two/seed_000"}
+RUNS = {"one", "two", "one/seed_000", "two/seed_000", "sweep", "sweep/slow", "sweep/fast"}
 
 
 class Server:
@@ -67,7 +67,7 @@ class Server:
     def wait_until_loaded(self) -> None:
         """Runs are listed before all of their files are read; the last event ends the wait."""
         deadline = time.monotonic() + TIMEOUT
-        while set(self.json("runs")) != RUNS or not self.has_last("one", "two"):
+        while set(self.json("runs")) != RUNS or not self.has_last("one", "sweep/fast"):
             assert time.monotonic() < deadline, self.json("runs")
             threading.Event().wait(0.1)
 
@@ -113,6 +113,7 @@ def write_logs(directory: Path) -> None:
         frames = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
         backend.log_video(run, Video(7, "eval/video", frames, fps=50.0))
         backend.close_run(run, status)
+    write_sweep(directory / "sweep")
     again = RunInfo(
         id="again", name="one", directory=directory / "one", start_time=0.0, resume_step=8 * 10**8
     )
@@ -121,6 +122,18 @@ def write_logs(directory: Path) -> None:
     backend.log_scalars(again, [Scalars(8 * 10**8, {"episode/return": 80.0}, wall_time=1.8e9)])
     backend.log_scalars(again, [Scalars(5 * 10**9, {"last": 1.0})])
     backend.close_run(again, "finished")
+
+
+def write_sweep(directory: Path) -> None:
+    """A run of two lanes with hyper-parameters of their own."""
+    directory.mkdir()
+    lanes = (Lane("slow", {"lr": 0.125}), Lane("fast", {"lr": 0.25}))
+    run = RunInfo("sweep", "sweep", directory, start_time=0.0, lanes=lanes)
+    backend = TensorBoardBackend()
+    backend.open_run(run)
+    backend.log_hparams(run, {"anneal": False, "env": "CartPole", "n": 4})
+    backend.log_scalars(run, [Scalars(3, {"episode/return": 9.0 + i}, lane=i) for i in (0, 1)])
+    backend.close_run(run, "finished")
 
 
 def test_every_tab_shows_what_was_logged(server: Server) -> None:
@@ -165,10 +178,15 @@ def test_hparams_tab_lists_each_run_once_with_its_metrics(server: Server) -> Non
     assert hparams == {
         "one": {"lr": 0.5, "anneal": True, "env": "CartPole", "n": 4.0},
         "two": {"lr": 1.5, "anneal": True, "env": "CartPole", "n": 4.0},
+        "sweep/slow": {"lr": 0.125, "anneal": False, "env": "CartPole", "n": 4.0},
+        "sweep/fast": {"lr": 0.25, "anneal": False, "env": "CartPole", "n": 4.0},
     }
     assert {name: session["status"] for name, session in sessions.items()} == {
         "one": "STATUS_SUCCESS",
         "two": "STATUS_FAILURE",
+        "sweep/slow": "STATUS_SUCCESS",
+        "sweep/fast": "STATUS_SUCCESS",
     }
-    [metric] = sessions["two"]["metricValues"]
-    assert (metric["value"], metric["trainingStep"]) == (10.0, 900_000_000)
+    for name, value, step in (("two", 10.0, 900_000_000), ("sweep/fast", 10.0, 3)):
+        [metric] = sessions[name]["metricValues"]
+        assert (metric["value"], metric["trainingStep"]) == (value, step)

@@ -44,7 +44,7 @@ def main(kind: str, name: str, report: str) -> None:
     """Makes one trial.
 
     Args:
-        kind: `jax`, `backend`, `renderer` or `environment`.
+        kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
         name: The plugin's name.
         report: File that gets status, text and remedy.
     """

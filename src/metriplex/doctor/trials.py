@@ -20,7 +20,7 @@ def run_trial(kind: str, name: str, directory: Path, *, limit_secs: float = TRIA
     """Has a child process try one thing.
 
     Args:
-        kind: `jax`, `backend`, `renderer` or `environment`.
+        kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
         name: The plugin's name.
         directory: Made; the child works there and puts its temporary files there.
         limit_secs: Seconds after which the child is ended.

@@ -1,6 +1,7 @@
 """The contracts that plugins keep, as test classes to subclass; they need pytest.
 
-Whoever passes them works with metriplex: `RendererContract` is for renderers.
+Whoever passes them works with metriplex: `BackendContract` is for backends, `RendererContract` for
+renderers.
 """
 
 from __future__ import annotations
@@ -14,9 +15,20 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from metriplex.testing.clips import read_clip, read_picture
+from metriplex.testing.contract import BackendContract
+from metriplex.testing.memory import MemoryBackend
 from metriplex.testing.renderers import RendererContract
 from metriplex.testing.stored import Series, Stored
 
 del pytest
 
-__all__ = ["RendererContract", "Series", "Stored"]
+__all__ = [
+    "BackendContract",
+    "MemoryBackend",
+    "RendererContract",
+    "Series",
+    "Stored",
+    "read_clip",
+    "read_picture",
+]

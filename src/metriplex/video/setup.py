@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.video.environments import PatternEnvironment
 from metriplex.video.program import VideoProgram
-from metriplex.video.recorder import VideoRecorder
+from metriplex.video.recorder import TAG, VideoRecorder
 from metriplex.video.selection import adapt_environment, create_renderer
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def prepare_videos(
         raise ConfigurationError(
             f"`video_interval={interval}` needs the environment that is to be shown: pass `env=`"
         )
-    formats = tuple(sorted({one.video_format for one in backends if "log_video" in one.hooks}))
+    takers = [one for one in backends if "log_video" in one.hooks]
+    takers = [one for one in takers if one.route is None or one.route.takes(TAG)]
+    formats = tuple(sorted({one.video_format for one in takers}))
     if not formats:
         return None
     try:

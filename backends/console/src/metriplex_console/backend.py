@@ -135,7 +135,9 @@ class ConsoleBackend:
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
         """Prints the hyper-parameters as one line."""
-        self._view(run).hparams(hparams)
+        view = self._view(run)
+        if hparams:
+            view.hparams(hparams)
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
@@ -145,7 +147,10 @@ class ConsoleBackend:
             metriplex.ClosedError: The run is not open.
             OSError: The output can't be written to.
         """
-        self._view(run).update(records)
+        # Of lanes it shows statistics anyway, of their newest values.
+        own = [record for record in records if not _is_aggregate(record)]
+        if own:
+            self._view(run).update(own)
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
@@ -157,9 +162,15 @@ class ConsoleBackend:
         """Shows the final state and restores the terminal; a second call does nothing."""
         with self._lock:
             view = self._views.pop(run.id, None)
-            _open_runs.discard(run.id)
         if view is not None:
-            view.close(status)
+            try:
+                view.close(status)
+            finally:
+                _open_runs.discard(run.id)
+
+
+def _is_aggregate(record: Scalars) -> bool:
+    return record.lane is None and all(tag.startswith("aggregate/") for tag in record.values)
 
 
 def _can_be_live(file: TextIO) -> bool:

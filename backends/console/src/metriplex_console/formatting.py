@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from metriplex import Scalar
 
@@ -143,9 +143,33 @@ def split_tag(tag: str) -> tuple[str, str]:
     return (group, name) if name else ("", tag)
 
 
-def key_values(pairs: Iterable[tuple[str, str]]) -> str:
-    """Joins names and values into one line that `grep` and `awk` take apart: `a=1 b=2`."""
-    return " ".join(f"{printable(name)}={printable(value)}" for name, value in pairs)
+def key_values(pairs: Iterable[tuple[str, str]], reserved: Container[str] = ()) -> str:
+    r"""Joins names and values into one line that programs take apart: `a=1 b=2`.
+
+    In a name, what would end it is escaped, and the beginning of one that is `reserved`; a value
+    with spaces is quoted as Python does.
+
+    >>> print(key_values([("a b", "1"), ("c=\n", "two words"), ("step", "2")], reserved={"step"}))
+    a\x20b=1 c\x3d\n='two words' \x73tep=2
+    """
+    return " ".join(
+        (f"\\x{ord(name[0]):02x}{name[1:]}" if name in reserved else _name(name))
+        + f"={_value(value)}"
+        for name, value in pairs
+    )
+
+
+def _name(text: str) -> str:
+    if text.isprintable() and not any(c in "\\= " for c in text):
+        return text
+    return "".join(
+        f"\\x{ord(c):02x}" if c in "= " else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _value(text: str) -> str:
+    plain = text.isprintable() and text[:1] not in ("", "'", '"') and " " not in text
+    return text if plain else repr(text)
 
 
 def format_hparams(hparams: Mapping[str, Scalar | str]) -> str:
@@ -154,12 +178,7 @@ def format_hparams(hparams: Mapping[str, Scalar | str]) -> str:
     >>> format_hparams({"lr": 3e-4, "env": "CartPole", "note": "try 2"})
     "lr=0.0003 env=CartPole note='try 2'"
     """
-    return key_values((name, _hparam(value)) for name, value in hparams.items())
-
-
-def _hparam(value: Scalar | str) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str):
-        return value if value and not any(c.isspace() for c in value) else repr(value)
-    return format_plain(value)
+    return key_values(
+        (name, str(value) if isinstance(value, bool | str) else format_plain(value))
+        for name, value in hparams.items()
+    )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from metriplex import RunInfo, Scalar, Scalars
 
+_WORDS = frozenset({"run", "step", "iteration", "lanes"})
+"""What a line begins with, before its tags."""
+
 
 @final
 class PlainView:
@@ -89,8 +92,9 @@ class PlainView:
             facts.append(("iteration", str(snapshot.iteration)))
         if snapshot.lanes:
             facts.append(("lanes", str(snapshot.lanes)))
-        facts += [(v.tag, _format(v)) for v in snapshot.tags if v.tag in self._changed]
-        self._write(facts, labelled=True)
+        tags = [(v.tag, _format(v)) for v in snapshot.tags if v.tag in self._changed]
+        line = f"{self._label()}{key_values(facts)} {key_values(tags, reserved=_WORDS)}"
+        self._write_line(line)
         self._changed.clear()
         self._printed_at = time.monotonic()
 

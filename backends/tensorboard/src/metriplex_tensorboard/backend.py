@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 from tensorboardX import SummaryWriter  # noqa: TC002 - part of public annotations
@@ -34,9 +34,9 @@ class TensorBoardBackend:
     """Writes runs as event files that TensorBoard shows.
 
     A run is written into `run.directory`; a lane of a vmapped axis into a directory below it
-    (`seed_000`, ...), which TensorBoard shows as a run of its own. All the values of a step make
-    one event. Events wait in memory, about a megabyte of them, for `flush`; once it has returned
-    they survive the end of this process, whatever ends it.
+    (`seed_000`, ..., or as it was named), which TensorBoard shows as a run of its own. All the
+    values of a step make one event. Events wait in memory, about a megabyte of them, for `flush`;
+    once it has returned they survive the end of this process, whatever ends it.
 
     Args:
         flush_secs: The longest time in seconds that events wait in memory.
@@ -106,18 +106,28 @@ class TensorBoardBackend:
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Stores hyper-parameters for the HPARAMS tab, in the run's own file.
+        """Stores hyper-parameters for the HPARAMS tab: in the run's own file, or with each lane.
 
         Args:
-            run: The run.
+            run: The run; where its lanes are described, the tab compares them, each with the
+                hyper-parameters of its own.
             hparams: Name to value.
 
         Raises:
             OSError: There is no room left in memory, and the disk takes nothing.
         """
         opened = self._find(run)
-        opened.files.append({None: events.hparams_events(hparams, self.hparam_metrics)})
-        opened.in_session = True
+        sessions: dict[int | None, dict[str, Scalar | str]] = {
+            index: {**hparams, **lane.hparams} for index, lane in enumerate(run.lanes)
+        }
+        sessions = sessions or {None: dict(hparams)}
+        opened.files.append(
+            {
+                lane: events.hparams_events(of_lane, self.hparam_metrics)
+                for lane, of_lane in sessions.items()
+            }
+        )
+        opened.sessions |= set(sessions)
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
@@ -224,9 +234,9 @@ class TensorBoardBackend:
         opened = self._find(run)
         if opened.writer is not None:
             opened.writer.close()
-        if opened.in_session:
-            opened.files.append({None: [events.session_end_event(status)]})
-            opened.in_session = False
+        end = [events.session_end_event(status)]
+        opened.files.append(dict.fromkeys(opened.sessions, end))
+        opened.sessions.clear()
         opened.files.close()
         with self._lock:
             self._closed.add(run.id)
@@ -259,7 +269,7 @@ class TensorBoardBackend:
                 raise _closed_error(run)
             if run.id not in self._open:
                 purge_step = run.resume_step if self.purge_step is None else self.purge_step
-                files = RunFiles(run.directory, self.filename_suffix, purge_step)
+                files = RunFiles(run, self.filename_suffix, purge_step)
                 self._open[run.id] = _OpenRun(files)
             return self._open[run.id]
 
@@ -277,7 +287,7 @@ class TensorBoardBackend:
 class _OpenRun:
     files: RunFiles
     writer: RunWriter | None = None
-    in_session: bool = False
+    sessions: set[int | None] = field(default_factory=set)
 
 
 def _closed_error(run: RunInfo) -> ClosedError:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence  # noqa: TC003 - part of public annotations
-from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import final
 
-from metriplex import ClosedError, lane_name
+from metriplex import ClosedError, RunInfo
 from metriplex_tensorboard.event_file import EventFile, frame
 from metriplex_tensorboard.events import head_events
 
@@ -21,8 +20,8 @@ class RunFiles:
     For several threads: the backend's worker, and whoever uses the run's `SummaryWriter`.
     """
 
-    def __init__(self, directory: Path, suffix: str, purge_step: int | None) -> None:
-        self._directory = directory
+    def __init__(self, run: RunInfo, suffix: str, purge_step: int | None) -> None:
+        self._run = run
         self._suffix = suffix
         self._purge_step = purge_step
         self._lock = threading.Lock()
@@ -54,7 +53,7 @@ class RunFiles:
         with self._lock:
             if self._closed:
                 raise ClosedError(
-                    f"the event files in `{self._directory}` were closed with their run; "
+                    f"the event files in `{self._run.directory}` were closed with their run; "
                     f"log before `close`, or start a new run"
                 )
             if self._pending >= _PENDING_BYTES:
@@ -89,7 +88,9 @@ class RunFiles:
 
     def _file(self, lane: int | None) -> EventFile:
         if lane not in self._files:
-            directory = self._directory if lane is None else self._directory / lane_name(lane)
+            directory = self._run.directory
+            if lane is not None:
+                directory /= self._run.lane_name(lane)
             file = self._files[lane] = EventFile(directory, self._suffix)
             file.append([frame(event) for event in head_events(self._purge_step)])
         return self._files[lane]

@@ -1,0 +1,126 @@
+"""The contract of backends, for the console: what its plain lines say."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path  # noqa: TC003 - a field's annotation
+from typing import TYPE_CHECKING, Any, final
+
+import pytest
+
+from metriplex.testing import BackendContract, Series, Stored
+from metriplex_console import ConsoleBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from metriplex import RunInfo, Scalar
+
+_FACT = re.compile(r"""(?P<name>[^ =]+)=(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^ ]*)""")
+_LANES = pytest.mark.xfail(reason="lanes are shown as their mean and standard deviation")
+
+
+@final
+class Contract(BackendContract):
+    """What plain lines keep: six digits of a float, texts of hyper-parameters, and every line."""
+
+    supersedes = False
+
+    def make_backend(self) -> ConsoleBackend:
+        """A backend that writes a line for every step into a file."""
+        file: Any = _File(self._lines)
+        return ConsoleBackend(file=file, every_secs=0, live=False)
+
+    def stored_value(self, value: Scalar) -> Scalar:
+        """Floats have six digits; integers and bools are integers."""
+        return int(value) if isinstance(value, int) else float(f"{value:.6g}")
+
+    def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
+        """All are texts."""
+        return {
+            name: f"{value:.6g}" if isinstance(value, float) else str(value)
+            for name, value in hparams.items()
+        }
+
+    @_LANES
+    def test_lanes_are_runs_of_their_own(self) -> None:
+        """As the contract's."""
+        super().test_lanes_are_runs_of_their_own()
+
+    @_LANES
+    def test_lanes_are_flushed(self) -> None:
+        """As the contract's."""
+        super().test_lanes_are_flushed()
+
+    @_LANES
+    def test_lanes_of_a_resumed_run(self) -> None:
+        """As the contract's."""
+        super().test_lanes_of_a_resumed_run()
+
+    def read_back(self, run: RunInfo) -> Stored:
+        """Takes the lines of the run apart."""
+        scalars: dict[Series, list[tuple[int, Scalar]]] = {}
+        hparams: dict[str, str] = {}
+        status: str | None = None
+        for line in self._lines_of(run):
+            if line.startswith("hparams "):
+                hparams |= dict(_facts(line.removeprefix("hparams ")))
+                continue
+            (first, text), *facts = _facts(re.sub(r"^(step=\d+) iteration=\d+", r"\1", line))
+            status = text if first == "status" else None
+            for tag, value in facts if first == "step" else ():
+                number = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+                scalars.setdefault((None, tag), []).append((int(text), number))
+        return Stored(scalars=scalars, hparams=hparams, status=status)
+
+    @property
+    def _lines(self) -> Path:
+        return self.directory / "console.txt"
+
+    def _lines_of(self, run: RunInfo) -> Iterator[str]:
+        """The lines of a run, without the run's name; those of the only open run have none."""
+        open_runs: dict[str, str] = {}
+        for line in self._lines.read_text().splitlines():
+            (first, name), *facts = _facts(line)
+            labelled = first == "run"
+            if labelled and facts[0][0] == "directory":
+                open_runs[name] = facts[0][1]
+                continue
+            name = name if labelled else next(iter(open_runs))
+            inner = re.sub(r"^run=('(?:[^'\\]|\\.)*'|[^ ]*) ", "", line)
+            if open_runs[name] == str(run.directory):
+                yield inner
+            if inner.startswith("status="):
+                del open_runs[name]
+
+
+@final
+class _File:
+    """A text stream that is open only while it writes."""
+
+    encoding = "utf-8"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, text: str) -> int:
+        with self._path.open("a", encoding=self.encoding) as file:
+            return file.write(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def _facts(line: str) -> list[tuple[str, str]]:
+    return [(_unescape(f["name"]), _unquote(f["value"])) for f in _FACT.finditer(line)]
+
+
+def _unescape(name: str) -> str:
+    return re.sub(
+        r"\\(x..|u.{4}|U.{8}|.)", lambda found: ast.literal_eval(f'"{found.group()}"'), name
+    )
+
+
+def _unquote(value: str) -> str:
+    return ast.literal_eval(value) if value[:1] in ("'", '"') else value

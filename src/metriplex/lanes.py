@@ -1,0 +1,104 @@
+"""The lanes of a run as their user describes them: names, and hyper-parameters of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metriplex.errors import ConfigurationError
+from metriplex.naming import check_name
+from metriplex.records import Lane, lane_name
+
+
+def make_lanes(hparams: Any, names: Any) -> tuple[Lane, ...]:
+    """Describes the lanes of a run.
+
+    Args:
+        hparams: Name to values, one a lane: arrays or sequences of numbers, bools or strings, of
+            one shape (or of shapes that broadcast to one, as those of `lr[:, None]` and `seed`
+            do), the shape of the vmapped axes, the outermost first; flattened in that order. None
+            for no hyper-parameters.
+        names: The lanes' names, in the same order. None for `seed_000`, `seed_001`, ...
+
+    Returns:
+        The lanes; none, if neither was given.
+
+    Raises:
+        ConfigurationError: Shapes or numbers of lanes don't fit, a value is nothing that a backend
+            could store, or a name is not usable or not unique.
+    """
+    columns = {} if hparams is None else _columns(hparams)
+    given = None if names is None else _names(names)
+    counts = {len(values) for values in columns.values()}
+    if given is not None:
+        counts.add(len(given))
+    if len(counts) > 1:
+        lanes = len(next(iter(columns.values())))
+        raise ConfigurationError(
+            f"`lanes` has values for {lanes} lanes, and `lane_names` has {len(given or ())} names: "
+            f"give as many"
+        )
+    return tuple(
+        Lane(
+            lane_name(index) if given is None else given[index],
+            {name: values[index] for name, values in columns.items()},
+        )
+        for index in range(max(counts, default=0))
+    )
+
+
+def _columns(hparams: Any) -> dict[str, list[Any]]:
+    if not isinstance(hparams, Mapping) or not hparams:
+        raise ConfigurationError(
+            f"`lanes` must be a mapping of names to values, one a lane; got {hparams!r}: pass for "
+            f'example `lanes={{"lr": learning_rates}}`'
+        )
+    arrays = {name: _array(name, values) for name, values in hparams.items()}
+    try:
+        shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError:
+        shape = ()
+    if not shape or 0 in shape:
+        shown = ", ".join(f"`{name}` {list(array.shape)}" for name, array in arrays.items())
+        raise ConfigurationError(
+            f"`lanes` must hold arrays of one shape, that of the vmapped axes; got {shown}"
+        )
+    return {name: np.broadcast_to(array, shape).ravel().tolist() for name, array in arrays.items()}
+
+
+def _array(name: Any, values: Any) -> np.ndarray:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(
+            f"the names in `lanes` must be strings that are not empty; got {name!r}"
+        )
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # typed PRNG keys, ragged lists
+        array = np.asarray(None)
+    if array.dtype.kind == "V" and array.dtype.names is None:  # bfloat16 and its like
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "biufU":
+        raise ConfigurationError(
+            f"`lanes` must hold numbers, bools or strings; got {type(values).__name__} for "
+            f"`{name}`: of PRNG keys pass the seeds that they were made from"
+        )
+    return array
+
+
+def _names(names: Any) -> list[str]:
+    if isinstance(names, str) or not isinstance(names, Sequence | np.ndarray) or not len(names):
+        raise ConfigurationError(
+            f"`lane_names` must be a sequence of names, one a lane; got {names!r}"
+        )
+    seen: set[str] = set()
+    for name in names:
+        try:
+            check_name(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"`lane_names` are names of directories: {error}") from error
+        if name.casefold() in seen:  # some file systems don't tell upper from lower case
+            raise ConfigurationError(f"`lane_names` must be unique; `{name}` is there twice")
+        seen.add(name.casefold())
+    return [str(name) for name in names]

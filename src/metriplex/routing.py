@@ -1,0 +1,353 @@
+"""Which records reach a backend, how often, and under which names."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from metriplex.errors import ConfigurationError
+from metriplex.hookcheck import closest
+from metriplex.hookspecs import MEDIA_HOOKS
+from metriplex.records import Artifact, Media, Scalars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from metriplex.records import RunInfo
+
+logger = logging.getLogger("metriplex")
+
+_Series: TypeAlias = tuple[int | None, str]
+_Span: TypeAlias = int | float
+_Call: TypeAlias = Callable[..., None]
+
+_MEDIA_ARGUMENTS = dict(MEDIA_HOOKS.values())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One backend of a run, and what of the run it gets: an item of `backends=`.
+
+    Patterns are those of `fnmatch.fnmatchcase`, matched against whole tags; `*` stands for
+    anything, also for `/`. Hyper-parameters are always sent. An artifact's name is its tag.
+
+    Attributes:
+        backend: The backend as `backends=` takes it: a name, `{name: options}` or an object.
+        include: Pattern, or patterns, of the tags that are sent.
+        exclude: Pattern, or patterns, of those that are not, even if they are included.
+        every: Of each tag of each lane, only the first value in every so many environment steps (an
+            int), or in every such span of time (a `datetime.timedelta`, by the records'
+            `wall_time`), is sent, and the last one when the run closes. None sends all. Media are
+            not thinned out.
+        rename: Tag to the name that it has in this backend; `{"train/*": "loss/*"}` renames all
+            that begin with `train/`. A tag's own rule comes before prefixes, a longer prefix
+            before a shorter one. Patterns see the names from before.
+
+    Raises:
+        ConfigurationError: An argument is not usable.
+    """
+
+    backend: object
+    _: KW_ONLY
+    include: str | Sequence[str] = ("*",)
+    exclude: str | Sequence[str] = ()
+    every: int | timedelta | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks all, and makes tuples of patterns and a dictionary of names."""
+        if isinstance(self.backend, Route | list | tuple):
+            raise ConfigurationError(
+                f"`Route` takes one backend: a name, `{{name: options}}` or an object; got "
+                f"{self.backend!r}: make a `Route` for each backend"
+            )
+        object.__setattr__(self, "include", _patterns("include", self.include))
+        object.__setattr__(self, "exclude", _patterns("exclude", self.exclude))
+        _check_every(self.every)
+        object.__setattr__(self, "rename", _rules(self.rename))
+        taken: dict[str, str] = {}
+        for tag, name in self.rename.items():
+            if self.takes(tag) and taken.setdefault(name, tag) != tag and not tag.endswith("*"):
+                raise ConfigurationError(
+                    f"`rename` gives both `{taken[name]}` and `{tag}` the name `{name}`: give them "
+                    f"different names, or exclude one"
+                )
+
+    def takes(self, tag: str) -> bool:
+        """Whether what has this tag is sent."""
+        matches = [
+            any(fnmatchcase(tag, pattern) for pattern in patterns)
+            for patterns in (self.include, self.exclude)
+        ]
+        return matches == [True, False]
+
+    def name(self, tag: str) -> str:
+        """The name that a tag has in the backend."""
+        if tag in self.rename:
+            return self.rename[tag]
+        prefixes = [key[:-1] for key in self.rename if key.endswith("*")]
+        fitting = [p for p in prefixes if tag.startswith(p) and len(tag) > len(p)]
+        if not fitting:
+            return tag
+        prefix = max(fitting, key=len)
+        return self.rename[f"{prefix}*"][:-1] + tag.removeprefix(prefix)
+
+
+@final
+class Router:
+    """Applies a route to the records of one run, one call after another, on one thread.
+
+    What a selection changes here takes effect only when it has reached the backend, by `commit`: a
+    call that is made again selects the same again.
+    """
+
+    def __init__(self, route: Route, backend: str) -> None:
+        """Starts with nothing sent.
+
+        Args:
+            route: What is sent.
+            backend: The backend's name, for the log.
+        """
+        self._route = route
+        self._backend = backend
+        self._names: dict[str, str | None] = {}
+        self._owners: dict[str, str] = {}
+        self._sent: dict[_Series, _Span] = {}
+        self._withheld: dict[_Series, Scalars] = {}
+        self._closing = False
+
+    def call(self, call: _Call, hook: str, *, run: RunInfo, **arguments: Any) -> None:
+        """Makes a call of a backend with what of its arguments is sent, or doesn't if nothing is.
+
+        Args:
+            call: Calls a hook by its name.
+            hook: Name of a hook of `metriplex.hookspecs.BackendSpec`.
+            run: The run.
+            **arguments: The hook's other arguments.
+
+        Raises:
+            BaseException: Whatever the backend raises, unchanged.
+        """
+        if hook == "log_scalars":
+            self._send(self.select(arguments["records"]), call, run)
+        elif hook == "close_run":
+            self._close(call, run, **arguments)
+        elif hook in _MEDIA_ARGUMENTS:
+            argument = _MEDIA_ARGUMENTS[hook]
+            record = self.media(arguments[argument])
+            if record is not None:
+                call(hook, run=run, **{argument: record})
+        else:
+            call(hook, run=run, **arguments)
+
+    def select(self, records: Iterable[Scalars]) -> Selection:
+        """What of the records is sent.
+
+        Args:
+            records: In their order.
+
+        Returns:
+            The records that are sent, in the same order, without the values that are not; to be
+            given to `commit` when they have arrived.
+        """
+        selection = Selection()
+        for record in records:
+            values = {}
+            for tag, value in record.values.items():
+                name = self._name(tag)
+                if name is not None and self._is_due(tag, record, selection):
+                    values[name] = value
+            if values:
+                selection.records.append(replace(record, values=values))
+        return selection
+
+    def commit(self, selection: Selection) -> None:
+        """Takes note that what was selected has arrived."""
+        self._sent |= selection.sent
+        for series, record in selection.withheld.items():
+            if record is None:
+                self._withheld.pop(series, None)
+            else:
+                self._withheld[series] = record
+
+    def last(self) -> Selection:
+        """What of the newest values has not been sent, because `every` held it back.
+
+        Returns:
+            Records in the order of their steps, lane by lane; to be given to `commit`.
+        """
+        kept: dict[int, Scalars] = {}
+        values: dict[int, dict[str, Any]] = {}
+        for (_, tag), record in self._withheld.items():
+            name = self._name(tag)
+            if name is not None:
+                kept[id(record)] = record
+                values.setdefault(id(record), {})[name] = record.values[tag]
+        records = [replace(record, values=values[key]) for key, record in kept.items()]
+        records.sort(key=lambda record: (-1 if record.lane is None else record.lane, record.step))
+        return Selection(records, withheld=dict.fromkeys(self._withheld))
+
+    def media(self, record: Media) -> Media | None:
+        """A record under its new name; None if it is not sent."""
+        tag = record.name if isinstance(record, Artifact) else record.tag
+        name = self._name(tag)
+        if name is None or name == tag:
+            return None if name is None else record
+        if isinstance(record, Artifact):
+            return replace(record, name=name)
+        return replace(record, tag=name)
+
+    def _send(self, selection: Selection, call: _Call, run: RunInfo) -> None:
+        if selection.records:
+            call("log_scalars", run=run, records=tuple(selection.records))
+        self.commit(selection)
+
+    def _close(self, call: _Call, run: RunInfo, **arguments: Any) -> None:
+        try:
+            self._send(self.last(), call, run)
+        except BaseException as error:
+            if isinstance(error, OSError) and not self._closing:
+                self._closing = True
+                raise  # which has the call made again, once at least
+            self._withheld.clear()
+            call("close_run", run=run, **arguments)
+            raise
+        self._explain_nothing()
+        call("close_run", run=run, **arguments)
+
+    def _explain_nothing(self) -> None:
+        """Warns if there were tags and none of them was sent: a pattern may be misspelled."""
+        if not self._names or any(name is not None for name in self._names.values()):
+            return
+        patterns = [pattern for pattern in self._route.include if pattern != "*"]
+        logger.warning(
+            "backend `%s` was sent nothing: its `Route` with include=%r, exclude=%r fits none of "
+            "the %d tag(s) that were logged, such as `%s`.%s",
+            self._backend,
+            self._route.include,
+            self._route.exclude,
+            len(self._names),
+            next(iter(self._names)),
+            closest(patterns, self._names),
+        )
+
+    def _name(self, tag: str) -> str | None:
+        """The tag's name in the backend; None if it isn't sent. Found out once a tag."""
+        try:
+            return self._names[tag]
+        except KeyError:
+            pass
+        name = self._route.name(tag) if self._route.takes(tag) else None
+        if name is not None and self._owners.setdefault(name, tag) != tag:
+            logger.error(
+                "backend `%s`: `%s` would have the name `%s`, which is that of `%s` already, and "
+                "is left out; give them different names in `rename`, or exclude one",
+                self._backend,
+                tag,
+                name,
+                self._owners[name],
+            )
+            name = None
+        self._names[tag] = name
+        return name
+
+    def _is_due(self, tag: str, record: Scalars, selection: Selection) -> bool:
+        every = self._route.every
+        if every is None:
+            return True
+        if isinstance(every, timedelta):
+            span = record.wall_time // every.total_seconds()
+        else:
+            span = record.step // every
+        series = (record.lane, tag)
+        known = selection.sent.get(series, self._sent.get(series))
+        due = span != known
+        if due:
+            selection.sent[series] = span
+        selection.withheld[series] = None if due else record
+        return due
+
+
+@final
+@dataclass(slots=True)
+class Selection:
+    """Records that are sent, and what is known of the others once they have arrived.
+
+    Attributes:
+        records: The records, under the names that the backend gives them.
+        sent: Lane and tag to the span of steps or time in which the last value was sent.
+        withheld: Lane and tag to the newest record that holds a value that was not sent, which is
+            sent when the run closes; None if there is none any more.
+    """
+
+    records: list[Scalars] = field(default_factory=list)
+    sent: dict[_Series, _Span] = field(default_factory=dict)
+    withheld: dict[_Series, Scalars | None] = field(default_factory=dict)
+
+
+def _patterns(argument: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str) and given:
+        return (given,)
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        patterns = tuple(given)
+        if all(isinstance(pattern, str) and pattern for pattern in patterns) and (
+            patterns or argument == "exclude"
+        ):
+            return patterns
+    raise ConfigurationError(
+        f"`{argument}` of a `Route` must be a pattern of tags or a sequence of them, none of them "
+        f'empty; got {given!r}: pass for example "episode/*" or ["episode/*", "eval/*"]'
+    )
+
+
+def _check_every(every: Any) -> None:
+    if every is None:
+        return
+    if isinstance(every, timedelta):
+        if every > timedelta(0):
+            return
+    elif isinstance(every, int) and not isinstance(every, bool) and every > 0:
+        return
+    whole = isinstance(every, float) and every > 0 and math.isfinite(every)
+    mend = (
+        f"pass {max(round(every), 1)} for steps, or `timedelta(seconds={every:g})`"
+        if whole
+        else "pass for example 10_000 or `timedelta(seconds=30)`"
+    )
+    raise ConfigurationError(
+        f"`every` of a `Route` must be a positive number of environment steps (an int) or a "
+        f"positive `datetime.timedelta`; got {every!r}: {mend}"
+    )
+
+
+def _rules(rename: Any) -> dict[str, str]:
+    if not isinstance(rename, Mapping):
+        raise ConfigurationError(
+            f"`rename` of a `Route` must be a mapping from tags to names; got {rename!r}: pass for "
+            f'example {{"episode/return": "return"}}'
+        )
+    for tag, name in rename.items():
+        why = next(_objections(tag, name), None)
+        if why is not None:
+            raise ConfigurationError(
+                f"`rename` of a `Route` has the rule {tag!r}: {name!r}, {why}: pass a tag and a "
+                f'name, such as "episode/return": "return", or two prefixes that both end with '
+                f'`*`, such as "train/*": "loss/*"'
+            )
+    return dict(rename)
+
+
+def _objections(tag: Any, name: Any) -> Iterator[str]:
+    for text in (tag, name):
+        if not isinstance(text, str) or not text:
+            yield f"of which {text!r} is no string, or empty"
+        elif "*" in text[:-1]:
+            yield f"and `*` may only be the last character of {text!r}"
+    if isinstance(tag, str) and isinstance(name, str) and tag.endswith("*") != name.endswith("*"):
+        yield "of which only one ends with `*`"

@@ -1,0 +1,176 @@
+"""A backend in another process, for the tests of a contract."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, final
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from metriplex.records import RunInfo, Scalar
+    from metriplex.testing.contract.base import ContractBase
+    from metriplex.testing.stored import Series
+
+_RECORDS = 50
+
+
+@final
+class Child:
+    """A process that opens a run, logs and flushes; a context manager, at whose end it is gone.
+
+    Attributes:
+        printed: What it has written to the standard output, when it has ended.
+        changed: What of the process differs from before, if it has closed the run.
+        logged: The scalars that it logs.
+
+    Args:
+        contract: Makes the backend, as a copy of itself in the process.
+        run: The run.
+        end: What it does after `flush`: `close` the run, `leave` it open and end, or `wait`.
+    """
+
+    def __init__(
+        self, contract: ContractBase, run: RunInfo, end: Literal["close", "leave", "wait"]
+    ) -> None:
+        import cloudpickle
+
+        self.printed = ""
+        self.changed: tuple[str, ...] = ()
+        self.logged = _scalars()
+        cls = type(contract)
+        state = {name: value for name, value in vars(contract).items() if name != "_sessions"}
+        place = (cls.__module__, getattr(sys.modules[cls.__module__], "__file__", None))
+        self._folder = tempfile.TemporaryDirectory()
+        self._job = Path(self._folder.name, "job")
+        self._job.write_bytes(
+            pickle.dumps((place, cls.__qualname__, cloudpickle.dumps(state), run, end))
+        )
+
+    def __enter__(self) -> Self:
+        """Starts it."""
+        paths = [entry or str(Path.cwd()) for entry in sys.path]
+        ready, write = os.pipe()
+        self._ready = os.fdopen(ready, "rb")
+        command = [sys.executable, "-P", "-m", "metriplex.testing.child"]
+        with self._file("stdout") as printed, self._file("stderr") as complaints:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+                [*command, str(self._job), str(write)],
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)},
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=complaints,
+                pass_fds=[write],
+            )
+        os.close(write)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Kills it if it is still there."""
+        self._process.kill()
+        self._process.wait()
+        self._ready.close()
+        self._folder.cleanup()
+
+    def wait(self, timeout: float) -> None:
+        """Waits until it has ended.
+
+        Raises:
+            AssertionError: It hangs, or has ended otherwise than well.
+        """
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"the process does not end within {timeout:g} s; it said:\n{self._said('stderr')}"
+            ) from None
+        said = self._said("stderr")
+        assert status == 0, f"the process ended with status {status}; it said:\n{said}"
+        self.printed = self._said("stdout")
+        told = self._ready.read()
+        self.changed = tuple(json.loads(told)) if told else ()
+
+    def kill_when_flushed(self, timeout: float) -> None:
+        """Sends it a SIGKILL as soon as `flush` has returned.
+
+        Raises:
+            AssertionError: It ended before, or hangs.
+        """
+        import select
+
+        readable, _, _ = select.select([self._ready], [], [], timeout)
+        flushed = bool(readable) and bool(self._ready.read(1))
+        self._process.kill()
+        self._process.wait(timeout)
+        assert flushed, f"the process did not get to the end of `flush`:\n{self._said('stderr')}"
+
+    def _file(self, name: str) -> BinaryIO:
+        return Path(self._folder.name, name).open("wb")
+
+    def _said(self, name: str) -> str:
+        return Path(self._folder.name, name).read_text(errors="replace")
+
+
+def _scalars() -> dict[Series, list[tuple[int, Scalar]]]:
+    return {
+        (None, tag): [(step, step / 4 + len(tag)) for step in range(_RECORDS)]
+        for tag in ("train/loss", "a")
+    }
+
+
+def _main(job: str, ready: int) -> None:
+    from metriplex.testing.process import changes, surroundings
+    from metriplex.testing.session import Session
+
+    (module, file), qualname, state, run, end = pickle.loads(Path(job).read_bytes())  # noqa: S301
+    before = surroundings()
+    cls: Any = _import(module, file)
+    for name in qualname.split("."):
+        cls = getattr(cls, name)
+    contract = cls.__new__(cls)
+    vars(contract).update(pickle.loads(state))  # noqa: S301 - our parent's
+    session = Session(contract.make_backend(), run, contract.timeout).open()
+    session.hparams({"lr": 0.5})
+    scalars = _scalars()
+    for step in range(_RECORDS):
+        session.log(step, {tag: points[step][1] for (_, tag), points in scalars.items()})
+    session.flush()
+    if end == "wait":
+        os.write(ready, b"!")
+        time.sleep(3600)
+    if end == "close":
+        session.close()
+        session.end()
+        os.write(ready, json.dumps(changes(before, surroundings())).encode())
+
+
+def _import(name: str, file: str | None) -> Any:
+    """The contract's module, by its name or, where a test suite is no package, by its file."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        spec = importlib.util.spec_from_file_location(name, file or name)
+        if spec is None or spec.loader is None:
+            raise
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]))

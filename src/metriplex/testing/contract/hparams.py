@@ -1,0 +1,97 @@
+"""What becomes of hyper-parameters."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import TYPE_CHECKING
+
+from metriplex.testing.contract.base import ContractBase, check_names, same
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metriplex.records import RunInfo, Scalar
+
+_HPARAMS: Mapping[str, Scalar | str] = {
+    "bool": True,
+    "another bool": False,
+    "int": -3,
+    "big": 2**40 + 1,
+    "float": 3e-4,
+    "third": 1 / 3,
+    "zero": 0,
+    "tiny": 5e-324,
+    "text": "CartPole-v1",
+    "empty": "",
+    "number as text": "007",
+    "spaces": " two  words ",
+    "lines": "one\ntwo",
+    "quotes": """it's "quoted" = {true}, [1]""",
+    "unicode": "θ 🙂",
+    "nested/optimizer/lr": 0.5,
+    "nested/optimizer": "adam",
+    "θ": 1,
+}
+_LENGTH = 20_000
+
+
+class HparamTests(ContractBase, abc.ABC):
+    """Hyper-parameters of every type that a program has."""
+
+    subject = "hyper-parameters"
+
+    def test_hparams_of_every_type(self) -> None:
+        """Bools, integers, floats and texts come back, as `stored_hparams` says.
+
+        To mend it, convert what the service has no type for, and say so by `stored_hparams`;
+        escape names as you do tags.
+        """
+        self._check_hparams(_HPARAMS)
+
+    def test_hparams_that_are_not_finite(self) -> None:
+        """NaN and the infinities are hyper-parameters too, such as `grad_clip=inf`.
+
+        To mend it, store them as text if the service rejects them.
+        """
+        self._check_hparams({"inf": math.inf, "minus": -math.inf, "nan": math.nan, "one": 1.0})
+
+    def test_long_hparams(self) -> None:
+        """A text of twenty thousand characters, and two hundred hyper-parameters, are kept.
+
+        To mend it, store elsewhere what is over the service's limit (as a file, as a tag), where
+        `read_back` finds it; don't lose the others because of one.
+        """
+        many: dict[str, Scalar | str] = {f"parameter_{i}": i for i in range(200)}
+        self._check_hparams({**many, "long": "0123456789" * (_LENGTH // 10)})
+
+    def test_hparams_of_a_resumed_run(self) -> None:
+        """A run that is opened again is given its hyper-parameters again, some of them new.
+
+        To mend it, let the last call count; where the service never changes what it has, compare
+        first.
+        """
+        session = self._open()
+        self._require(session, "log_hparams")
+        session.hparams({"lr": 0.5, "env": "CartPole"})
+        session.close("interrupted")
+        again = self._open(session.run)
+        again.hparams({"lr": 0.5, "env": "CartPole", "device": "cpu"})
+        again.close()
+        self._compare_hparams(again.run, {"lr": 0.5, "env": "CartPole", "device": "cpu"})
+
+    def _check_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
+        session = self._open()
+        self._require(session, "log_hparams")
+        session.hparams(hparams)
+        session.close()
+        self._compare_hparams(session.run, hparams)
+
+    def _compare_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
+        found, wanted = self._read(run).hparams, self.stored_hparams(hparams)
+        check_names("hyper-parameters", wanted, found)
+        for name, value in wanted.items():
+            got = found[name]
+            assert (type(value), True) == (type(got), same(value, got)), (
+                f"the hyper-parameter `{name}` must be {value!r}; stored is {got!r}"
+            )

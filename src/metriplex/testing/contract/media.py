@@ -1,0 +1,266 @@
+"""What becomes of texts, clips, pictures, histograms and files."""
+
+from __future__ import annotations
+
+import abc
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from metriplex.records import Artifact, Histogram, Image, Text, Video
+from metriplex.testing.clips import read_clip
+from metriplex.testing.contract.base import ContractBase, check_names
+from metriplex.video.encoding import encode_video
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from metriplex.records import Media
+    from metriplex.testing.session import Session
+    from metriplex.testing.stored import Series
+
+_TEXTS = (
+    *("hello", "# title\n\n- one\n- two", "θ 🙂 损失", "<b>&amp;</b>", "  spaces  ", '{"a": 1}'),
+    "long " * 20_000,
+)
+_COLOUR_TOLERANCE = 24
+"""Greatest difference of a frame's mean colour: encoders round, and mix colours at edges."""
+
+
+class MediaTests(ContractBase, abc.ABC):
+    """What is logged one by one arrives whole, at its step and in its lane."""
+
+    subject = "media"
+
+    def test_texts(self) -> None:
+        """Texts come back as they were: Markdown, any script, a hundred thousand characters.
+
+        To mend it, neither strip nor escape; store as a file what is too long for a field.
+        """
+        session = self._open()
+        self._require(session, "log_text")
+        for step, text in enumerate(_TEXTS):
+            session.media(Text(step, "notes/all", text, wall_time=time.time()))
+        session.media(Text(2**31 + 1, "notes/other", "late", wall_time=time.time()))
+        session.close()
+        found = self._read(session.run).texts
+        expected = {"notes/all": list(enumerate(_TEXTS)), "notes/other": [(2**31 + 1, "late")]}
+        wanted = self._by_series(expected)
+        check_names("(lane, tag)", wanted, found)
+        for series, texts in wanted.items():
+            for got, (step, text) in zip(found[series], texts, strict=True):
+                same = tuple(got) == (step, text)
+                assert same, f"the text at step {step} must be {text[:80]!r}; stored is {got!r:.80}"
+
+    @pytest.mark.parametrize(
+        ("frames", "height", "width"),
+        [(5, 33, 17), (1, 16, 16), (120, 16, 24)],
+        ids=["odd size", "one frame", "many frames"],
+    )
+    def test_videos(self, frames: int, height: int, width: int) -> None:
+        """Clips of any size and length arrive with every frame, in order, in their colours.
+
+        To mend it, let `metriplex.encode_video(video, format)` make the file, which pads odd
+        sizes; store the file as it is.
+        """
+        session = self._open()
+        self._require(session, "log_video")
+        clip = _frames(frames, height, width)
+        session.media(Video(2**31 + 1, "eval/video", clip, 25.0, wall_time=time.time()))
+        session.close()
+        self._check_videos(session, {"eval/video": [(2**31 + 1, clip)]})
+
+    def test_videos_that_are_encoded_already(self) -> None:
+        """Evaluation videos come encoded in the attribute `video_format`, without their frames.
+
+        To mend it, never ask for `video.frames` yourself: `metriplex.encode_video` takes either.
+        """
+        session = self._open()
+        self._require(session, "log_video")
+        pictures = _frames(4, 32, 48)
+        kind = session.backend.video_format
+        clip = encode_video(Video(0, "x", pictures, 25.0), kind)
+        for step in (10, 20):
+            session.media(Video(step, "eval/video", None, 25.0, clips={kind: clip}))
+        session.close()
+        self._check_videos(session, {"eval/video": [(10, pictures), (20, pictures)]})
+
+    def test_images(self) -> None:
+        """Pictures come back pixel by pixel, from one pixel on.
+
+        To mend it, store PNG, not JPEG, and neither scale nor pad.
+        """
+        session = self._open()
+        self._require(session, "log_image")
+        generator = np.random.default_rng(0)
+        sizes = [(1, 1), (7, 3), (64, 48)]
+        pictures = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+        for step, pixels in enumerate(pictures):
+            session.media(Image(step, "plots/noise", pixels, wall_time=time.time()))
+        session.close()
+        found = self._read(session.run).images
+        wanted = self._by_series({"plots/noise": list(enumerate(pictures))})
+        check_names("(lane, tag)", wanted, found)
+        for series, images in wanted.items():
+            for (got_step, got), (step, pixels) in zip(found[series], images, strict=True):
+                assert got_step == step, f"the picture of step {step} is stored at step {got_step}"
+                assert np.array_equal(got, pixels), f"the picture of step {step} is another"
+
+    def test_histograms(self) -> None:
+        """Histograms come back with their counts and their edges, which may be uneven.
+
+        To mend it, hand over the counts and edges; don't have the service count again.
+        """
+        session = self._open()
+        self._require(session, "log_histogram")
+        cases = [
+            (np.array([3, 0, 5, 1]), np.array([-1.5, 0.0, 0.25, 2.0, 1000.0])),
+            (np.array([7]), np.array([0.0, 1.0])),
+            (np.arange(64), np.linspace(-1.0, 1.0, 65)),
+        ]
+        for step, (counts, edges) in enumerate(cases):
+            session.media(Histogram(step, "weights", counts, edges, wall_time=time.time()))
+        session.close()
+        found = self._read(session.run).histograms
+        wanted = self._by_series({"weights": cases})
+        check_names("(lane, tag)", wanted, found)
+        for series, histograms in wanted.items():
+            assert len(found[series]) == len(histograms), (
+                f"{len(histograms)} histograms were logged; stored are {len(found[series])}"
+            )
+            for step, (got, (counts, edges)) in enumerate(
+                zip(found[series], histograms, strict=True)
+            ):
+                assert got[0] == step, f"the histogram of step {step} is stored at step {got[0]}"
+                assert np.array_equal(got[1], counts), f"step {step}: the counts are {got[1]}"
+                assert np.allclose(got[2], edges, 1e-6, 1e-9), f"step {step}: edges are {got[2]}"
+
+    def test_artifacts(self) -> None:
+        """Files and whole directories are kept, byte by byte, under their names.
+
+        To mend it, copy the file from `artifact.path`, binary, and walk a directory.
+        """
+        session = self._open()
+        self._require(session, "log_artifact")
+        weights, notes = bytes(range(256)) * 4096, "θ\n".encode()
+        files = {"policy.npz": weights, "empty": b"", "deep/er/notes ü.txt": notes}
+        folder = self._artifact_file(session, "step_5/checkpoint", files)
+        single = self._artifact_file(session, "step_6", {"config.json": b"{}"}) / "config.json"
+        session.media(Artifact(5, "checkpoints/last", folder, wall_time=time.time()))
+        session.media(Artifact(6, "config.json", single, wall_time=time.time()))
+        session.close()
+        expected = {f"checkpoints/last/{name}": [(5, data)] for name, data in files.items()}
+        self._check_artifacts(session, {**expected, "config.json": [(6, b"{}")]})
+
+    def test_artifacts_of_one_name(self) -> None:
+        """An artifact that is logged again at a later step stands beside the earlier one.
+
+        To mend it, make the step a part of its place, or a version of it.
+        """
+        session = self._open()
+        self._require(session, "log_artifact")
+        for step in (1, 2):
+            data = {"policy.npz": b"at %d" % step}
+            path = self._artifact_file(session, f"step_{step}", data) / "policy.npz"
+            session.media(Artifact(step, "policy.npz", path, wall_time=time.time()))
+        session.close()
+        self._check_artifacts(session, {"policy.npz": [(1, b"at 1"), (2, b"at 2")]})
+
+    def test_media_of_lanes(self) -> None:
+        """Texts, clips, ... of a lane are kept with that lane, those of none with the run.
+
+        To mend it, look at `lane` in every hook, not only in `log_scalars`.
+        """
+        session = self._open()
+        hooks = {"log_text": "texts", "log_video": "videos", "log_image": "images"}
+        hooks |= {"log_histogram": "histograms", "log_artifact": "artifacts"}
+        implemented = {hook: name for hook, name in hooks.items() if hook in session.backend.hooks}
+        if not implemented:
+            pytest.skip("the backend implements no hook for media")
+        file = self._artifact_file(session, "step_4", {"one": b"1"}) / "one"
+        for lane in (None, 0, 1):
+            for record in _one_of_each(lane, file):
+                session.media(record)
+        session.close()
+        stored = self._read(session.run)
+        for hook, name in implemented.items():
+            tag = "one" if hook == "log_artifact" else self.stored_tag("media/x")
+            check_names(
+                f"(lane, tag) of {name}", [(x, tag) for x in (None, 0, 1)], getattr(stored, name)
+            )
+
+    # ---- helpers --------------------------------------------------------------------------------
+
+    def _by_series(self, expected: Mapping[str, Sequence[Any]]) -> dict[Series, Sequence[Any]]:
+        return {(None, self.stored_tag(tag)): points for tag, points in expected.items()}
+
+    def _check_videos(
+        self, session: Session, expected: Mapping[str, Sequence[tuple[int, np.ndarray]]]
+    ) -> None:
+        found = self._read(session.run).videos
+        wanted = self._by_series(expected)
+        check_names("(lane, tag)", wanted, found)
+        for series, clips in wanted.items():
+            steps = [step for step, _ in found[series]]
+            assert steps == [step for step, _ in clips], f"clips are stored at steps {steps}"
+            for (_, data), (_, frames) in zip(found[series], clips, strict=True):
+                _compare_clip(read_clip(data), frames)
+
+    def _check_artifacts(
+        self, session: Session, expected: Mapping[str, Sequence[tuple[int, bytes]]]
+    ) -> None:
+        found = self._read(session.run).artifacts
+        check_names("(lane, name)", [(None, name) for name in expected], found)
+        for name, files in expected.items():
+            got = sorted(found[None, name], key=lambda file: (file[0] is not None, file[0]))
+            sizes = [len(data) for _, data in got]
+            assert [data for _, data in got] == [data for _, data in files], (
+                f"artifact `{name}`: {[len(data) for _, data in files]} bytes were logged; other "
+                f"content is stored, {sizes} bytes"
+            )
+            steps = [step for step, _ in got if step is not None]
+            assert steps in ([], [step for step, _ in files]), f"`{name}` is at steps {steps}"
+
+    def _artifact_file(self, session: Session, place: str, files: Mapping[str, bytes]) -> Any:
+        folder = session.run.directory / "artifacts" / place
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return folder
+
+
+def _one_of_each(lane: int | None, file: Any) -> list[Media]:
+    now, pixels = time.time(), np.full((16, 16, 3), 100, np.uint8)
+    return [
+        Text(4, "media/x", "hello", lane, now),
+        Video(4, "media/x", pixels[None], 25.0, lane, now),
+        Image(4, "media/x", pixels, lane, now),
+        Histogram(4, "media/x", np.array([1, 2]), np.array([0.0, 1.0, 2.0]), lane, now),
+        Artifact(4, "one", file, lane, now),
+    ]
+
+
+def _frames(count: int, height: int, width: int) -> np.ndarray:
+    """Frames of one colour each, every one clearly another than the one before."""
+    level = 20 + 40 * (np.arange(count) % 6)
+    colours = np.stack([level, 255 - level, np.full(count, 128)], axis=-1).astype(np.uint8)
+    return np.broadcast_to(colours[:, None, None], (count, height, width, 3)).copy()
+
+
+def _compare_clip(got: np.ndarray, wanted: np.ndarray) -> None:
+    count, height, width, _ = wanted.shape
+    sizes = [(height, width), (height + height % 2, width + width % 2)]
+    assert got.shape[1:3] in sizes, (
+        f"frames of {height} x {width} pixels were logged; stored are {list(got.shape[1:3])}"
+    )
+    assert len(got) == count, f"a clip of {count} frames was logged; stored are {len(got)}"
+    difference = np.abs(
+        got[:, : height - 1 or 1, : width - 1 or 1].mean((1, 2)) - wanted.mean((1, 2))
+    ).max(-1)
+    worst = int(difference.argmax())
+    assert difference[worst] <= _COLOUR_TOLERANCE, (
+        f"frame {worst} must be {wanted[worst, 0, 0].tolist()} in colour; stored is "
+        f"{got[worst].mean((0, 1)).round().tolist()}"
+    )

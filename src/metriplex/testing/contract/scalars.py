@@ -1,0 +1,166 @@
+"""What becomes of scalars: values, steps, lanes."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import TYPE_CHECKING
+
+from metriplex.records import Scalar, Scalars
+from metriplex.testing.contract.base import ContractBase
+
+if TYPE_CHECKING:
+    from metriplex.testing.stored import Series
+
+_FLOATS = (
+    *(0.0, 1.0, -1.0, 0.1, -2.5, math.pi, 1 / 3, 1e-6, 123456.789, 1e30, -1e30),
+    *(3.4028234663852886e38, 1.1754943508222875e-38),  # the ends of float32
+    *(1.7976931348623157e308, 2.2250738585072014e-308),  # the ends of float64
+    *(1e-40, 1.401298464324817e-45, 1e-310, 5e-324),  # denormals of both
+)
+_INTEGERS = (0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**64 - 1)
+_STEPS = (0, 1, 2**31 - 1, 2**31, 2**32 + 1, 5_000_000_000, 2**53 + 1, 2**63 - 1)
+
+
+class ScalarTests(ContractBase, abc.ABC):
+    """Every value arrives, once, at its step, in its lane."""
+
+    subject = "scalars"
+
+    def test_floats_are_exact(self) -> None:
+        """Floats come back exactly, at the precision that `precision` documents.
+
+        That includes the largest, the smallest and the denormal ones. To mend it, pass numbers to
+        the service instead of text; where you must write text, use `repr`.
+        """
+        self._check_values(_FLOATS)
+
+    def test_integers_are_exact(self) -> None:
+        """Integers come back exactly, also beyond 2**53, where floats have gaps.
+
+        To mend it, don't convert to float; if the service does, say so by `precision`.
+        """
+        self._check_values(_INTEGERS)
+
+    def test_bools_are_kept(self) -> None:
+        """True and False come back, at least as 1 and 0.
+
+        To mend it, don't take a bool for a text or for nothing.
+        """
+        self._check_values((True, False, True))
+
+    def test_nan_and_infinities_are_kept(self) -> None:
+        """NaN and the infinities come back: users may ask to keep them, so they arrive.
+
+        To mend it, look how the service writes them; strict JSON has no word for them.
+        """
+        self._check_values((0.5, math.nan, math.inf, -math.inf, 0.25))
+
+    def test_order_is_kept(self) -> None:
+        """A thousand records, some in each call, come back in the order of their steps, each once.
+
+        To mend it, send in the order in which records come, and don't sample or cap.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        records = [Scalars(10 * i, {"a": i / 8, "b": i}, iteration=i) for i in range(1000)]
+        start = 0
+        for size in (1, 2, 0, 500, 7, 490):
+            if size:
+                session.scalars(*records[start : start + size])
+            start += size
+        session.close()
+        self._check(
+            session.run,
+            {
+                (None, "a"): [(10 * i, i / 8) for i in range(1000)],
+                (None, "b"): [(10 * i, i) for i in range(1000)],
+            },
+        )
+
+    def test_steps_are_exact(self) -> None:
+        """Steps are exact from 0 to `max_step`, far beyond 2**31.
+
+        To mend it, don't store them as float or as a 32-bit integer.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        steps = sorted({min(step, self.max_step) for step in _STEPS})
+        for index, step in enumerate(steps):
+            session.log(step, {"a": index / 4})
+        session.close()
+        self._check(session.run, {(None, "a"): [(s, i / 4) for i, s in enumerate(steps)]})
+
+    def test_steps_may_go_back(self) -> None:
+        """Records whose steps lie before earlier ones are kept: evaluations, second programs.
+
+        To mend it, don't let the service drop what it takes for late: give each group of tags a
+        step axis of its own, or send the step as a value.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        train = [(100 * (i + 1), i / 2) for i in range(10)]
+        evaluation = [(50, 1.0), (1000, 2.0), (950, 3.0), (2, 4.0)]
+        for step, value in train:
+            session.log(step, {"train/loss": value})
+        for step, value in evaluation:
+            session.log(step, {"eval/return": value})
+        session.log(1, {"train/loss": 9.0})
+        session.close()
+        self._check(
+            session.run,
+            {(None, "train/loss"): [*train, (1, 9.0)], (None, "eval/return"): evaluation},
+            ordered=False,
+        )
+
+    def test_one_step_in_several_records(self) -> None:
+        """What different records log at one step is all kept; of one tag as `keeps_repeats` says.
+
+        To mend it, don't take a step that was seen before for a duplicate.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        session.log(7, {"a": 1.0})
+        session.log(7, {"b": 2.0})
+        session.scalars(Scalars(7, {"a": 3.0}), Scalars(8, {"b": 4.0}))
+        session.close()
+        both = [(7, 1.0), (7, 3.0)] if self.keeps_repeats else [(7, 3.0)]
+        self._check(session.run, {(None, "a"): both, (None, "b"): [(7, 2.0), (8, 4.0)]})
+
+    def test_tags_come_late_and_vanish(self) -> None:
+        """Every record may have other tags: new ones at any time, known ones no longer.
+
+        To mend it, fix no columns by the first record, and fill nothing in.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        expected: dict[Series, list[tuple[int, Scalar]]] = {}
+        for step in range(30):
+            values = {f"tag_{i}": step + i / 8 for i in range(step // 3, step // 2 + 1)}
+            session.log(step, values)
+            for tag, value in values.items():
+                expected.setdefault((None, tag), []).append((step, value))
+        session.close()
+        self._check(session.run, expected)
+
+    def test_what_a_hook_is_given_stays_as_it_was(self) -> None:
+        """A hook changes nothing that it is given: others get the same objects, and it does again.
+
+        To mend it, copy what you want to change.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        values, hparams = {"a": 0.5, "b": 2}, {"lr": 0.1, "env": "CartPole"}
+        session.hparams(hparams)
+        session.log(3, values)
+        session.close()
+        assert values == {"a": 0.5, "b": 2}, f"the values of a record were changed to {values}"
+        assert hparams == {"lr": 0.1, "env": "CartPole"}, f"hparams were changed to {hparams}"
+
+    def _check_values(self, values: tuple[Scalar, ...]) -> None:
+        session = self._open()
+        self._require(session, "log_scalars")
+        for step, value in enumerate(values):
+            session.log(step, {"a": value})
+        session.close()
+        self._check(session.run, {(None, "a"): list(enumerate(values))})

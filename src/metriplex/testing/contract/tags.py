@@ -1,0 +1,105 @@
+"""What becomes of names, however they look."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+
+from metriplex.testing.contract.base import ContractBase
+
+_UNICODE = ("θ/损失", "损失", "🙂/x", "é", "e\u0301", "ß", "ss", "مرحبا", "\u202ex", "x\u200by")
+_NESTED = ("a", "a/b", "a/b/c", "/".join("abcdefghij" * 10), "x/y", "y/x", "x", "y")
+_HOSTILE = (
+    *("../x", "../../../x", "/x", "x/", "//", "/", ".", "..", "x//y", "./x", "x/../x", "~", "~/x"),
+    *(" ", " x", "x ", "x y", "x\ty", "x\ny", "x\r\ny", "x\0y", "\x1b[2J", "\\x", "C:\\x", "x\\y"),
+    *("'", '"', "`x`", "x=y", "x,y", "x;y", "x:y", "x|y", "x?", "x*", "<b>x</b>", "{x}", "[x]"),
+    *("%s", "%00", "x%2Fy", "$HOME", "${x}", "#x", "x&y", "x@y", "--x", "-", "_", "x.y", "x_y"),
+    *("X", "X/Y", "x-y", "None", "null", "nan", "true", "1", "0.5", "__class__", "NUL", "con"),
+    *("step", "_step", "steps", "time", "_timestamp", "_runtime", "run", "lane", "value", "values"),
+    *("seed_000", "seed_000/x", "seed_001", "tag", "id", "name", "status", "iteration"),
+)
+_LONG = ("l" * 100, "l" * 251, "l" * 1000 + "a", "l" * 1000 + "b", "/".join(["long"] * 500))
+_MANY = 10_000
+
+
+class TagTests(ContractBase, abc.ABC):
+    """Different tags stay different, and none does harm."""
+
+    subject = "tags"
+
+    def test_unicode_tags(self) -> None:
+        """Tags in any script come back, each as a tag of its own, also what only looks alike.
+
+        To mend it, write UTF-8 and normalize nothing.
+        """
+        self._check_tags(_UNICODE)
+
+    def test_nested_tags(self) -> None:
+        """A tag may be the beginning of another, `a` and `a/b`, and have a hundred parts.
+
+        To mend it, keep a tag as one name; where parts become directories, give values another
+        place than the directories have.
+        """
+        self._check_tags(_NESTED)
+
+    def test_hostile_tags(self) -> None:
+        """Tags that are paths, markup, control characters or words of the service are but names.
+
+        To mend it, escape what means something to the service, so that different tags stay
+        different, and say by `stored_tag` how; let no tag be a path.
+        """
+        self._check_tags(_HOSTILE)
+
+    def test_long_tags(self) -> None:
+        """Tags of up to two thousand characters stay apart, also if only their ends differ.
+
+        To mend it, replace the end of what is too long by a digest of the whole, and say so by
+        `stored_tag`.
+        """
+        self._check_tags(_LONG)
+
+    def test_ten_thousand_tags(self) -> None:
+        """One record may have ten thousand tags.
+
+        To mend it, send in parts what is too much for one request.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        session.log(1, {f"group_{i % 10}/tag_{i}": i / 4 for i in range(_MANY)})
+        session.close()
+        expected = {(None, f"group_{i % 10}/tag_{i}"): [(1, i / 4)] for i in range(_MANY)}
+        self._check(session.run, expected)
+
+    def test_an_empty_tag_harms_nothing_else(self) -> None:
+        """An empty tag, which metriplex never sends, may be refused or kept; what follows arrives.
+
+        To mend it, raise `metriplex.LoggingError` before anything is stored.
+        """
+        session = self._open()
+        self._require(session, "log_scalars")
+        with contextlib.suppress(Exception):
+            session.log(1, {"": 1.0})
+        session.log(2, {"a": 2.0})
+        session.close()
+        points = self._read(session.run).scalars.get((None, self.stored_tag("a")))
+        assert list(points or ()) == [(2, self.stored_value(2.0))], (
+            f"after a record with an empty tag, 2.0 at step 2 of `a` is stored as {points}"
+        )
+
+    def _check_tags(self, tags: tuple[str, ...]) -> None:
+        session = self._open()
+        self._require(session, "log_scalars")
+        session.log(1, {tag: index / 4 for index, tag in enumerate(tags)})
+        for index, tag in enumerate(tags[::2]):
+            session.log(2, {tag: index / 2 + 0.125})
+        session.close()
+        known: dict[str, str] = {}
+        for tag in tags:
+            other = known.setdefault(self.stored_tag(tag), tag)
+            assert other == tag, f"`stored_tag` gives {self.stored_tag(tag)!r} for two tags"
+        expected = {(None, tag): [(1, index / 4)] for index, tag in enumerate(tags)}
+        for index, tag in enumerate(tags[::2]):
+            expected[None, tag].append((2, index / 2 + 0.125))
+        self._check(session.run, expected)
+        made = sorted(path.name for path in (self.directory / "logs").iterdir())
+        assert made == [session.run.name], f"a tag made files outside of the run: {made}"

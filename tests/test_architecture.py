@@ -27,6 +27,7 @@ MAX_LINES = 400
 NUMPY_ONLY = {"records", "errors"}
 HOST = {
     *("aggregate", "cli", "hookcheck", "hookspecs", "hparams", "journal", "lanes", "naming"),
+    *("columns", "commands", "reading"),
     *("plugins", "routing", "run", "sequence", "shutdown", "transforms", "workers"),
 }
 """Modules, and packages with all that is in them."""

@@ -48,6 +48,9 @@ def to_array(values: Sequence[Any]) -> np.ndarray:
     try:
         if kinds == {int}:
             return np.array(values, np.int64)
+    except OverflowError:
+        return np.array(values, object)
+    try:
         return np.array([np.nan if value is None else value for value in values], np.float64)
     except OverflowError:
         return np.array(values, object)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import os  # noqa: TC003 - part of public annotations
+from collections.abc import Mapping  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
@@ -22,7 +22,17 @@ from metriplex.journal.reader import (
     read_lines,
     read_run,
 )
-from metriplex.records import Media, RunInfo, Scalar, Scalars
+from metriplex.records import (
+    Artifact,
+    Histogram,
+    Image,
+    Media,
+    RunInfo,
+    Scalar,
+    Scalars,
+    Text,
+    Video,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +90,9 @@ class MediaEntry:
             ValueError: Its file is missing, or is not as it was written.
         """
         record = decode(self._fields, self._run_dir)
-        assert not isinstance(record, Scalars | Hparams | Close)
-        return record  # ty: ignore[invalid-return-type] - its kind is one of media
+        if not isinstance(record, Text | Video | Image | Histogram | Artifact):
+            raise DamagedLineError(f"`{self.kind}` is no kind of media")
+        return record
 
 
 @final
@@ -159,7 +170,8 @@ class RunData:
     def wide(self, lane: int | None = None) -> Columns:
         """One row a step and a column a tag, ordered by lane and step.
 
-        A tag that was logged twice at one step gets a row more. Where a row has no value of a tag
+        A tag that is called as one of the other columns is `tag:step`, for example. A tag that was
+        logged twice at one step gets a row more. Where a row has no value of a tag
         there is NaN.
 
         Args:
@@ -175,7 +187,7 @@ class RunData:
         columns: Columns = {}
         if self._has_lanes:
             columns["lane"] = np.repeat(to_array(lanes), sizes)
-        for name in [*_KEYS[1:], *self.tags]:
+        for name in [*_KEYS[1:], *map(_column_name, self.tags)]:
             if any(name in part for part in parts):
                 missing = [np.full(size, np.nan) for size in sizes]
                 columns[name] = join(
@@ -242,7 +254,9 @@ class RunData:
         np.minimum.at(first, np.searchsorted(table, joined), every)
         columns = {"step": step[first], "iteration": iteration[first], "time": time[first]}
         for tag, (_, values) in found.items():
-            columns[tag] = scatter(values.array(), np.searchsorted(table, keys[tag]), len(table))
+            columns[_column_name(tag)] = scatter(
+                values.array(), np.searchsorted(table, keys[tag]), len(table)
+            )
         return columns
 
 
@@ -260,7 +274,11 @@ def read(run: str | os.PathLike[str]) -> RunData:
         OSError: It can't be read.
     """
     directory = find_run(run)
-    data = RunData(read_run(directory))
+    try:
+        data = RunData(read_run(directory))
+    except ConfigurationError as error:  # its headers are damaged, its lines need not be
+        data = RunData(RunInfo("", directory.name, directory, 0.0))
+        data.damage.append(str(error))
     first = first_superseded(directory)
     damage: Damage = data.damage.append
     for fields in read_lines(directory, damage=damage):
@@ -316,6 +334,10 @@ def find_run(run: str | os.PathLike[str]) -> Path:
         f"there is no journal in {' or '.join(repr(str(path)) for path in candidates)}: give the "
         f"directory of a run (what holds `journal/`), or its name under `{LOG_DIR}/`"
     )
+
+
+def _column_name(tag: str) -> str:
+    return f"tag:{tag}" if tag in _KEYS else tag
 
 
 def _lane_key(lane: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -46,9 +47,8 @@ INLINE = SCALARS | HPARAMS | TEXTS | HISTOGRAMS | st.builds(Resume, STEPS)
 
 
 def info(directory: Path, **changes: Any) -> RunInfo:
-    return RunInfo(
-        **{"id": "0f", "name": "run", "directory": directory, "start_time": 1.5} | changes
-    )
+    known = RunInfo(id="0f", name="run", directory=directory, start_time=1.5)
+    return dataclasses.replace(known, **changes)
 
 
 def pixels(*shape: int) -> np.ndarray:

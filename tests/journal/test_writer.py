@@ -18,7 +18,7 @@ from metriplex import Artifact, ClosedError, ConfigurationError, Scalars, Text
 from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -221,7 +221,7 @@ def test_a_segment_of_which_nothing_is_left_is_not_overwritten(tmp_path: Path) -
 
 
 @contextlib.contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
+def no_file_larger_than(size: int) -> Generator[None]:
     """As a full disk: what fits is written, then `write` fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

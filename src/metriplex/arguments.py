@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 import numbers
 import operator
@@ -15,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
-from metriplex.journal import FsyncPolicy
 from metriplex.finite import NonFinite
+from metriplex.journal import FsyncPolicy
+from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.state import Config, MetricsState
+from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
+
+logger = logging.getLogger("metriplex")
 
 JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
 
@@ -236,6 +241,18 @@ def check_where(where: Any) -> jax.Array | bool:
             f"it, for example with `.any()`"
         )
     return jnp.asarray(array, bool)
+
+
+def explain_unknown_rate(opt_state: Any, given: Any, training_log: Any) -> None:
+    """Says in the log, once, why the learning rate will be NaN, if nothing else gives it."""
+    reason = explain_unknown(opt_state, given)
+    if reason and TAG not in flatten(training_log, reduce="mean"):
+        _log_once(reason)
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def join_ends(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
+import time
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
@@ -22,17 +22,16 @@ from metriplex.arguments import (
     check_step,
     check_video,
     check_where,
+    explain_unknown_rate,
     join_ends,
     make_config,
 )
 from metriplex.hparams import flatten_hparams
 from metriplex.lanes import make_lanes
-from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.naming import run_name
 from metriplex.opening import open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
-from metriplex.finite import NonFinite
 from metriplex.run import Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from metriplex.episodes import AxisName
+    from metriplex.finite import NonFinite
     from metriplex.state import Config, MetricsState
 
 logger = logging.getLogger("metriplex")
@@ -204,11 +204,11 @@ class MetricsCallback(RunOwner):
 
             videos = prepare_videos(env, plugins, renderer=renderer, **shown)
             config = replace(config, video=videos and videos.program)
-        now = datetime.now()
+        now = time.time()
         opened = open_run(
             log_dir,
-            run_name(name, env, policy, now),
-            now.timestamp(),
+            run_name(name, env, policy, datetime.fromtimestamp(now)),
+            now,
             total_steps=total_steps,
             lanes=described,
             resume=resume,
@@ -328,7 +328,7 @@ class MetricsCallback(RunOwner):
         check_state(self._config, state)
         given = self._config.learning_rate
         if opt_state is not None or given is not None:
-            _explain_unknown_rate(opt_state, given, training_log)
+            explain_unknown_rate(opt_state, given, training_log)
         where = check_where(where)
         if self._config.video is not None:
             self._config.video.send(
@@ -397,14 +397,3 @@ class MetricsCallback(RunOwner):
         self._config = config
         self._run = None
         return self
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    logger.warning("%s", message)
-
-
-def _explain_unknown_rate(opt_state: Any, given: Any, training_log: Any) -> None:
-    reason = explain_unknown(opt_state, given)
-    if reason and TAG not in flatten(training_log, reduce="mean"):
-        _log_once(reason)

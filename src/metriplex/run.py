@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import shlex
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
 from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ClosedError

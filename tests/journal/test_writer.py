@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from journal.strategies import INLINE, entries, info, media_records, python, same, write
 from metriplex import Artifact, ClosedError, ConfigurationError, Scalars, Text
 from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, read_run
+from metriplex.records import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -85,6 +86,7 @@ def test_the_format_is_as_it_is_documented(tmp_path: Path) -> None:
         "start_time": 1.5,
         "total_steps": None,
         "steps": [],
+        "lanes": [],
     }
     assert json.loads(second)["values"] == {"x": 1}
 
@@ -157,6 +159,9 @@ def test_other_properties_of_the_run_begin_a_segment(tmp_path: Path) -> None:
     writer.close()
     assert read_run(tmp_path) == info(tmp_path)
     assert read_run(tmp_path).total_steps == 99
+    lanes = (Lane("lr_1", {"lr": float("inf")}), Lane("lr_2", {"lr": 0.5, "opt": "adam"}))
+    JournalWriter(tmp_path, info(tmp_path, lanes=lanes)).close()
+    assert read_run(tmp_path).lanes == lanes
     assert [entry.record for entry in entries(tmp_path)] == scalars(4)
 
 

@@ -229,10 +229,7 @@ class JournalWriter:
         number = tail.next_number
         if number is None:
             number = next_number(found[:-1])
-        if known is None or (known.name, known.total_steps) != (
-            self._run.name,
-            self._run.total_steps,
-        ):
+        if known is None or _properties(known) != _properties(self._run):
             self._file.close()
             self._begin(self._index + bool(tail.size), number)
         return number
@@ -262,6 +259,11 @@ class JournalWriter:
             os.close(self._lock)
             self._lock = None
         self._pending.clear()
+
+
+def _properties(run: RunInfo) -> tuple[object, ...]:
+    """What a header says of a run that may differ when it is continued."""
+    return run.name, run.total_steps, run.lanes
 
 
 def _take_lock(path: Path) -> int:

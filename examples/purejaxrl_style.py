@@ -1,8 +1,8 @@
 """PPO in one file, in the style of PureJaxRL, on a gymnax environment: the marked lines log.
 
-    pip install gymnax flax
-    python examples/purejaxrl_style.py
-    tensorboard --logdir logs
+pip install gymnax flax
+python examples/purejaxrl_style.py
+tensorboard --logdir logs
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from metriplex import (
     MetricsState,
     RunInfo,
     Scalars,
+    arguments,
     hookimpl,
 )
-from metriplex import callback as callback_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,7 +216,7 @@ def test_where_decides_as_data(tmp_path: Path, compiled: bool) -> None:
 
 @pytest.fixture
 def fresh_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    callback_module._log_once.cache_clear()
+    arguments._log_once.cache_clear()
     caplog.set_level(logging.WARNING, "metriplex")
     return caplog
 

@@ -74,3 +74,35 @@ def test_a_name_that_is_no_string_is_an_error(name: object) -> None:
 def test_two_paths_to_one_name_are_an_error() -> None:
     with pytest.raises(LoggingError, match="`a/b`"):
         flatten_hparams({"a/b": 1, "a": {"b": 2}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("key", "api_key", "apiKey", "WANDB_API_KEY", "access_key_id", "hf-token", "AccessToken"),
+        *("password", "dbPasswd", "clientSecret", "aws_credentials"),
+    ],
+)
+def test_secrets_are_masked(name: str) -> None:
+    assert flatten_hparams({"a": {name: "s3cret"}}) == {f"a/{name}": "***"}
+    assert flatten_hparams({name: ["s3cret", "x"]}) == {name: "***"}
+    assert flatten_hparams({name: {"user": "me"}}) == {f"{name}/user": "***"}
+    assert flatten_hparams({name: "s3cret"}, mask_secrets=False) == {name: "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("max_tokens", 512, 512),
+        ("key", np.uint32(7), 7),
+        ("api_key", None, "None"),
+        ("api_key", "", ""),
+        ("layer_keys", (1, 2), "(1, 2)"),
+        ("prng_key", "threefry", "threefry"),
+        ("obs_key", "pixels", "pixels"),
+        ("tokenizer", "gpt", "gpt"),
+        ("env", "MonkeyBars", "MonkeyBars"),
+    ],
+)
+def test_what_only_sounds_secret_is_kept(name: str, value: object, expected: object) -> None:
+    assert flatten_hparams({name: value}) == {name: expected}

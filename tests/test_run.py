@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from metriplex import ClosedError, NonFiniteError, RunInfo, Scalars, Text, hookimpl
 from metriplex.plugins import Backend
-from metriplex.run import STEPS_PER_SECOND, NonFinite, Run
+from metriplex.run import STEPS_PER_SECOND, Run
 from metriplex.sequence import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from metriplex.finite import NonFinite
 
 INFO = RunInfo(id="0f", name="walk", directory=Path("logs/walk"), start_time=0.0)
 LONG = 60.0

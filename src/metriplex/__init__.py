@@ -16,6 +16,7 @@ from metriplex.errors import (
 from metriplex.hookspecs import hookimpl
 from metriplex.host_function import callback_with_numpy_wrapper
 from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
+from metriplex.reading import RunData, read
 from metriplex.records import (
     Artifact,
     Clip,
@@ -56,6 +57,7 @@ __all__ = [
     "PluginError",
     "Renderer",
     "Route",
+    "RunData",
     "RunInfo",
     "Scalar",
     "Scalars",
@@ -68,4 +70,5 @@ __all__ = [
     "encode_video",
     "hookimpl",
     "lane_name",
+    "read",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 import numbers
 import operator
@@ -15,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
+from metriplex.finite import NonFinite
 from metriplex.journal import FsyncPolicy
-from metriplex.run import NonFinite
+from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.state import Config, MetricsState
+from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
+
+logger = logging.getLogger("metriplex")
 
 JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
 
@@ -105,6 +110,49 @@ def check_journal(journal: Any) -> dict[str, Any] | None:
     if "flush_secs" in options:
         options["flush_secs"] = check_positive("flush_secs", options["flush_secs"])
     return options
+
+
+def check_resume(resume: Any, name: Any, step: Any, journal: Any) -> None:
+    """Makes sure that what is given beside `resume` fits.
+
+    Raises:
+        ConfigurationError: It doesn't.
+    """
+    if resume is None:
+        if step is not None:
+            raise ConfigurationError(
+                f"`resume_step` is {step!r}, and nothing is resumed: pass `resume=` too"
+            )
+        return
+    if name is not None:
+        raise ConfigurationError(
+            f"a run that is resumed keeps its name; got `name={name!r}` beside `resume`: leave it "
+            f"out"
+        )
+    if journal is None:
+        raise ConfigurationError(
+            "a run is resumed by its journal; got `journal=False` beside `resume`: leave it out"
+        )
+    if step is not None:
+        check_count("resume_step", step, least=0)
+
+
+def check_video(
+    *, interval: Any, num_steps: Any, width: Any, height: Any, fps: Any, mode: Any
+) -> dict[str, Any]:
+    """Gives back what describes the videos of a run.
+
+    Raises:
+        ConfigurationError: A value is not usable.
+    """
+    return {
+        "interval": check_count("video_interval", interval, least=0),
+        "num_steps": check_count("video_num_steps", num_steps, least=1),
+        "width": check_count("video_width", width, least=1),
+        "height": check_count("video_height", height, least=1),
+        "fps": check_positive("video_fps", fps),
+        "mode": check_choice("video_worker", mode, ("process", "thread")),
+    }
 
 
 def check_hparams(hparams: Any) -> Any:
@@ -193,6 +241,18 @@ def check_where(where: Any) -> jax.Array | bool:
             f"it, for example with `.any()`"
         )
     return jnp.asarray(array, bool)
+
+
+def explain_unknown_rate(opt_state: Any, given: Any, training_log: Any) -> None:
+    """Says in the log, once, why the learning rate will be NaN, if nothing else gives it."""
+    reason = explain_unknown(opt_state, given)
+    if reason and TAG not in flatten(training_log, reduce="mean"):
+        _log_once(reason)
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def join_ends(

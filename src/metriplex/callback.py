@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
-import uuid
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metriplex import state as device
 from metriplex.aggregate import Aggregator
 from metriplex.arguments import (
-    check_choice,
     check_count,
     check_hparams,
     check_journal,
-    check_positive,
+    check_resume,
     check_state,
     check_step,
+    check_video,
     check_where,
+    explain_unknown_rate,
     join_ends,
     make_config,
 )
 from metriplex.hparams import flatten_hparams
 from metriplex.lanes import make_lanes
-from metriplex.learning_rate import TAG, explain_unknown
-from metriplex.naming import create_directory, run_name
+from metriplex.naming import run_name
+from metriplex.opening import open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
-from metriplex.recording import open_journal
-from metriplex.records import RunInfo
-from metriplex.run import NonFinite, Run
+from metriplex.run import Run
 from metriplex.tracing import is_tracing, require_host
 from metriplex.training_log import flatten
 from metriplex.transforms import create_transforms
@@ -46,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from metriplex.episodes import AxisName
+    from metriplex.finite import NonFinite
     from metriplex.state import Config, MetricsState
 
 logger = logging.getLogger("metriplex")
@@ -73,6 +70,11 @@ class MetricsCallback(RunOwner):
         policy: The policy; only its name is used.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
         log_dir: Where the run's directory is made.
+        resume: A run to continue, instead of a new one: its directory, or its name under `log_dir`.
+            `init` then counts on from where it stands. Backends may be others than before.
+        resume_step: The environment step from which it goes on: that of the checkpoint which was
+            restored. What was logged beyond is superseded in every backend. None: the newest step
+            that was logged; nothing is superseded.
         backends: What the run is logged to: names of installed backends, `{name: options}`,
             backend objects, a `metriplex.Route` of one of these, or a list of them. None:
             TensorBoard.
@@ -139,6 +141,8 @@ class MetricsCallback(RunOwner):
         alpha: float = 0.9,
         log_dir: str | os.PathLike[str] = "logs",
         *,
+        resume: str | os.PathLike[str] | None = None,
+        resume_step: int | None = None,
         backends: object = None,
         transforms: object = None,
         hparams: object = None,
@@ -180,34 +184,42 @@ class MetricsCallback(RunOwner):
         journal_options = check_journal(journal)
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, least=1)
+        check_resume(resume, name, resume_step, journal_options)
         flat = flatten_hparams(check_hparams(hparams))
         described = make_lanes(lanes, lane_names)
         plugins = create_backends(backends)
         chain = create_transforms(transforms)
-        size = {
-            "interval": check_count("video_interval", video_interval, least=0),
-            "num_steps": check_count("video_num_steps", video_num_steps, least=1),
-            "width": check_count("video_width", video_width, least=1),
-            "height": check_count("video_height", video_height, least=1),
-        }
-        fps = check_positive("video_fps", video_fps)
-        mode = check_choice("video_worker", video_worker, ("process", "thread"))
+        shown = check_video(
+            interval=video_interval,
+            num_steps=video_num_steps,
+            width=video_width,
+            height=video_height,
+            fps=video_fps,
+            mode=video_worker,
+        )
         videos = None
         if video_interval:
             from metriplex.video.setup import prepare_videos  # only those who want videos need it
 
-            videos = prepare_videos(env, plugins, renderer=renderer, fps=fps, mode=mode, **size)
+            videos = prepare_videos(env, plugins, renderer=renderer, **shown)
             config = replace(config, video=videos and videos.program)
         now = time.time()
-        directory = create_directory(
-            log_dir, run_name(name, env, policy, datetime.fromtimestamp(now))
+        opened = open_run(
+            log_dir,
+            run_name(name, env, policy, datetime.fromtimestamp(now)),
+            now,
+            total_steps=total_steps,
+            lanes=described,
+            resume=resume,
+            resume_step=resume_step,
+            journal=journal_options,
         )
-        info = RunInfo(
-            uuid.uuid4().hex, directory.name, directory, now, total_steps, lanes=described
+        first = {"first_step": opened.first_step, "first_iteration": opened.first_iteration}
+        self._config = replace(config, **first)
+        record = opened.journal
+        run = Run(
+            opened.info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record
         )
-        self._config = config
-        record = open_journal(info, journal_options)
-        run = Run(info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record)
         if aggregate:
             run.aggregator = Aggregator(len(described))
         self._open(run)
@@ -311,7 +323,7 @@ class MetricsCallback(RunOwner):
         check_state(self._config, state)
         given = self._config.learning_rate
         if opt_state is not None or given is not None:
-            _explain_unknown_rate(opt_state, given, training_log)
+            explain_unknown_rate(opt_state, given, training_log)
         where = check_where(where)
         if self._config.video is not None:
             self._config.video.send(
@@ -381,29 +393,9 @@ class MetricsCallback(RunOwner):
         self._run = None
         return self
 
-    def __repr__(self) -> str:
-        run = self._known_run()
-        return "MetricsCallback(<traced>)" if run is None else f"MetricsCallback({run.info.name!r})"
-
     # ---- for integrations -----------------------------------------------------------------------
 
     @property
     def config(self) -> Config:
         """What of the construction shapes the compiled program."""
         return self._config
-
-    @property
-    def handle(self) -> jax.Array:
-        """The run handle, int32 `[]`, as rows carry it."""
-        return jnp.asarray(self._handle, jnp.int32)
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    logger.warning("%s", message)
-
-
-def _explain_unknown_rate(opt_state: Any, given: Any, training_log: Any) -> None:
-    reason = explain_unknown(opt_state, given)
-    if reason and TAG not in flatten(training_log, reduce="mean"):
-        _log_once(reason)

@@ -1,4 +1,4 @@
-"""The command `metriplex`: `demo` trains, `plugins` lists, `doctor` tries what is installed."""
+"""The command `metriplex`: `demo` trains, `plugins` lists, `doctor` tries, `export` writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import textwrap
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from metriplex.commands import export
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.plugins import PluginReport, installed
 
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(plugin_table(installed(), shutil.get_terminal_size().columns))
         elif arguments.command == "doctor":
             status = _doctor(arguments)
+        elif arguments.command == export.NAME:
+            status = export.run(arguments)
         else:
             status = _demo(arguments)
         sys.stdout.flush()
@@ -155,4 +158,5 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("plugins", help="list every installed plugin, also the broken ones")
     doctor = commands.add_parser("doctor", help="try what is installed, say how to mend what fails")
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
+    export.add_parser(commands)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +15,58 @@ if TYPE_CHECKING:
     from metriplex.records import Scalar
 
 
-def flatten_hparams(hparams: Mapping[str, Any]) -> dict[str, Scalar | str]:
+MASK = "***"
+"""Stands for a secret."""
+
+_SECRET = re.compile("key|token|password|passwd|secret|credential")
+_NO_SECRET = re.compile(
+    r"(?:^|_)(?:prng|rng|random|jax|obs|observation|action)_?keys?(?:_|$)|tokeni[sz]|monkey|keyboard"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a hyper-parameter's name says that its value is a secret.
+
+    Args:
+        name: One part of the flattened name: a match with `*key*`, `*token*`, `*password*`,
+            `*passwd*`, `*secret*` or `*credential*`, whatever the case; not `prng_key`,
+            `obs_key`, `tokenizer` and the like.
+    """
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
+    return _SECRET.search(_NO_SECRET.sub("", plain)) is not None
+
+
+def flatten_hparams(
+    hparams: Mapping[str, Any], *, mask_secrets: bool = True
+) -> dict[str, Scalar | str]:
     """Joins nested names by `/`, and turns what is no number or string into its text.
 
     Args:
         hparams: Names to values: mappings and dataclasses are descended into; numbers (NumPy's and
             jax's too, of size one), bools and strings are kept; everything else (None, lists,
             functions, ...) becomes a string.
+        mask_secrets: Whether text under a name that says that it is secret (`is_secret` of any
+            part of the name) becomes `***`. Numbers, bools, arrays and None are kept, as
+            `max_tokens=512` and `key=jax.random.key(0)` are no secrets.
 
     Raises:
         LoggingError: A name is not a string, or two paths make the same name.
     """
     flat: dict[str, Scalar | str] = {}
-    for name, value in _walk(hparams, ""):
+    for name, value in _walk(hparams, "", mask=mask_secrets):
         if name in flat:
             raise LoggingError(f"two hyper-parameters are named `{name}`: rename one")
         flat[name] = value
     return flat
 
 
-def _walk(value: Any, name: str) -> Iterator[tuple[str, Scalar | str]]:
+def _walk(
+    value: Any, name: str, *, mask: bool, secret: bool = False
+) -> Iterator[tuple[str, Scalar | str]]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if not isinstance(value, Mapping):
-        yield name, _plain(value)
+        yield name, MASK if secret and _is_text(value) else _plain(value)
         return
     for key, item in value.items():
         if not isinstance(key, str) or not key:
@@ -45,7 +74,17 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, Scalar | str]]:
                 f"a hyper-parameter's name must be a string that is not empty; got {key!r}"
                 + (f" under `{name}`" if name else "")
             )
-        yield from _walk(item, f"{name}/{key}" if name else key)
+        hidden = secret or (mask and is_secret(key))
+        yield from _walk(item, f"{name}/{key}" if name else key, mask=mask, secret=hidden)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value, or what is in it, is written out: not a number, an array or a function."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_is_text, value))
+    return bool(value) and not (
+        isinstance(value, bool | int | float) or hasattr(value, "dtype") or callable(value)
+    )
 
 
 def _plain(value: Any) -> Scalar | str:

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -163,6 +164,15 @@ class RunOwner(MediaLogger, abc.ABC):
                 raise
         if interrupted and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+
+    def __repr__(self) -> str:
+        run = self._known_run()
+        return "MetricsCallback(<traced>)" if run is None else f"MetricsCallback({run.info.name!r})"
+
+    @property
+    def handle(self) -> jax.Array:
+        """The run handle, int32 `[]`, as rows carry it; for integrations."""
+        return jnp.asarray(self._handle, jnp.int32)
 
     def _known_run(self) -> Run | None:
         """The run, unless this is traced, or it is closed and gone."""

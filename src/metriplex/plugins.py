@@ -64,7 +64,7 @@ class Backend:
         self.flush_secs = _flush_secs(plugin, name)
         self.video_format = str(getattr(plugin, "video_format", DEFAULT_VIDEO_FORMAT))
 
-    def call(self, hook: str, *, number: int = 0, **kwargs: Any) -> None:  # noqa: ARG002
+    def call(self, hook: str, *, number: object = 0, **kwargs: Any) -> None:  # noqa: ARG002
         """Calls the plugin's implementation of a hook on the calling thread, if it has one.
 
         Args:

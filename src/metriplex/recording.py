@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, final
 
+from metriplex.acks import clamp_acks
 from metriplex.errors import ConfigurationError
 from metriplex.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
 from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, superseded
@@ -42,7 +43,8 @@ class RunJournal:
         start: Number of the first record of this process.
 
     Raises:
-        ConfigurationError: Another process writes the run's journal.
+        ConfigurationError: Another process writes the run's journal, or a backend's state is
+            damaged.
         OSError: The journal can't be created, read or written.
     """
 
@@ -65,6 +67,11 @@ class RunJournal:
             self._writer.append(self._writer.next_number, [Resume(run.resume_step)])
             self._writer.flush()
         self.start = self._settled = self._writer.next_number
+        try:
+            clamp_acks(run.directory, self.start)
+        except BaseException:
+            self.release()
+            raise
         self._failing = False
         self._changed = threading.Condition()
 

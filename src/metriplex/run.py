@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import shlex
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
 from metriplex.acks import Ack, ack_path, load_ack
-from metriplex.errors import ClosedError, NonFiniteError
+from metriplex.errors import ClosedError
+from metriplex.finite import FiniteFilter, NonFinite
 from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
-from metriplex.sequence import Row, Sequencer
+from metriplex.sequence import WINDOW, Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
 from metriplex.transforms import Transforms
 from metriplex.workers import Worker
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("metriplex")
 
-NonFinite: TypeAlias = Literal["error", "abort", "warn", "keep"]
-
-LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
 
 JOURNAL_QUEUE = 65_536
@@ -85,8 +82,9 @@ class Run:
     ) -> None:
         self.info = info
         self._transforms = transforms or Transforms()
-        self._nonfinite = nonfinite
+        self._finite = FiniteFilter(info.name, nonfinite)
         self._number = 0 if journal is None else journal.start
+        self._resumed = self._number > 0
         self._journal = journal
         self._recording: Worker | None = None
         if journal is not None:
@@ -108,8 +106,6 @@ class Run:
         self._all = [*([self._recording] if self._recording else []), *self._workers]
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
-        self._rejected: dict[tuple[str, int | None], int] = {}
-        self._first_rejected: str | None = None
         self.recorder: Recorder | None = None
         self.aggregator: Aggregator | None = None
         self._lock = threading.RLock()
@@ -129,15 +125,25 @@ class Run:
             for row in rows:
                 sequencer = self._sequencers.get(row.lane)
                 if sequencer is None:
-                    # Rows from before the state differed between lanes count for all of them.
-                    common = self._sequencers.get(None)
-                    sequencer = Sequencer(common.expected if common else 0)
+                    sequencer = Sequencer(self._first_number(row.lane, rows))
                     self._sequencers[row.lane] = sequencer
                 if row.kind == "start":
                     # A new program counts from 0 again: nothing of it is a duplicate.
                     due += [early for one in self._sequencers.values() for early in one.release()]
                 due += sequencer.push(row)
             self._take(due)
+
+    def _first_number(self, lane: int | None, rows: Sequence[Row]) -> int:
+        """The number of a lane's first row, of which these are the earliest that have come."""
+        # Rows from before the state differed between lanes count for all of them.
+        common = self._sequencers.get(None)
+        if common is not None:
+            return common.expected
+        numbers = (row.sequence for row in rows if row.lane == lane and row.sequence is not None)
+        least = min(numbers, default=0)
+        # A state of a checkpoint counts on; what it counted before will never come. If an earlier
+        # row is still on its way after all, it is late, not lost.
+        return least if self._resumed or least > WINDOW else 0
 
     def release(self) -> None:
         """Hands on the rows that still wait for earlier ones: the program has ended."""
@@ -179,7 +185,7 @@ class Run:
         deadline = time.monotonic() + timeout
         for done in [worker.start_flush() for worker in self._all]:
             done.wait(max(deadline - time.monotonic(), 0.0))
-        self._raise_rejected()
+        self._finite.raise_rejected()
 
     def close(self, status: str, timeout: float) -> None:
         """Delivers what is queued, closes every backend, and reports what was not delivered.
@@ -201,7 +207,7 @@ class Run:
         finally:
             first = self._close_workers(status, timeout, deadline)
         if first:
-            self._raise_rejected()
+            self._finite.raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What has become of the records so far, backend by backend."""
@@ -255,7 +261,7 @@ class Run:
         self._submit_checked(records)
 
     def _submit_checked(self, records: Sequence[Scalars]) -> None:
-        records = [checked for record in records if (checked := self._check(record)).values]
+        records = self._finite(records)
         if records:
             self._submit("log_scalars", ("records", tuple(records)), len(records))
 
@@ -272,50 +278,6 @@ class Run:
         self._number += records
         for worker in self._all:
             worker.submit(first, hook, argument, records)
-
-    def _check(self, record: Scalars) -> Scalars:
-        """The record without the values that `nonfinite` rejects."""
-        if self._nonfinite == "keep":
-            return record
-        bad = [
-            tag
-            for tag, value in record.values.items()
-            if isinstance(value, float) and not math.isfinite(value)
-            if not _is_unknown_rate(tag, value)
-        ]
-        if not bad:
-            return record
-        for tag in bad:
-            self._reject(tag, record)
-        kept = {tag: value for tag, value in record.values.items() if tag not in bad}
-        return Scalars(record.step, kept, record.iteration, record.lane, record.wall_time)
-
-    def _reject(self, tag: str, record: Scalars) -> None:
-        key = (tag, record.lane)
-        known = key in self._rejected
-        self._rejected[key] = self._rejected.get(key, 0) + 1
-        if known:
-            return
-        lane = "" if record.lane is None else f", lane {record.lane}"
-        what = f"`{tag}` is {record.values[tag]} at step {record.step}{lane}"
-        level = logging.WARNING if self._nonfinite == "warn" else logging.ERROR
-        logger.log(level, "run `%s`: %s; the value reaches no backend", self.info.name, what)
-        if self._first_rejected is None and self._nonfinite != "warn":
-            self._first_rejected = what
-
-    def _raise_rejected(self) -> None:
-        with self._lock:
-            first, self._first_rejected = self._first_rejected, None
-            count = sum(self._rejected.values())
-            tags = ", ".join(sorted({f"`{tag}`" for tag, _ in self._rejected}))
-            if first is not None:
-                self._rejected.clear()
-        if first is not None:
-            raise NonFiniteError(
-                f"run `{self.info.name}`: {first}; {count} value(s) that are NaN or infinite were "
-                f"rejected, of {tags}: mend the training, or construct the callback with "
-                f'`nonfinite="keep"` to log them or `"warn"` to leave them out'
-            )
 
     # ---- the end --------------------------------------------------------------------------------
 
@@ -391,9 +353,3 @@ def _ack(info: RunInfo, backend: Backend, start: int) -> Ack:
         ack = Ack(ack_path(info.directory, backend.name), start)
         ack.miss(0, start)
     return ack
-
-
-def _is_unknown_rate(tag: str, value: Scalar) -> bool:
-    """NaN is how an unknown learning rate is logged, and alone is never rejected."""
-    is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
-    return is_rate and math.isnan(value)

@@ -44,6 +44,8 @@ class Config:
             `shard_map` or `pmap`.
         abort: Whether a NaN or an infinity stops the program.
         video: What plays and sends evaluation rollouts; None if there are no videos.
+        first_step: Environment steps that were taken before the first one.
+        first_iteration: Index of the first training iteration.
     """
 
     alpha: float = 0.9
@@ -56,6 +58,8 @@ class Config:
     axis_name: episodes.AxisName | None = None
     abort: bool = False
     video: VideoProgram | None = None
+    first_step: int = 0
+    first_iteration: int = 0
 
 
 @final
@@ -87,8 +91,8 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
     """The state before the first step; see `MetricsCallback.init`."""
     state = MetricsState(
         episodes=episodes.init_stats(num_envs, window=config.episode_stats),
-        env_steps=counter.zero(),
-        iteration=_zero(jnp.int32),
+        env_steps=_counter(config.first_step),
+        iteration=_zero(jnp.int32) + config.first_iteration,
         sequence=_zero(jnp.uint32),
         lane=None if lane is None else jnp.array(lane, jnp.int32),
         buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
@@ -101,6 +105,10 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
     # selection between equals takes over the axes over which its condition varies.
     never = lax.axis_index(axes) < 0
     return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), state)
+
+
+def _counter(first: int) -> counter.Counter:
+    return counter.add(counter.zero(), first) if first else counter.zero()
 
 
 def _zero(dtype: DTypeLike) -> jax.Array:

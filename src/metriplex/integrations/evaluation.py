@@ -43,9 +43,7 @@ def log_evaluation(
     """
     now = _state(metrics, step, index)
     flat = flatten(values, prefix="", reduce=metrics.config.reduce)
-    row = state.make_row(
-        metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration
-    )
+    row = state.make_row(metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration)
     bridge.emit(row[None], where=state.gate(metrics.config, now, where=True))
     _send_video(metrics, now, policy, key)
 

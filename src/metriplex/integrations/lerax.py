@@ -114,6 +114,8 @@ class LeraxCallback(AbstractCallback):
 
 def _gather(state: MetricsState, step_state: StepState) -> MetricsState:
     """The state with the statistics of all environments, and the steps that they have taken."""
-    stats, steps = jax.tree.map(lambda leaf: leaf.reshape(-1), (step_state.episodes, step_state.steps))
+    stats, steps = jax.tree.map(
+        lambda leaf: leaf.reshape(-1), (step_state.episodes, step_state.steps)
+    )
     taken = jnp.sum(steps, dtype=jnp.uint32) - state.env_steps.low  # modulo 2**32, as both are
     return replace(state, episodes=stats, env_steps=counter.add(state.env_steps, taken))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from metriplex.errors import ConfigurationError
 from metriplex.journal import media
 from metriplex.journal.entries import Close, Hparams, Record, Resume
 from metriplex.journal.lines import (
@@ -18,7 +19,8 @@ from metriplex.journal.lines import (
     encode_values,
     is_count,
 )
-from metriplex.records import Artifact, Clip, Histogram, Image, RunInfo, Scalars, Text, Video
+from metriplex.naming import check_name
+from metriplex.records import Artifact, Clip, Histogram, Image, Lane, RunInfo, Scalars, Text, Video
 
 VERSION = 1
 """Of the format; a reader refuses a later one."""
@@ -46,7 +48,10 @@ def encode_header(run: RunInfo, kind: str, first: int, steps: Mapping[int | None
         "total_steps": run.total_steps,
         "steps": [[lane, step] for lane, step in steps.items()],
     }
-    return encode_json(fields)[:-1]
+    lanes = (
+        f'{{"name":{encode_json(lane.name)},{encode_values(lane.hparams)}}}' for lane in run.lanes
+    )
+    return f'{encode_json(fields)[:-1]},"lanes":[{",".join(lanes)}]'
 
 
 def decode_header(fields: Mapping[str, Any], run_dir: Path) -> RunInfo:
@@ -64,11 +69,28 @@ def decode_header(fields: Mapping[str, Any], run_dir: Path) -> RunInfo:
         )
     return RunInfo(
         id=_text(fields, "id"),
-        name=_text(fields, "name"),
+        name=_name(fields),
         directory=run_dir,
         start_time=_number(fields, "start_time"),
         total_steps=_optional(fields, "total_steps", _integer),
+        lanes=_lanes(fields.get("lanes")),
     )
+
+
+def _lanes(found: Any) -> tuple[Lane, ...]:
+    if not isinstance(found, list) or not all(isinstance(lane, dict) for lane in found):
+        raise DamagedLineError("its `lanes` are no list")
+    return tuple(Lane(_name(lane), decode_values(lane, strings=True)) for lane in found)
+
+
+def _name(fields: Mapping[str, Any]) -> str:
+    """What a directory may be called after, and so leads nowhere else."""
+    name = _text(fields, "name")
+    try:
+        check_name(name)
+    except ConfigurationError as error:
+        raise DamagedLineError(str(error)) from error
+    return name
 
 
 def header_steps(fields: Mapping[str, Any]) -> dict[int | None, int]:

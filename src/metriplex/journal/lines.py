@@ -6,6 +6,8 @@ can't hold are written is said in `docs/journal.md`.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import re
@@ -16,10 +18,15 @@ from typing import Any, NoReturn
 from metriplex.records import Scalar  # noqa: TC001 - part of public annotations
 
 CHECKSUM_BYTES = len(',"crc":"01234567"}')
-_START = re.compile(rb'\{"n":')
+_START = b'{"n":'
+_STARTS = 3
+"""The beginning of a line, and how often it may come in one: also as a tag or hyper-parameter."""
 _END = re.compile(rb',"crc":"[0-9a-f]{8}"\}')
 _MAX_DIGITS = 4000
 """Longer integers, which Python doesn't print in decimal, are written in hexadecimal."""
+
+_PRINTED = frozenset({float, int})
+"""Types whose `repr` is JSON, if the value is finite."""
 
 
 class DamagedLineError(ValueError):
@@ -77,32 +84,38 @@ def parse(line: bytes) -> dict[str, Any]:
     return fields
 
 
-def salvage(line: bytes) -> Iterator[bytes]:
+def salvage(line: bytes) -> Iterator[dict[str, Any]]:
     """The lines within a damaged one: what follows a torn line, or a newline that was overwritten.
 
     A quotation mark inside a string is escaped, so no text that was logged looks like a line.
     """
-    position = 0
-    while start := _START.search(line, position):
-        position = start.end()
-        for end in _END.finditer(line, position):
-            candidate = line[start.start() : end.end()]
-            if is_sealed(candidate):
-                yield candidate
-                position = end.end()
+    low = 0
+    for end in _END.finditer(line):
+        start = end.start()
+        for _ in range(_STARTS):
+            start = line.rfind(_START, low, start)
+            if start < 0:
                 break
-            if _START.search(line, position, end.start()):
-                break  # it begins anew before it ends
+            with contextlib.suppress(DamagedLineError):
+                yield parse(line[start : end.end()])
+                low = end.end()
+                break
 
 
 def encode_values(values: Mapping[str, Scalar | str]) -> str:
     """The members `values` and, only if JSON can't hold some of them, `nonfinite`."""
+    numbers: tuple[Any, ...] = tuple(values.values())
+    try:
+        if _PRINTED.issuperset(map(type, numbers)) and math.isfinite(sum(numbers)):
+            return _template(tuple(values)) % numbers
+    except (OverflowError, ValueError):  # integers beyond what a float holds
+        pass
     try:
         return f'"values":{encode_json(values)}'
     except ValueError:
         held, others = {}, {}
         for tag, value in values.items():
-            number: Any = value.item() if hasattr(value, "dtype") else value
+            number = _plain(value) if hasattr(value, "dtype") else value
             if isinstance(number, float) and not math.isfinite(number):
                 held[tag], others[tag] = None, str(number)
             elif isinstance(number, int) and number.bit_length() > _MAX_DIGITS:
@@ -110,6 +123,13 @@ def encode_values(values: Mapping[str, Scalar | str]) -> str:
             else:
                 held[tag] = number
         return f'"values":{encode_json(held)},"nonfinite":{encode_json(others)}'
+
+
+@functools.lru_cache(maxsize=1024)
+def _template(tags: tuple[str, ...]) -> str:
+    """What stays the same from step to step."""
+    members = ",".join(f"{encode_json(tag).replace('%', '%%')}:%r" for tag in tags)
+    return f'"values":{{{members}}}'
 
 
 def decode_values(fields: Mapping[str, Any], *, strings: bool = False) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ Damage: TypeAlias = Callable[[str], None]
 
 _BLOCK = 2**20
 _STEP = re.compile(
-    rb'\{"n":\d+,"type":"\w+","step":(-?\d+)(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d+))?'
+    rb'\{"n":\d+,"type":"\w+","step":(-?\d{1,99})'
+    rb'(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d{1,99}))?'
 )
 _RESUME = b'"type":"resume"'
 
@@ -91,7 +93,7 @@ def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dic
             try:
                 found = [parse(line)]
             except DamagedLineError as error:
-                found = [parse(inner) for inner in salvage(line)]
+                found = [*salvage(line)]
                 if place is not None:
                     damage(f"{path} at byte {place}: a line is damaged: {error}")
             for fields in found:
@@ -156,6 +158,16 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
     Raises:
         OSError: A segment is there and can't be read.
     """
+    first = first_superseded(run_dir)
+
+    def is_superseded(entry: Entry) -> bool:
+        return isinstance(entry.record, STEPPED) and entry.record.step >= first(entry.number)
+
+    return is_superseded
+
+
+def first_superseded(run_dir: Path) -> Callable[[int], float]:
+    """As `superseded`: for an entry's number, the first step that is superseded, or infinity."""
     numbers: list[int] = []
     limits: list[int] = []
     for number, step in _resumes(run_dir):
@@ -164,28 +176,27 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
     for index in reversed(range(len(limits) - 1)):
         limits[index] = min(limits[index], limits[index + 1])
 
-    def is_superseded(entry: Entry) -> bool:
-        later = bisect.bisect_right(numbers, entry.number)
-        return (
-            later < len(limits)
-            and isinstance(entry.record, STEPPED)
-            and entry.record.step >= limits[later]
-        )
+    def first(number: int) -> float:
+        later = bisect.bisect_right(numbers, number)
+        return limits[later] if later < len(limits) else math.inf
 
-    return is_superseded
+    return first
 
 
 def _resumes(run_dir: Path) -> list[tuple[int, int]]:
     """Number and step of every resume."""
-    found = []
-    for _, path in segments(run_dir):
-        for line, _ in _complete_lines(path, 0, run_dir):
-            if _RESUME in line:
-                for inner in [line] if is_sealed(line) else salvage(line):
-                    fields = parse(inner)
-                    if fields.get("type") == "resume" and type(fields.get("step")) is int:
-                        found.append((fields["n"], fields["step"]))
-    return sorted(found)
+    lines = (
+        fields
+        for _, path in segments(run_dir)
+        for line, _ in _complete_lines(path, 0, run_dir)
+        if _RESUME in line
+        for fields in salvage(line)
+    )
+    return sorted(
+        (fields["n"], fields["step"])
+        for fields in lines
+        if fields.get("type") == "resume" and type(fields.get("step")) is int
+    )
 
 
 @final

@@ -1,4 +1,4 @@
-"""The files of a journal: `000000.jsonl`, `000001.jsonl`, ... in `journal/` of a run's directory."""
+"""The files of a journal: `000000.jsonl`, `000001.jsonl`, ... in a run's `journal/`."""
 
 from __future__ import annotations
 

@@ -6,14 +6,14 @@ import contextlib
 import errno
 import os
 import weakref
-from collections.abc import Sequence  # noqa: TC003 - part of public annotations
+from collections.abc import Mapping, Sequence  # noqa: TC003 - part of public annotations
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, final
 
-from metriplex.errors import ConfigurationError
-from metriplex.journal.codec import HEADERS, decode_header, encode, encode_header
+from metriplex.errors import ClosedError, ConfigurationError
+from metriplex.journal.codec import decode_header, encode, encode_header
 from metriplex.journal.entries import Record  # noqa: TC001 - part of public annotations
-from metriplex.journal.lines import DamagedLineError, is_sealed, parse, seal
+from metriplex.journal.lines import DamagedLineError, seal
 from metriplex.journal.reader import follow_step, newest_step
 from metriplex.journal.segments import (
     MAX_BYTES,
@@ -22,6 +22,7 @@ from metriplex.journal.segments import (
     segment_path,
     segments,
 )
+from metriplex.journal.tail import next_number, read_tail
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 try:
@@ -32,7 +33,6 @@ except ImportError:  # Windows: nothing keeps a second process out
 FsyncPolicy: TypeAlias = Literal["never", "flush", "always"]
 
 _LOCK = "lock"
-_TAIL = 2**16
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _open_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
 
@@ -78,6 +78,8 @@ class JournalWriter:
         self._file: IO[bytes] | None = None
         self._index = 0
         self._size = 0
+        self._unsynced = False
+        self._steps: dict[int | None, int] = {}
         journal_dir(self._run_dir).mkdir(exist_ok=True)
         self._lock: int | None = _take_lock(journal_dir(self._run_dir) / _LOCK)
         try:
@@ -101,7 +103,13 @@ class JournalWriter:
         Raises:
             OSError: A file of media could not be written, or an artifact not be read.
             ValueError: An artifact is not in the run's directory.
+            ClosedError: The journal is closed, or this process was forked from the one that has it.
         """
+        if self._lock is None:
+            raise ClosedError(
+                f"the journal in {str(self._run_dir)!r} is closed: open it again with a new "
+                f"`JournalWriter`"
+            )
         sync = self._fsync != "never"
         for number, record in enumerate(records, first_number):
             if number >= self.next_number:
@@ -118,12 +126,16 @@ class JournalWriter:
             OSError: Not all could be written. The file ends in a whole line all the same, what is
                 left is kept, and the next call goes on there.
         """
+        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
+            self._end_segment()  # it was removed: what went on into it would be lost in silence
         while self._pending:
-            if self._file is None or self._size >= self._max_bytes:
-                self._rotate()
+            if self._file is not None and self._size >= self._max_bytes:
+                self._end_segment()
+                self._index += 1
+            if self._file is None:
+                self._begin(self._index, self._pending[0][0])
             self._write()
-        if self._file is not None and self._fsync != "never":
-            os.fsync(self._file.fileno())
+        self._sync()
 
     def close(self) -> None:
         """Flushes and releases the lock. May be called again.
@@ -141,8 +153,8 @@ class JournalWriter:
     # ---- segments -------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Writes as many of the pending lines as the segment takes."""
-        room, count, size = self._max_bytes - self._size, 0, 0
+        """Writes as many of the pending lines as the segment takes, at least one."""
+        room, count, size = self._max_bytes - self._size, 1, len(self._pending[0][1])
         while count < len(self._pending) and size < room:
             size += len(self._pending[count][1])
             count += 1
@@ -167,18 +179,21 @@ class JournalWriter:
                 self._file.truncate(self._size)
             raise
         self._size += len(data)
+        self._unsynced = True
 
-    def _rotate(self) -> None:
-        """Begins the next segment, or the first."""
+    def _sync(self) -> None:
+        if self._file is not None and self._unsynced and self._fsync != "never":
+            os.fsync(self._file.fileno())
+            self._unsynced = False
+
+    def _end_segment(self) -> None:
+        self._sync()
         if self._file is not None:
-            if self._fsync != "never":
-                os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-            self._index += 1
-        self._begin(self._index, self._pending[0][0] if self._pending else self.next_number)
 
     def _begin(self, index: int, first: int) -> None:
+        """Begins a segment; after an `OSError` the same one is begun again."""
         path = segment_path(self._run_dir, index)
         self._file = path.open("wb", buffering=0)
         self._index, self._size = index, 0
@@ -187,10 +202,10 @@ class JournalWriter:
             self._put(seal(encode_header(self._run, kind, first, self._steps)))
         except OSError:
             self._file.close()
-            self._file = None  # the same segment is begun again by the next flush
+            self._file = None
             raise
+        self._sync()
         if self._fsync != "never":
-            os.fsync(self._file.fileno())
             _sync_directory(path.parent)
 
     # ---- opening --------------------------------------------------------------------------------
@@ -198,31 +213,28 @@ class JournalWriter:
     def _reopen(self) -> int:
         """Opens the last segment at the end of its last whole line; the number after it."""
         found = segments(self._run_dir)
-        self._steps: dict[int | None, int] = {}
         if not found:
             self._begin(0, 0)
             return 0
         self._steps = newest_step(self._run_dir)
         self._index, path = found[-1]
         header = read_header(path)
-        if header is not None:
-            self._check_run(header)
+        known = None if header is None else self._check_run(header)
         self._file = path.open("r+b", buffering=0)
-        number = self._repair(self._file)
-        if number is None:  # not a line in it is whole
+        tail = read_tail(self._file)
+        self._file.truncate(tail.size)
+        self._size = tail.size
+        if tail.open_line:
+            self._put(b"\n")
+        number = tail.next_number
+        if number is None:
+            number = next_number(found[:-1])
+        if known is None or _properties(known) != _properties(self._run):
             self._file.close()
-            self._file = None
-            number = max(self._numbers_before(found[:-1]), 0)
-            if path.stat().st_size:
-                self._index += 1
-            self._begin(self._index, number)
-        elif header is None or self._changed(header):
-            self._file.close()
-            self._file = None
-            self._begin(self._index + 1, number)
+            self._begin(self._index + bool(tail.size), number)
         return number
 
-    def _check_run(self, header: dict[str, object]) -> None:
+    def _check_run(self, header: Mapping[str, Any]) -> RunInfo:
         try:
             known = decode_header(header, self._run_dir)
         except DamagedLineError as error:
@@ -234,57 +246,7 @@ class JournalWriter:
                 f"the journal in {str(self._run_dir)!r} is of run `{known.name}` ({known.id}), not "
                 f"of `{self._run.name}` ({self._run.id}): give another directory, or resume it"
             )
-
-    def _changed(self, header: dict[str, object]) -> bool:
-        """Whether the run has other properties than the last header says."""
-        known = decode_header(header, self._run_dir)
-        return (known.name, known.total_steps) != (self._run.name, self._run.total_steps)
-
-    def _repair(self, file: IO[bytes]) -> int | None:
-        """Cuts off a torn last line, and finds the number after the last line that is whole."""
-        end = file.seek(0, 2)
-        size, span = end, _TAIL
-        while True:
-            begin = max(end - span, 0)
-            file.seek(begin)
-            data = _read_fully(file, end - begin)
-            whole, newline, torn = data.rpartition(b"\n")
-            if newline or not begin:
-                lines = whole.split(b"\n")[1 if begin else 0 :] if newline else []
-                size = end - len(torn)
-                for back, line in enumerate(reversed(lines)):
-                    if is_sealed(line):
-                        self._trim(file, size, end, torn)
-                        return self._after(parse(line), back, torn)
-            if not begin:
-                if not newline or not whole:
-                    file.truncate(0)
-                return None
-            span *= 4
-
-    def _trim(self, file: IO[bytes], size: int, end: int, torn: bytes) -> None:
-        self._size = size
-        if is_sealed(torn):  # only its newline is missing
-            self._size = end
-            self._put(b"\n")
-        elif torn:
-            file.truncate(size)
-
-    def _after(self, fields: dict[str, Any], damaged: int, torn: bytes) -> int:
-        """The number that follows a line, after which there are damaged ones."""
-        if is_sealed(torn):
-            fields, damaged = parse(torn), 0
-        return fields["n"] + (fields.get("type") not in HEADERS) + damaged
-
-    def _numbers_before(self, found: Sequence[tuple[int, Path]]) -> int:
-        """The number after the last whole line of earlier segments."""
-        for _, path in reversed(found):
-            with path.open("rb") as file:
-                lines = file.read().split(b"\n")
-            for back, line in enumerate(reversed(lines)):
-                if is_sealed(line):
-                    return self._after(parse(line), back, b"")
-        return 0
+        return known
 
     # ---- the lock -------------------------------------------------------------------------------
 
@@ -297,6 +259,11 @@ class JournalWriter:
             os.close(self._lock)
             self._lock = None
         self._pending.clear()
+
+
+def _properties(run: RunInfo) -> tuple[object, ...]:
+    """What a header says of a run that may differ when it is continued."""
+    return run.name, run.total_steps, run.lanes
 
 
 def _take_lock(path: Path) -> int:
@@ -325,14 +292,6 @@ def _sync_directory(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _read_fully(file: IO[bytes], size: int) -> bytes:
-    parts = []
-    while size and (part := file.read(size)):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 def _after_fork() -> None:

@@ -1,0 +1,129 @@
+"""Any TensorBoard log directory as the entries of journals, a run for each directory of events.
+
+Neither tensorboard nor TensorFlow is imported; the package `crc32c` is needed, and Pillow to look
+into pictures.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator  # noqa: TC003 - part of public annotations
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from metriplex.journal.entries import Entry, Record, Resume
+from metriplex.journal.event_values import Values
+from metriplex.journal.protobuf import double, inner, last, parse_message, signed
+from metriplex.journal.tfrecord import read_records
+from metriplex.records import RunInfo
+
+_FILE = re.compile(r".*tfevents.*")
+_LANE = re.compile(r"seed_(\d{3,})")
+_UNUSUAL = re.compile(r"[^\w.+=@-]+")
+_MAX_NAME = 150
+_WALL_TIME, _STEP, _SUMMARY, _SESSION_LOG = 1, 2, 5, 7
+_SESSION_START = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EventRun:
+    """One run of a TensorBoard log directory.
+
+    Attributes:
+        info: Its name, made of its path below the log directory; its `id` is made of the path of
+            its directory, and so the same when it is read again.
+        directories: Where its event files are, by lane: `seed_000`, ... below a directory of
+            events are its lanes, as metriplex writes them.
+    """
+
+    info: RunInfo
+    directories: dict[int | None, Path]
+
+    def entries(self, damage: Callable[[str], None] | None = None) -> Iterator[Entry]:
+        """Everything that can be read, numbered from 0, lane by lane in the order of the files.
+
+        A start of a session at some step is a `Resume` there: TensorBoard too drops what earlier
+        events have at that step or later.
+
+        Args:
+            damage: Is told of what can't be read.
+
+        Raises:
+            PluginError: The package `crc32c` is not installed.
+            OSError: A file can't be read.
+        """
+        number = 0
+        for lane, directory in self.directories.items():
+            for record in _records(directory, lane, damage or _ignore):
+                yield Entry(number, record)
+                number += 1
+
+
+def event_runs(log_dir: Path) -> list[EventRun]:
+    """The runs of a TensorBoard log directory, in the order of their paths.
+
+    Args:
+        log_dir: A directory with event files in it or anywhere below; symbolic links to
+            directories are not followed.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    top = Path(log_dir).absolute()
+    found = {
+        path.parent for path in top.rglob("*") if _FILE.fullmatch(path.name) and path.is_file()
+    }
+    runs: dict[Path, dict[int | None, Path]] = {}
+    for directory in sorted(found):
+        lane = _LANE.fullmatch(directory.name)
+        if lane is not None and directory.parent in found and directory != top:
+            runs.setdefault(directory.parent, {})[int(lane[1])] = directory
+        else:
+            runs.setdefault(directory, {})[None] = directory
+    return [EventRun(_info(directory, top), lanes) for directory, lanes in runs.items()]
+
+
+def _info(directory: Path, top: Path) -> RunInfo:
+    parts = (
+        [top.name, *directory.relative_to(top).parts]
+        if directory == top
+        else [*directory.relative_to(top).parts]
+    )
+    name = _UNUSUAL.sub("-", "_".join(parts)).strip(".-")[:_MAX_NAME] or "run"
+    times = [path.stat().st_mtime for path in _files(directory)]
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, directory.as_uri()).hex
+    return RunInfo(identity, name, directory, min(times, default=0.0))
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(
+        path for path in directory.iterdir() if _FILE.fullmatch(path.name) and path.is_file()
+    )
+
+
+def _records(directory: Path, lane: int | None, damage: Callable[[str], None]) -> Iterator[Record]:
+    values = Values(lane, damage)
+    started: int | None = None
+    for path in _files(directory):
+        for data in read_records(path, damage):
+            try:
+                event = parse_message(data)
+                step, time = signed(last(event, _STEP, 0)), double(event, _WALL_TIME)
+                if _SESSION_LOG in event:
+                    if last(inner(event, _SESSION_LOG), 1, 0) == _SESSION_START != started != step:
+                        started = step
+                        yield Resume(step)
+                    continue
+                summary = inner(event, _SUMMARY)
+            except ValueError as error:
+                damage(f"{path}: an event is left out: {error}")
+                continue
+            started = None if summary else started
+            yield from values.records(summary, step, time, str(path))
+
+
+def _ignore(_: str) -> None:
+    pass

@@ -1,0 +1,147 @@
+"""Beginning a run, or finding one that is to be continued and where in it to go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from metriplex.errors import ConfigurationError
+from metriplex.journal import newest_step, read_entries, read_run
+from metriplex.naming import create_directory
+from metriplex.recording import RunJournal, open_journal
+from metriplex.records import Lane, RunInfo, Scalars
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CHUNK = 1000
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A run that is about to begin, or to go on.
+
+    Attributes:
+        info: What backends know of it.
+        journal: Its journal; None if there is to be none.
+        first_step: Environment steps that were taken before.
+        first_iteration: Training iterations that were made before.
+    """
+
+    info: RunInfo
+    journal: RunJournal | None
+    first_step: int = 0
+    first_iteration: int = 0
+
+
+def open_run(
+    log_dir: str | os.PathLike[str],
+    name: str,
+    now: float,
+    *,
+    total_steps: int | None = None,
+    lanes: tuple[Lane, ...] = (),
+    resume: object = None,
+    resume_step: int | None = None,
+    journal: Mapping[str, Any] | None = None,
+) -> Opened:
+    """Makes the directory of a new run, or finds that of one that is continued.
+
+    Args:
+        log_dir: Where the directories of runs are.
+        name: The name of a new run.
+        now: Seconds since the Unix epoch.
+        total_steps: Environment steps of the whole training; None if they aren't known.
+        lanes: What is known of the run's lanes.
+        resume: As for `find_run`; None for a new run.
+        resume_step: The step of the checkpoint, beyond which everything is superseded; None for the
+            newest one that was logged, and to supersede nothing.
+        journal: Options of `RunJournal`; None for no journal.
+
+    Raises:
+        ConfigurationError: The directory can't be made, there is no run to continue, or another
+            process has it open.
+    """
+    if resume is None:
+        directory = create_directory(log_dir, name)
+        info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps, lanes=lanes)
+        return Opened(info, open_journal(info, journal))
+    directory = find_run(resume, log_dir)
+    try:
+        info = _known(directory, total_steps, lanes, resume_step)
+        opened = open_journal(info, journal)
+        if resume_step is None:
+            resume_step = max(newest_step(directory).values(), default=0)
+        end = 0 if opened is None else opened.start
+        return Opened(info, opened, resume_step, next_iteration(directory, end, resume_step))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the run in {str(directory)!r} can't be resumed ({type(error).__name__}: {error}): "
+            f"mend that, or start a new run"
+        ) from error
+
+
+def _known(
+    directory: Path, total_steps: int | None, lanes: tuple[Lane, ...], resume_step: int | None
+) -> RunInfo:
+    known = read_run(directory)
+    return dataclasses.replace(
+        known,
+        directory=directory,
+        total_steps=known.total_steps if total_steps is None else total_steps,
+        lanes=lanes or known.lanes,
+        resume_step=None if resume_step is None else resume_step + 1,
+    )
+
+
+def find_run(resume: object, log_dir: str | os.PathLike[str]) -> Path:
+    """The directory of the run that `resume` names.
+
+    Args:
+        resume: A run's directory, or its name under `log_dir`.
+        log_dir: Where runs are.
+
+    Raises:
+        ConfigurationError: There is no such directory.
+    """
+    if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
+        raise ConfigurationError(
+            f"`resume` must be a run's directory, or its name under `log_dir`; got {resume!r}"
+        )
+    given = Path(resume).expanduser()
+    candidates = [Path(log_dir).expanduser() / given, given]
+    for path in candidates:
+        if path.is_dir():
+            return path.absolute()
+    raise ConfigurationError(
+        f"there is no run {str(resume)!r} to resume, neither under `log_dir` {str(log_dir)!r} nor "
+        f"as a directory: give the name or the directory of a run that was logged before"
+    )
+
+
+def next_iteration(run_dir: Path, end: int, step: int) -> int:
+    """The index of the first training iteration after a step, as far as the journal knows.
+
+    Args:
+        run_dir: The run's directory.
+        end: The number after the journal's last entry; it is read from there backwards.
+        step: The step.
+    """
+    size = _CHUNK
+    while end:
+        start = max(end - size, 0)
+        found = None
+        for entry in read_entries(run_dir, start):
+            if entry.number >= end:
+                break
+            record = entry.record
+            if isinstance(record, Scalars) and record.step <= step and record.iteration is not None:
+                found = record.iteration + 1
+        if found is not None:
+            return found
+        end, size = start, 4 * size
+    return 0

@@ -1,0 +1,344 @@
+"""Reading a run back: its scalars as columns, its hyper-parameters, what it has of media."""
+
+from __future__ import annotations
+
+import os  # noqa: TC003 - part of public annotations
+from collections.abc import Mapping  # noqa: TC003 - part of public annotations
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
+
+import numpy as np
+
+from metriplex.columns import Column, join, occurrences, scatter, to_array
+from metriplex.errors import ConfigurationError
+from metriplex.journal.codec import decode
+from metriplex.journal.entries import Close, Hparams
+from metriplex.journal.lines import DamagedLineError
+from metriplex.journal.reader import (
+    Damage,
+    first_superseded,
+    has_journal,
+    read_lines,
+    read_run,
+)
+from metriplex.records import (
+    Artifact,
+    Histogram,
+    Image,
+    Media,
+    RunInfo,
+    Scalar,
+    Scalars,
+    Text,
+    Video,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+Columns: TypeAlias = dict[str, np.ndarray]
+"""Name to column; all columns have the same length."""
+
+LOG_DIR = "logs"
+_KEYS = ("lane", "step", "iteration", "time")
+
+
+class Series(NamedTuple):
+    """One tag of one lane, in the order in which it was logged.
+
+    Attributes:
+        step: Environment steps, int64 `[n]`.
+        value: `[n]`: bool or int64 if all values are, float64 otherwise; integers beyond int64 are
+            objects.
+        iteration: Training iterations: int64 `[n]`, or float64 if NaN stands for some without one.
+        time: Seconds since the Unix epoch, float64 `[n]`.
+    """
+
+    step: np.ndarray
+    value: np.ndarray
+    iteration: np.ndarray
+    time: np.ndarray
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MediaEntry:
+    """A text, clip, picture, histogram or artifact of a run, which is read when it is asked for.
+
+    Attributes:
+        kind: `text`, `video`, `image`, `histogram` or `artifact`.
+        tag: Its tag; an artifact's name.
+        step: Environment steps.
+        lane: Index along the vmapped axes, or None.
+        time: Seconds since the Unix epoch.
+    """
+
+    kind: str
+    tag: str
+    step: int
+    lane: int | None
+    time: float
+    _fields: Mapping[str, Any]
+    _run_dir: Path
+
+    def load(self) -> Media:
+        """The record: `metriplex.Text`, `Video`, `Image`, `Histogram` or `Artifact`.
+
+        Raises:
+            ValueError: Its file is missing, or is not as it was written.
+        """
+        record = decode(self._fields, self._run_dir)
+        if not isinstance(record, Text | Video | Image | Histogram | Artifact):
+            raise DamagedLineError(f"`{self.kind}` is no kind of media")
+        return record
+
+
+@final
+class RunData:
+    """Everything that a run has logged, without what a resume superseded.
+
+    Attributes:
+        run: Name, directory, start.
+        hparams: Name to value.
+        status: How it ended: `finished`, `failed`, `interrupted`; None if it is still open, or was
+            killed.
+        media: What is no scalar, in order.
+        damage: What could not be read, a sentence each; empty if all could.
+    """
+
+    def __init__(self, run: RunInfo) -> None:
+        self.run = run
+        self.hparams: dict[str, Scalar | str] = {}
+        self.status: str | None = None
+        self.media: list[MediaEntry] = []
+        self.damage: list[str] = []
+        self._records: list[Column] = [Column() for _ in _KEYS[1:]]
+        self._count = 0
+        self._series: dict[tuple[int | None, str], tuple[Column, Column]] = {}
+
+    @property
+    def lanes(self) -> list[int | None]:
+        """The lanes that have scalars: `[None]` for a run that is not vmapped."""
+        return sorted({lane for lane, _ in self._series}, key=_lane_key)
+
+    @property
+    def tags(self) -> list[str]:
+        """All tags of scalars, in the order in which they first came."""
+        return list(dict.fromkeys(tag for _, tag in self._series))
+
+    def series(self, tag: str, lane: int | None = None) -> Series:
+        """One tag of one lane.
+
+        Args:
+            tag: The tag.
+            lane: The lane; None for a run that is not vmapped.
+
+        Raises:
+            KeyError: There are no such values.
+        """
+        found = self._series.get((lane, tag))
+        if found is None:
+            raise KeyError(
+                f"run `{self.run.name}` has no `{tag}` in lane {lane}: it has "
+                f"{', '.join(f'`{one}`' for one in self.tags)} in {self.lanes}"
+            )
+        rows, values = (column.array() for column in found)
+        step, iteration, time = (column.array()[rows] for column in self._records)
+        return Series(step, values, iteration, time)
+
+    def long(self) -> Columns:
+        """One row a value, in the order in which they were logged.
+
+        Returns:
+            `lane` (only if the run is vmapped), `step`, `iteration`, `time`, `tag`, `value`.
+        """
+        keys = list(self._series)
+        rows = [row.array().astype(np.int64) for row, _ in self._series.values()]
+        row = np.concatenate([*rows, np.empty(0, np.int64)])
+        order = np.argsort(row, kind="stable")
+        lengths = [len(one) for one in rows]
+        columns = dict(zip(_KEYS[1:], (c.array()[row[order]] for c in self._records), strict=True))
+        which = np.repeat(np.arange(len(keys)), lengths)[order]
+        columns["tag"] = np.array([tag for _, tag in keys], object)[which]
+        values = join([value.array() for _, value in self._series.values()])
+        columns["value"] = values[order]
+        lanes = to_array([lane for lane, _ in keys])
+        return {"lane": lanes[which], **columns} if self._has_lanes else columns
+
+    def wide(self, lane: int | None = None) -> Columns:
+        """One row a step and a column a tag, ordered by lane and step.
+
+        A tag that is called as one of the other columns is `tag:step`, for example. A tag that was
+        logged twice at one step gets a row more. Where a row has no value of a tag
+        there is NaN.
+
+        Args:
+            lane: The lane that is wanted; None for all of them.
+
+        Returns:
+            `lane` (only if the run is vmapped), `step`, `iteration`, `time` of the first record of
+            the step, then the tags.
+        """
+        lanes = self.lanes if lane is None else [lane]
+        parts = [self._wide_lane(one) for one in lanes]
+        sizes = [len(part["step"]) for part in parts]
+        columns: Columns = {}
+        if self._has_lanes:
+            columns["lane"] = np.repeat(to_array(lanes), sizes)
+        for name in [*_KEYS[1:], *map(_column_name, self.tags)]:
+            if any(name in part for part in parts):
+                missing = [np.full(size, np.nan) for size in sizes]
+                columns[name] = join(
+                    [part.get(name, gap) for part, gap in zip(parts, missing, strict=True)]
+                )
+        return columns
+
+    def to_pandas(self, *, wide: bool = True) -> pd.DataFrame:
+        """A pandas data frame of `wide()` or `long()`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.wide() if wide else self.long())
+
+    def to_polars(self, *, wide: bool = True) -> pl.DataFrame:
+        """A polars data frame of `wide()` or `long()`.
+
+        Raises:
+            ImportError: polars is not installed.
+        """
+        import polars as pl
+
+        return pl.DataFrame(self.wide() if wide else self.long())
+
+    # ---- filling --------------------------------------------------------------------------------
+
+    @property
+    def _has_lanes(self) -> bool:
+        return any(lane is not None for lane, _ in self._series)
+
+    def _add(self, record: Scalars) -> None:
+        for column, value in zip(
+            self._records, (record.step, record.iteration, record.wall_time), strict=True
+        ):
+            column.append(value)
+        for tag, value in record.values.items():
+            known = self._series.get((record.lane, tag))
+            if known is None:
+                known = self._series[record.lane, tag] = Column(), Column()
+            known[0].append(self._count)
+            known[1].append(value)
+        self._count += 1
+
+    def _wide_lane(self, lane: int | None) -> Columns:
+        """As `wide`, for one lane."""
+        found = {tag: self._series[one, tag] for one, tag in self._series if one == lane}
+        step, iteration, time = (column.array() for column in self._records)
+        rows = {tag: row.array().astype(np.int64) for tag, (row, _) in found.items()}
+        every = np.concatenate([*rows.values(), np.empty(0, np.int64)])
+        if not every.size:
+            return {"step": np.empty(0, np.int64), "iteration": np.empty(0), "time": np.empty(0)}
+        steps = np.unique(step[every])
+        again = {tag: occurrences(step[row]) for tag, row in rows.items()}
+        width = 1 + max(int(count.max()) for count in again.values())
+        keys = {
+            tag: np.searchsorted(steps, step[row]) * width + again[tag] for tag, row in rows.items()
+        }
+        joined = np.concatenate(list(keys.values()))
+        table = np.unique(joined)
+        first = np.full(len(table), self._count)
+        np.minimum.at(first, np.searchsorted(table, joined), every)
+        columns = {"step": step[first], "iteration": iteration[first], "time": time[first]}
+        for tag, (_, values) in found.items():
+            columns[_column_name(tag)] = scatter(
+                values.array(), np.searchsorted(table, keys[tag]), len(table)
+            )
+        return columns
+
+
+def read(run: str | os.PathLike[str]) -> RunData:
+    """Reads a run back from its journal, also while it goes on.
+
+    Args:
+        run: The run's directory, or its name under `logs/`.
+
+    Returns:
+        What it has logged. What is damaged is left out and named in `damage`.
+
+    Raises:
+        ConfigurationError: There is no journal.
+        OSError: It can't be read.
+    """
+    directory = find_run(run)
+    try:
+        data = RunData(read_run(directory))
+    except ConfigurationError as error:  # its headers are damaged, its lines need not be
+        data = RunData(RunInfo("", directory.name, directory, 0.0))
+        data.damage.append(str(error))
+    first = first_superseded(directory)
+    damage: Damage = data.damage.append
+    for fields in read_lines(directory, damage=damage):
+        try:
+            _take(data, fields, first(fields["n"]), directory)
+        except DamagedLineError as error:
+            damage(f"line {fields['n']} is left out: {error}")
+    return data
+
+
+def _take(data: RunData, fields: Mapping[str, Any], limit: float, directory: Path) -> None:
+    kind = fields.get("type")
+    if kind not in ("scalars", "hparams", "resume", "close"):
+        entry = _media_entry(fields, directory)
+        if entry.step < limit:
+            data.media.append(entry)
+        return
+    record = decode(fields, directory)
+    if isinstance(record, Scalars):
+        if record.step < limit:
+            data._add(record)  # noqa: SLF001 - `RunData` is filled here alone
+        data.status = None
+    elif isinstance(record, Hparams):
+        data.hparams |= record.values
+    else:
+        data.status = record.status if isinstance(record, Close) else None
+
+
+def _media_entry(fields: Mapping[str, Any], directory: Path) -> MediaEntry:
+    kind, step, lane, time = (fields.get(name) for name in ("type", "step", "lane", "time"))
+    tag = fields.get("name" if kind == "artifact" else "tag")
+    if not (isinstance(kind, str) and isinstance(tag, str) and type(step) is int):
+        raise DamagedLineError("it has no type, tag or step")
+    if not isinstance(time, int | float) or not (lane is None or type(lane) is int):
+        raise DamagedLineError("it has no time or lane")
+    return MediaEntry(kind, tag, step, lane, float(time), fields, directory)
+
+
+def find_run(run: str | os.PathLike[str]) -> Path:
+    """The directory of a run that has a journal.
+
+    Args:
+        run: The run's directory, or its name under `logs/`.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    candidates = [Path(run).expanduser(), Path(LOG_DIR) / run]
+    for directory in candidates:
+        if has_journal(directory):
+            return directory.absolute()
+    raise ConfigurationError(
+        f"there is no journal in {' or '.join(repr(str(path)) for path in candidates)}: give the "
+        f"directory of a run (what holds `journal/`), or its name under `{LOG_DIR}/`"
+    )
+
+
+def _column_name(tag: str) -> str:
+    return f"tag:{tag}" if tag in _KEYS else tag
+
+
+def _lane_key(lane: int | None) -> int:
+    return -1 if lane is None else lane

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import TYPE_CHECKING, final
 
 CORE = Path(__file__).parent.parent.parent / "src" / "metriplex"
 
-if "metriplex" not in sys.modules:  # a process of its own, which needs the host half alone
+ENVIRONMENT = {**os.environ, "HOST_ONLY": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+"""Of processes that do without jax, which takes a second to import."""
+
+if "HOST_ONLY" in os.environ:
     package = types.ModuleType("metriplex")
     package.__path__ = [str(CORE)]
     sys.modules["metriplex"] = package

@@ -13,9 +13,9 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from host import Service, make_run
-
+from deaths.host import Service, make_run
 from metriplex.journal import read_entries
+from metriplex.records import Scalars
 from metriplex.replay import replay
 
 LONG = 60.0
@@ -43,7 +43,7 @@ def moment(folder: Path, shuffled: random.Random) -> bool:
     promised = 0
     for _ in range(shuffled.randrange(1, 8)):
         promised = int(os.read(receiver, 10))
-    for _ in range(shuffled.randrange(20_000)):
+    for _ in range(shuffled.randrange(100_000)):
         pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -54,9 +54,8 @@ def moment(folder: Path, shuffled: random.Random) -> bool:
     before = len(service.stored())
     (left,) = replay_to(directory, service)
     steps = service.stored()
-    kept = [
-        entry.record.step for entry in read_entries(directory) if hasattr(entry.record, "values")
-    ]
+    records = (entry.record for entry in read_entries(directory))
+    kept = [record.step for record in records if isinstance(record, Scalars)]
     print(promised, len(kept), before, left)
     return (
         len(kept) >= promised
@@ -81,4 +80,5 @@ def main() -> int:
     return 0 if all(kept) else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,18 +1,25 @@
-"""For every test: eight host devices. For every doctest: a directory of its own to write to."""
+"""For every test: eight host devices. For every doctest: a directory of its own to write to.
+
+Backends that are not installed are left out: they bring SDKs that not everybody wants.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _FLAG = "--xla_force_host_platform_device_count=8"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+
+collect_ignore_glob = [
+    f"backends/{project.parent.name}/*"
+    for project in Path(__file__).parent.glob("backends/*/pyproject.toml")
+    if importlib.util.find_spec(f"metriplex_{project.parent.name}") is None
+]
 
 
 @pytest.fixture(autouse=True)

@@ -78,9 +78,8 @@ class MetricsCallback(RunOwner):
         backends: What the run is logged to: names of installed backends, `{name: options}`,
             backend objects, a `metriplex.Route` of one of these, or a list of them. None:
             TensorBoard.
-        transforms: What changes or drops scalars before they are logged, one after another: names
-            of installed transforms, `{name: options}`, objects with the hook `transform_scalars`,
-            or a list of these.
+        transforms: What changes or drops scalars before they are logged, in that order: names of
+            transforms, `{name: options}`, objects with `transform_scalars`, or a list of these.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
@@ -217,13 +216,9 @@ class MetricsCallback(RunOwner):
         )
         first = {"first_step": opened.first_step, "first_iteration": opened.first_iteration}
         self._config = replace(config, **first)
+        record = opened.journal
         run = Run(
-            opened.info,
-            plugins,
-            nonfinite=nonfinite,
-            queue_size=queue_size,
-            journal=opened.journal,
-            transforms=chain,
+            opened.info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record
         )
         if aggregate:
             run.aggregator = Aggregator(len(described))
@@ -260,7 +255,7 @@ class MetricsCallback(RunOwner):
         """
         self._check_open()
         check_state(self._config, state)
-        return device.on_training_start(self._config, self._traced_handle(), state)
+        return device.on_training_start(self._config, self.handle, state)
 
     def on_step(
         self,
@@ -333,7 +328,7 @@ class MetricsCallback(RunOwner):
         if self._config.video is not None:
             self._config.video.send(
                 self._config,
-                self._traced_handle(),
+                self.handle,
                 state,
                 policy=policy,
                 key=key,
@@ -342,7 +337,7 @@ class MetricsCallback(RunOwner):
             )
         return device.on_iteration(
             self._config,
-            self._traced_handle(),
+            self.handle,
             state,
             training_log=training_log,
             opt_state=opt_state,
@@ -355,7 +350,7 @@ class MetricsCallback(RunOwner):
         """Sends what is still buffered on the device, and marks the end of the program."""
         self._check_open()
         check_state(self._config, state)
-        return device.on_training_end(self._config, self._traced_handle(), state)
+        return device.on_training_end(self._config, self.handle, state)
 
     def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
         """Logs scalars at a step of the caller's own: from a Python loop, or inside compiled code.
@@ -374,7 +369,7 @@ class MetricsCallback(RunOwner):
         self._check_open()
         flat = flatten(values, prefix="", reduce=self._config.reduce)
         if is_tracing():
-            device.log(self._traced_handle(), step, flat)
+            device.log(self.handle, step, flat)
         else:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
             self.run.log_scalars(check_step(step), scalars)
@@ -397,3 +392,10 @@ class MetricsCallback(RunOwner):
         self._config = config
         self._run = None
         return self
+
+    # ---- for integrations -----------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """What of the construction shapes the compiled program."""
+        return self._config

@@ -169,7 +169,9 @@ class RunOwner(MediaLogger, abc.ABC):
         run = self._known_run()
         return "MetricsCallback(<traced>)" if run is None else f"MetricsCallback({run.info.name!r})"
 
-    def _traced_handle(self) -> jax.Array:
+    @property
+    def handle(self) -> jax.Array:
+        """The run handle, int32 `[]`, as rows carry it; for integrations."""
         return jnp.asarray(self._handle, jnp.int32)
 
     def _known_run(self) -> Run | None:

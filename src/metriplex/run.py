@@ -59,10 +59,10 @@ class Run:
     Args:
         info: What backends know of the run.
         backends: What it is logged to.
+        transforms: What changes or drops scalars before anything else sees them.
         nonfinite: As for `MetricsCallback`.
         queue_size: Records that may wait in memory for one backend.
         journal: What keeps them until every backend has them; None for nothing.
-        transforms: What changes or drops scalars before anything else sees them.
 
     Attributes:
         info: What backends know of the run.
@@ -74,11 +74,11 @@ class Run:
         self,
         info: RunInfo,
         backends: Sequence[Backend],
+        transforms: Transforms | None = None,
         *,
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: RunJournal | None = None,
-        transforms: Transforms | None = None,
     ) -> None:
         self.info = info
         self._transforms = transforms or Transforms()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class PygameRendererPlugin:
     """Renders environments that draw themselves in two dimensions.
 
-    Those have `render(state, renderer)` and `default_renderer()`, and aren't MuJoCo's.
+    Those have `render(state, renderer)` and `default_renderer()`, and aren't MuJoCo's. With
+    `to_draw(state)`, which is traced, an environment picks what `render` is given of a state.
 
     Args:
         background_color: Red, green and blue in [0, 1] of an empty picture; None for what the
@@ -105,8 +106,9 @@ class PygameRenderer(Renderer):
         return {**vars(self), "_canvas": None}
 
     def select(self, state: Any) -> Any:
-        """The whole state: only the environment knows what it draws."""
-        return state
+        """What the environment's `to_draw(state)` gives, if it has that; else the whole state."""
+        to_draw = getattr(self._env, "to_draw", None)
+        return state if to_draw is None else to_draw(state)
 
     def render(self, selected: Any) -> np.ndarray:
         """Has the environment draw a state.

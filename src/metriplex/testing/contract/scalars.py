@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import time
 from typing import TYPE_CHECKING
 
 from metriplex.records import Scalar, Scalars
@@ -122,7 +123,10 @@ class ScalarTests(ContractBase, abc.ABC):
         self._require(session, "log_scalars")
         session.log(7, {"a": 1.0})
         session.log(7, {"b": 2.0})
-        session.scalars(Scalars(7, {"a": 3.0}), Scalars(8, {"b": 4.0}))
+        now = time.time()
+        session.scalars(
+            Scalars(7, {"a": 3.0}, wall_time=now), Scalars(8, {"b": 4.0}, wall_time=now)
+        )
         session.close()
         both = [(7, 1.0), (7, 3.0)] if self.keeps_repeats else [(7, 3.0)]
         self._check(session.run, {(None, "a"): both, (None, "b"): [(7, 2.0), (8, 4.0)]})

@@ -1,0 +1,8 @@
+"""Where this distribution is not installed, its modules and its README are not for doctests."""
+
+from __future__ import annotations
+
+import importlib.util
+
+installed = importlib.util.find_spec("metriplex_mlflow") and importlib.util.find_spec("mlflow")
+collect_ignore = [] if installed else ["src", "README.md"]

@@ -1,0 +1,22 @@
+"""The Trackio backend of metriplex."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metriplex_trackio.backend import TrackioBackend
+
+__all__ = ["TrackioBackend"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the backend when it is asked for.
+
+    Trackio takes long to import, and reads then, once, where its files are.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    from metriplex_trackio import backend
+
+    return getattr(backend, name)

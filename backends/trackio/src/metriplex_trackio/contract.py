@@ -1,0 +1,125 @@
+"""The contract of backends, for Trackio: what its database and the files beside it hold."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from metriplex.testing import BackendContract, Stored, read_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from metriplex import RunInfo, Scalar
+
+if "TRACKIO_DIR" not in os.environ:
+    # Trackio looks when it is imported, once; so do the processes that tests start.
+    os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="metriplex-trackio-")
+    atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
+
+from metriplex_trackio.backend import TrackioBackend
+
+_PROJECT = "contract"
+_RESERVED = ("project", "run", "timestamp", "step", "time", "metrics")
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@final
+class Contract(BackendContract):
+    """Trackio keeps everything but how a run ended."""
+
+    def make_backend(self) -> TrackioBackend:
+        """A backend on the project of all these tests."""
+        return TrackioBackend(_PROJECT)
+
+    def stored_value(self, value: Scalar) -> Scalar:
+        """Integers beyond 64 bits are rounded to a float."""
+        return value if isinstance(value, float) or -(2**63) <= value < 2**64 else float(value)
+
+    def stored_tag(self, tag: str) -> str:
+        """Names that Trackio keeps for itself get another one, as its client gives them."""
+        return f"__{tag}" if tag in _RESERVED or tag.startswith("__") else tag
+
+    def stored_status(self, status: str) -> str | None:
+        """There is no place for it."""
+
+    def read_back(self, run: RunInfo) -> Stored:
+        """Reads the project's database by SQLite alone, and the files that it names."""
+        root = Path(os.environ["TRACKIO_DIR"])
+        stored = Stored()
+        with closing(sqlite3.connect(root / f"{_PROJECT}.db")) as connection:
+            query = "SELECT run_id, step, metrics FROM metrics ORDER BY id"
+            for run_id, step, metrics in connection.execute(query):
+                if run_id.partition("-")[0] == run.id:
+                    for tag, value in json.loads(metrics).items():
+                        _take(stored, root / "media", (_lane(run_id), tag), step, value)
+            query = "SELECT config FROM configs WHERE run_id = ?"
+            for (config,) in connection.execute(query, (run.id,)):
+                hparams: Any = stored.hparams
+                hparams |= _hparams(json.loads(config))
+            for run_id, name, step, data in _artifacts(connection, root, run):
+                artifacts: Any = stored.artifacts
+                artifacts.setdefault((_lane(run_id), name), []).append((step, data))
+        return stored
+
+
+def _lane(run_id: str) -> int | None:
+    _, _, lane = run_id.partition("-")
+    return int(lane) if lane else None
+
+
+def _take(stored: Any, media: Path, series: Any, step: int, value: Any) -> None:
+    if not isinstance(value, dict):
+        number = _WORDS[value] if isinstance(value, str) else value
+        stored.scalars.setdefault(series, []).append((step, number))
+        return
+    kind = value["_type"].removeprefix("trackio.")
+    if kind == "markdown":
+        stored.texts.setdefault(series, []).append((step, value["_value"]))
+    elif kind == "histogram":
+        counts, edges = np.array(value["values"]), np.array(value["bins"])
+        stored.histograms.setdefault(series, []).append((step, counts, edges))
+    elif kind == "image":
+        pixels = read_picture((media / value["file_path"]).read_bytes())
+        stored.images.setdefault(series, []).append((step, pixels))
+    else:
+        data = (media / value["file_path"]).read_bytes()
+        stored.videos.setdefault(series, []).append((step, data))
+
+
+def _hparams(config: Mapping[str, Any]) -> dict[str, Any]:
+    own = ("_Username", "_Created", "_Group")
+    return {
+        name: _WORDS.get(value, value) if isinstance(value, str) else value
+        for name, value in config.items()
+        if name not in own
+    }
+
+
+def _artifacts(
+    connection: sqlite3.Connection, root: Path, run: RunInfo
+) -> list[tuple[str, str, int, bytes]]:
+    query = """
+        SELECT l.run_id, a.type, v.metadata, v.manifest FROM run_artifact_links l
+        JOIN artifact_versions v ON v.id = l.artifact_version_id
+        JOIN artifacts a ON a.id = v.artifact_id ORDER BY l.id
+    """
+    blobs = root / "artifacts" / _PROJECT / "blobs" / "sha256"
+    found = []
+    for run_id, kind, metadata, manifest in connection.execute(query):
+        known = json.loads(metadata)
+        for entry in json.loads(manifest) if run_id.partition("-")[0] == run.id else ():
+            name = known["name"] + (f"/{entry['path']}" if kind == "directory" else "")
+            data = (blobs / entry["digest"][:2] / entry["digest"]).read_bytes()
+            found.append((run_id, name, known["step"], data))
+    return found

@@ -1,0 +1,33 @@
+"""Runs to log to Trackio, in a directory of the tests' own and without a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from metriplex import RunInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+if importlib.util.find_spec("trackio") is not None:
+    import metriplex_trackio.contract  # noqa: F401 - says where Trackio's directory is
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
+    """Makes a run that nobody has seen."""
+
+    def make(name: str = "run") -> RunInfo:
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        return RunInfo(uuid.uuid4().hex, name, directory, time.time())
+
+    return make

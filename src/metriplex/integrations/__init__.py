@@ -1,0 +1,1 @@
+"""Adapters to training libraries, one module each; importing one brings nothing else along."""

@@ -1,0 +1,90 @@
+"""Evaluations of libraries that carry no state of ours, and only call back after each of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+
+from metriplex import bridge, counter, state
+from metriplex.packing import Kind
+from metriplex.training_log import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import jax
+
+    from metriplex.callback import MetricsCallback
+    from metriplex.state import MetricsState
+
+
+def log_evaluation(
+    metrics: MetricsCallback,
+    step: jax.typing.ArrayLike,
+    values: Mapping[str, Any],
+    *,
+    policy: Any,
+    index: jax.typing.ArrayLike,
+    key: jax.Array | None = None,
+) -> None:
+    """Logs an evaluation inside compiled code: one record, and a video if one is due.
+
+    Records arrive by their `index`; one whose predecessor is missing waits for the next `flush`.
+
+    Args:
+        metrics: The run.
+        step: Environment steps taken so far.
+        values: Scalars by tag; may be nested.
+        policy: As for `MetricsCallback.on_iteration`.
+        index: Which evaluation it is, from 0; every `video_interval`-th one has a video.
+        key: A PRNG key for the video; None derives one from the index.
+    """
+    now = _state(metrics, step, index)
+    flat = flatten(values, prefix="", reduce=metrics.config.reduce)
+    row = state.make_row(metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration)
+    bridge.emit(row[None], where=state.gate(metrics.config, now, where=True))
+    _send_video(metrics, now, policy, key)
+
+
+def record_video(
+    metrics: MetricsCallback, step: jax.typing.ArrayLike, *, policy: Any, index: int
+) -> None:
+    """Plays and records a rollout if a video is due, outside of compiled code.
+
+    Args:
+        metrics: The run; nothing happens if it was constructed without videos.
+        step: Environment steps taken so far.
+        policy: As for `MetricsCallback.on_iteration`.
+        index: Which evaluation it is, from 0; every `video_interval`-th one is recorded.
+    """
+    _send_video(metrics, _state(metrics, step, index), policy, None)
+
+
+def _state(
+    metrics: MetricsCallback, step: jax.typing.ArrayLike, index: jax.typing.ArrayLike
+) -> MetricsState:
+    """A state as if it had been carried to this evaluation."""
+    return replace(
+        state.init(metrics.config, 1, None),
+        env_steps=counter.add(counter.zero(), step),
+        iteration=jnp.asarray(index, jnp.int32),
+        sequence=jnp.asarray(index, jnp.uint32),
+    )
+
+
+def _send_video(
+    metrics: MetricsCallback, now: MetricsState, policy: Any, key: jax.Array | None
+) -> None:
+    video = metrics.config.video
+    if video is not None:
+        video.send(
+            metrics.config,
+            metrics.handle,
+            now,
+            policy=policy,
+            key=key,
+            iteration=now.iteration,
+            where=True,
+        )

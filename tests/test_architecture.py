@@ -215,7 +215,10 @@ def test_plugins_know_neither_jax_nor_each_other_nor_private_metriplex(path: Pat
     if path.is_relative_to(ROOT / "backends"):
         others |= {"jax", "jaxlib", "optax"}
     assert third_party(path) & others == set()
-    assert _private_metriplex(path) == set()
+    private = _private_metriplex(path)
+    if path.name == "contract.py":  # only pytest imports it
+        private = {name for name in private if not name.startswith("metriplex.testing")}
+    assert private == set()
 
 
 @pytest.mark.parametrize("path", PLUGIN_TESTS, ids=relative)

@@ -216,10 +216,8 @@ class MetricsCallback(RunOwner):
         )
         first = {"first_step": opened.first_step, "first_iteration": opened.first_iteration}
         self._config = replace(config, **first)
-        record = opened.journal
-        run = Run(
-            opened.info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record
-        )
+        info, record = opened.info, opened.journal
+        run = Run(info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record)
         if aggregate:
             run.aggregator = Aggregator(len(described))
         self._open(run)

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.plugins import Backend
@@ -76,7 +76,7 @@ class Session:
         """Calls `close_run`; `end` has still to be called."""
         self.call("close_run", status=status)
 
-    def call(self, hook: str, **arguments: object) -> None:
+    def call(self, hook: str, **arguments: Any) -> None:
         """Calls a hook and waits for it; does nothing if the backend doesn't have it.
 
         Args:
@@ -101,7 +101,7 @@ class Session:
         self._calls.put(None)
         self._thread.join(self._timeout)
 
-    def _call(self, hook: str, arguments: Mapping[str, object]) -> None:
+    def _call(self, hook: str, arguments: Mapping[str, Any]) -> None:
         for pause in RETRY_SECONDS:
             try:
                 return self.backend.call(hook, run=self.run, **arguments)

@@ -159,8 +159,9 @@ class Store:
         with (
             self._failures(),
             SQLiteStorage._get_process_lock(self.project),  # noqa: SLF001 - what its own writers use
-            SQLiteStorage._get_connection(self.path, timeout=_BUSY_SECONDS) as connection,  # noqa: SLF001
+            SQLiteStorage._get_connection(self.path, timeout=_BUSY_SECONDS) as opened,  # noqa: SLF001
         ):
+            connection: sqlite3.Connection = opened
             yield connection
 
     @contextlib.contextmanager

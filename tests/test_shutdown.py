@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, final
 
 import pytest
 
+from metriplex import Scalars
+from metriplex.journal import Close, read_entries
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -103,6 +106,20 @@ def read(path: Path) -> tuple[list[int], str | None]:
     return numbers, words[0] if words else None
 
 
+def check_journals(folder: Path) -> None:
+    """What each backend's file has is in the journal of its run, in the same order."""
+    for directory in folder.glob("run-*"):
+        steps, status = read(folder / directory.name.removeprefix("run-"))
+        records = [entry.record for entry in read_entries(directory)]
+        kept = [record.step for record in records if isinstance(record, Scalars)]
+        if status is None:  # killed
+            flushed = len(steps) // 10 * 10
+            assert kept[:flushed] == steps[:flushed]
+        else:
+            assert kept == steps
+            assert records[-1] == Close(status)
+
+
 def run(folder: Path, body: str, send: signal.Signals | None = None) -> Ended:
     """Runs a process; sends it a signal as soon as it says that it is ready."""
     process = subprocess.Popen(
@@ -126,6 +143,7 @@ def run(folder: Path, body: str, send: signal.Signals | None = None) -> Ended:
         guard.cancel()
         process.kill()
     steps, status = read(folder / "steps")
+    check_journals(folder)
     return Ended(process.returncode, errors, said + output, steps, status)
 
 
@@ -360,8 +378,9 @@ def test_sigterm_is_only_caught_if_the_main_thread_could_say_so(tmp_path: Path) 
     ended = run(tmp_path, body, signal.SIGTERM)
     assert (ended.code, ended.errors, ended.status) == (-15, "", None)
     assert ended.steps[:50] == up_to(50)
-    (tmp_path / "steps").unlink()
-    ended = run(tmp_path, "sys.argv.append('')\n" + textwrap.dedent(body), signal.SIGTERM)
+    again = tmp_path / "again"
+    again.mkdir()
+    ended = run(again, "sys.argv.append('')\n" + textwrap.dedent(body), signal.SIGTERM)
     assert ended == Ended(-15, "", "ready\n", up_to(60), "interrupted")
 
 

@@ -48,7 +48,7 @@ class Ack:
         fields = {"acked": self.acked, "missed": self.missed}
         fresh = self.path.with_suffix(f"{SUFFIX}.{os.getpid()}")
         try:
-            fresh.write_text(json.dumps(fields) + "\n", encoding="ascii")
+            fresh.write_bytes(json.dumps(fields).encode() + b"\n")
             fresh.replace(self.path)
         except OSError:
             with contextlib.suppress(OSError):

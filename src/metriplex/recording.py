@@ -66,7 +66,7 @@ class RunJournal:
         if run.resume_step is not None:
             self._writer.append(self._writer.next_number, [Resume(run.resume_step)])
             self._writer.flush()
-        self.start = self._settled = self._writer.next_number
+        self.start = self._settled = self._appended = self._writer.next_number
         try:
             clamp_acks(run.directory, self.start)
         except BaseException:
@@ -96,11 +96,18 @@ class RunJournal:
                 self._writer.flush()
                 settled = number + 1
             elif hook != "open_run":
-                self._writer.append(number, _records(hook, arguments))
+                records = _records(hook, arguments)
+                self._writer.append(number, records)
+                self._appended = number + len(records)
         except BaseException:
             self._settle(failing=True)
             raise
         self._settle(settled)
+
+    @property
+    def unwritten(self) -> int:
+        """How many records it was given that are in memory alone. Any thread."""
+        return max(self._appended - self._writer.written, 0)
 
     def release(self) -> None:
         """Closes the files, after the worker has ended; another process may have the run then."""

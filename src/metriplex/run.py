@@ -211,13 +211,26 @@ class Run:
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What has become of the records so far, backend by backend."""
-        if self._recording is None:
-            return tuple(worker.delivery() for worker in self._workers)
-        lost = self._recording.delivery().undelivered
-        known = (worker.delivery() for worker in self._workers)
+        known = tuple(worker.delivery() for worker in self._workers)
+        if (recorded := self._recorded()) is None:
+            return known
         return tuple(
-            dataclasses.replace(delivery, journaled=max(delivery.undelivered - lost, 0))
+            dataclasses.replace(
+                delivery, journaled=max(delivery.undelivered - recorded.undelivered, 0)
+            )
             for delivery in known
+        )
+
+    def _recorded(self) -> Delivery | None:
+        """What has become of the records in the journal; None if there is none."""
+        if self._recording is None or self._journal is None:
+            return None
+        delivery = self._recording.delivery()
+        unwritten = min(self._journal.unwritten, delivery.delivered)
+        return dataclasses.replace(
+            delivery,
+            delivered=delivery.delivered - unwritten,
+            undelivered=delivery.undelivered + unwritten,
         )
 
     # ---- records --------------------------------------------------------------------------------
@@ -312,7 +325,8 @@ class Run:
         hangs = not self._recording.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
         if not hangs:
             self._journal.release()
-        self._report(self._recording, self._recording.delivery(), timeout, hangs=hangs)
+        if (recorded := self._recorded()) is not None:
+            self._report(self._recording, recorded, timeout, hangs=hangs)
 
     def _refuse(self) -> NoReturn:
         hold_if_terminating()  # holding no lock, as who closes the run may need it

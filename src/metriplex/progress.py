@@ -1,0 +1,43 @@
+"""How far a replay is, on a terminal: by rich if it is installed, plainly otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+
+@contextlib.contextmanager
+def progress_bar() -> Generator[Callable[[str, int, int], None]]:
+    """Shows nothing unless standard error is a terminal.
+
+    Yields:
+        What is told a name, how much of it is done, and how much there is to do.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _name, _done, _total: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress, TaskID
+    except ImportError:
+        yield _plain
+        sys.stderr.write("\n")
+        return
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True)) as bar:
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield tell
+
+
+def _plain(name: str, done: int, total: int) -> None:
+    sys.stderr.write(f"\r{name}: {done:,} of {total:,} records")
+    sys.stderr.flush()

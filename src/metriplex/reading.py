@@ -45,6 +45,7 @@ LOG_DIR = "logs"
 _KEYS = ("lane", "step", "iteration", "time")
 
 
+@final
 class Series(NamedTuple):
     """One tag of one lane, in the order in which it was logged.
 

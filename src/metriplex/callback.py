@@ -81,6 +81,7 @@ class MetricsCallback(RunOwner):
         transforms: What changes or drops scalars before they are logged, in that order: names of
             transforms, `{name: options}`, objects with `transform_scalars`, or a list of these.
         hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
+        mask_secrets: Whether those that are named as secrets are (`api_key`, ...) become `***`.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
             of the shape of the vmapped axes (`{"lr": rates}`; for nested axes also shapes that
@@ -146,6 +147,7 @@ class MetricsCallback(RunOwner):
         backends: object = None,
         transforms: object = None,
         hparams: object = None,
+        mask_secrets: bool = True,
         total_steps: int | None = None,
         lanes: Mapping[str, Any] | None = None,
         lane_names: Sequence[str] | None = None,
@@ -185,7 +187,7 @@ class MetricsCallback(RunOwner):
         if total_steps is not None:
             total_steps = check_count("total_steps", total_steps, least=1)
         check_resume(resume, name, resume_step, journal_options)
-        flat = flatten_hparams(check_hparams(hparams))
+        flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         described = make_lanes(lanes, lane_names)
         plugins = create_backends(backends)
         chain = create_transforms(transforms)

@@ -77,17 +77,19 @@ class RunOwner(MediaLogger, abc.ABC):
         """The run's directory."""
         return self.run.info.directory
 
-    def log_hparams(self, hparams: object) -> None:
+    def log_hparams(self, hparams: object, *, mask_secrets: bool = True) -> None:
         """Logs hyper-parameters, outside of compiled functions.
 
         Args:
             hparams: A mapping or a dataclass; nested names are joined by `/`.
+            mask_secrets: Whether those that are named as secrets are (`api_key`, ...) become `***`.
 
         Raises:
             LoggingError: `hparams` is neither, or a name is not a string.
             ClosedError: The run is closed.
         """
-        self._host_run("log_hparams").log_hparams(flatten_hparams(check_hparams(hparams)))
+        flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
+        self._host_run("log_hparams").log_hparams(flat)
 
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Waits until what this thread's programs log has reached every backend, and is durable.

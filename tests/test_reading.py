@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.strategies import media_records, same, write
-from metriplex import ConfigurationError, Scalars, Text, read
+from metriplex import ConfigurationError, MetricsCallback, Scalars, Text, read
 from metriplex.cli import main
 from metriplex.columns import occurrences, to_array
 from metriplex.commands import export
@@ -141,6 +141,16 @@ def test_a_run_is_found_by_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read("mine").status == "finished"
     with pytest.raises(ConfigurationError, match="no journal in 'other' or 'logs/other'"):
         read("other")
+
+
+@pytest.mark.parametrize(("mask", "stored"), [(True, "***"), (False, "9f86d0")])
+def test_secrets_do_not_reach_the_journal(tmp_path: Path, mask: bool, stored: str) -> None:
+    secret = {"api_key": "9f86d0"}
+    with MetricsCallback(
+        "r", log_dir=tmp_path, backends=[], hparams=secret, mask_secrets=mask
+    ) as metrics:
+        metrics.log_hparams({"later": secret}, mask_secrets=mask)
+    assert read(tmp_path / "r").hparams == {"api_key": stored, "later/api_key": stored}
 
 
 def test_data_frames(run: Path) -> None:

@@ -103,21 +103,18 @@ class MetricsCallback(RunOwner):
             environments are spread: values are made global over them. None: all axes of the
             `shard_map` or `pmap` that the program runs in, unless `init` is given lanes. `()`:
             none; every device is then a lane.
-        nonfinite: What a NaN or an infinity does. It never reaches a backend, is logged at once,
-            and `"error"` raises `NonFiniteError` at the next `flush`, `close` or `with` exit;
-            `"abort"` stops the compiled program too; `"warn"` leaves it at the log line. `"keep"`
-            sends it to the backends as it is.
+        nonfinite: What a NaN or an infinity does. `"warn"` logs it at once, and no backend gets it;
+            `"error"` also raises `NonFiniteError` at the next `flush`, `close` or `with` exit;
+            `"abort"` also stops the compiled program. `"keep"` sends it to the backends as it is.
         queue_size: Records that may wait in memory for one backend. Newer ones are read from the
             journal in their turn; without a journal they are dropped.
         journal: Whether everything is kept in the run's directory too, from where backends that
             lag behind or fail get it later; or a dictionary of options: `fsync`, `max_bytes` and
             `flush_secs` of `metriplex.recording.RunJournal`.
-        video_interval: Iterations between two evaluation videos, `eval/video`; 0 records none.
-            They need `env`, and `on_iteration(policy=)`. Whatever goes wrong with them is a
-            warning, and training goes on.
+        video_interval: Iterations between two evaluation videos, `eval/video`, or 0 for none. They
+            need `env` and `on_iteration(policy=)`. Whatever goes wrong with them is a warning.
         video_num_steps: Steps of a video; an episode that ends is followed by a new one.
-        video_width: Width in pixels.
-        video_height: Height in pixels.
+        video_width, video_height: In pixels.
         video_fps: Frames (that is, steps) a second.
         video_worker: Where videos are drawn and encoded: `"process"` is one of its own that takes
             no time from training; `"thread"` is for what can't be pickled.

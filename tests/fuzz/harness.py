@@ -49,8 +49,8 @@ def journal(data: bytes) -> None:
     newest_step(DIRECTORY)
     found = read(DIRECTORY)
     found.wide(), found.long()
-    scalars = [entry for entry in kept if isinstance(entry.record, Scalars)]
-    if sum(len(entry.record.values) for entry in scalars) != len(found.long()["value"]):
+    scalars = [entry.record for entry in kept if isinstance(entry.record, Scalars)]
+    if sum(len(record.values) for record in scalars) != len(found.long()["value"]):
         raise AssertionError("`read` and `read_entries` differ")
 
 

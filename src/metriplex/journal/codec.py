@@ -169,7 +169,7 @@ def _encode_media(
             "name": record.name,
             "path": record.path.relative_to(run_dir).as_posix(),
             "directory": record.path.is_dir(),
-            "files": media.refer(record.path, run_dir),
+            "files": media.refer(record.path, run_dir, sync=sync),
         }
     paths = media.numbered(run_dir, number)
     if isinstance(record, Image):

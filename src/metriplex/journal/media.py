@@ -6,6 +6,7 @@ directory. Pixels are kept without loss as NumPy's `.npz`, clips as the encoded 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -44,18 +45,29 @@ def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, An
         if sync:
             file.flush()
             os.fsync(file.fileno())
+    if sync:
+        sync_directory(path.parent)
     return _reference(path, run_dir, len(data), zlib.crc32(data))
 
 
-def refer(path: Path, run_dir: Path) -> list[dict[str, Any]]:
+def refer(path: Path, run_dir: Path, *, sync: bool) -> list[dict[str, Any]]:
     """What a line says of a file, or of every file in a directory, that is in the run already.
+
+    Args:
+        path: The file or directory.
+        run_dir: The run's directory.
+        sync: Whether it must survive a power cut.
 
     Raises:
         OSError: A file can't be read.
         ValueError: It is not inside of the run's directory.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [_reference(file, run_dir, *_measure(file)) for file in files]
+    references = [_reference(file, run_dir, *_measure(file, sync=sync)) for file in files]
+    if sync:
+        for directory in {file.parent for file in files} | {path.parent}:
+            sync_directory(directory)
+    return references
 
 
 def _reference(path: Path, run_dir: Path, size: int, checksum: int) -> dict[str, Any]:
@@ -63,12 +75,24 @@ def _reference(path: Path, run_dir: Path, size: int, checksum: int) -> dict[str,
     return {"file": name, "bytes": size, "crc32": f"{checksum:08x}"}
 
 
-def _measure(path: Path) -> tuple[int, int]:
+def sync_directory(path: Path) -> None:
+    """Makes the names of new files survive a power cut, where directories can be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _measure(path: Path, *, sync: bool = False) -> tuple[int, int]:
     size = checksum = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             size += len(block)
             checksum = zlib.crc32(block, checksum)
+        if sync:
+            os.fsync(file.fileno())
     return size, checksum
 
 

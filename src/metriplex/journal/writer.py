@@ -14,6 +14,7 @@ from metriplex.errors import ClosedError, ConfigurationError
 from metriplex.journal.codec import decode_header, encode, encode_header
 from metriplex.journal.entries import Record  # noqa: TC001 - part of public annotations
 from metriplex.journal.lines import DamagedLineError, seal
+from metriplex.journal.media import sync_directory
 from metriplex.journal.reader import follow_step, newest_step
 from metriplex.journal.segments import (
     MAX_BYTES,
@@ -206,7 +207,7 @@ class JournalWriter:
             raise
         self._sync()
         if self._fsync != "never":
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
     # ---- opening --------------------------------------------------------------------------------
 
@@ -282,16 +283,6 @@ def _take_lock(path: Path) -> int:
             os.close(descriptor)
             raise
     return descriptor
-
-
-def _sync_directory(path: Path) -> None:
-    """Makes a new file's name survive a power cut, where directories can be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _after_fork() -> None:

@@ -10,7 +10,7 @@ import textwrap
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from metriplex.commands import export
+from metriplex.commands import export, new_backend
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.plugins import PluginReport, installed
 
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _doctor(arguments)
         elif arguments.command == export.NAME:
             status = export.run(arguments)
+        elif arguments.command == new_backend.NAME:
+            status = new_backend.run(arguments)
         else:
             status = _demo(arguments)
         sys.stdout.flush()
@@ -159,4 +161,5 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="try what is installed, say how to mend what fails")
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
     export.add_parser(commands)
+    new_backend.add_parser(commands)
     return parser

@@ -189,7 +189,7 @@ def test_processes_find_what_only_they_can(tmp_path: Path) -> None:
     assert "the standard output was given 'hello from the tracking community" in reasons["Prints"]
     assert "changed, of the process: the variable SOME_SERVICE" in reasons["SetsVariables"]
     assert "the process ended with status 3" in reasons["ExitsBadly"]
-    assert "`train/loss` must have 50 value(s); stored are 0" in reasons["LazyFlush"]
+    assert "these were logged and are not stored, (lane, tag): (None, 'a')" in reasons["LazyFlush"]
 
 
 OVERRIDES = """

@@ -8,10 +8,11 @@ Its first call of `log_scalars` succeeds, the second one raises, all later ones 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
 from metriplex.hookspecs import BACKEND_HOOKS, hookimpl
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Fault: TypeAlias = Callable[[], None]
 """What a call does before it succeeds, if it does: it may raise, wait or never return."""
 
-Plan: TypeAlias = Fault | Iterable[Fault | None]
+Plan: TypeAlias = Fault | Sequence[Fault | None]
 """A fault of every call, or of the next ones in order, where None is a call that succeeds."""
 
 
@@ -220,7 +221,4 @@ class FaultyBackend:
 
 def _each(plan: Plan) -> Iterator[Fault | None]:
     """The fault of each call, in order."""
-    if callable(plan):
-        while True:
-            yield plan
-    yield from plan
+    return iter(plan) if isinstance(plan, Sequence) else itertools.repeat(plan)

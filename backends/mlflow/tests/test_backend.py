@@ -85,7 +85,8 @@ def test_scalars_are_metrics_with_time_and_step(server, make_backend, make_run) 
 
     stored = find(server, run.id)
     info = stored["info"]
-    history = ask(server, "metrics/get-history", run_id=info["run_id"], metric_key="episode/return")
+    asked = {"run_id": info["run_id"], "metric_key": "episode/return", "max_results": 100}
+    history = ask(server, "metrics/get-history", **asked)
     assert [(m["step"], m["value"], m["timestamp"]) for m in history["metrics"]] == [
         (5_000_000_000, 0.5, 1_700_000_000_000),
         (5_000_000_128, 0.25, 1_700_000_001_234),
@@ -355,7 +356,7 @@ def test_two_runs_at_once_and_no_global_state(make_backend, make_run, read, capf
     assert [read(run).scalars for run in runs] == [{(None, "a"): [(1, i)]} for i in range(2)]
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() == uri
-    assert threading.enumerate() == threads
+    assert set(threading.enumerate()) <= set(threads)
     assert capfd.readouterr().out == ""
     with pytest.raises(ClosedError, match="was closed"):
         backend.log_scalars(runs[0], [Scalars(2, {"a": 1})])

@@ -195,7 +195,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=relative)
 def test_what_a_distribution_imports_it_declares(folder: Path) -> None:
     declared = _declared(folder / "pyproject.toml")
     packages = {package.name for package in (folder / "src").iterdir() if package.is_dir()}

@@ -1,4 +1,4 @@
-"""For every test: eight host devices. For every doctest: a directory of its own to write to.
+"""For every test: eight host devices, and runs that don't ask git where they come from. For every doctest: a directory of its own to write to.
 
 Backends that are not installed are left out: they bring SDKs that not everybody wants.
 """
@@ -20,6 +20,8 @@ collect_ignore_glob = [
     for project in Path(__file__).parent.glob("backends/*/pyproject.toml")
     if importlib.util.find_spec(f"metriplex_{project.parent.name}") is None
 ]
+
+os.environ["METRIPLEX_PROVENANCE"] = "0"
 
 
 @pytest.fixture(autouse=True)

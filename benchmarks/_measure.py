@@ -87,3 +87,12 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for line in (lines[0], rule, *lines[1:]):
         print("| " + " | ".join(line) + " |")
     print()
+
+
+def resident() -> float:
+    """Mebibytes of this process that are in memory; NaN where the system doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return float("nan")
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
+from flax.core import FrozenDict
 
 from metriplex.errors import LoggingError
 from metriplex.hparams import flatten_hparams
@@ -106,3 +112,47 @@ def test_secrets_are_masked(name: str) -> None:
 )
 def test_what_only_sounds_secret_is_kept(name: str, value: object, expected: object) -> None:
     assert flatten_hparams({name: value}) == {name: expected}
+
+
+class Point(NamedTuple):
+    x: int
+    y: float
+
+
+def test_whatever_has_names_for_its_values_is_taken_apart() -> None:
+    class Bag:  # as `ml_collections.ConfigDict`, which is no mapping
+        def keys(self) -> list[str]:
+            return ["z"]
+
+        def items(self) -> list[tuple[str, int]]:
+            return [("z", 3)]
+
+    class Module(eqx.Module):
+        weights: jax.Array
+        width: int = eqx.field(static=True)
+
+    @struct.dataclass
+    class Config:
+        lr: float = 0.5
+
+    hparams = {
+        "args": argparse.Namespace(seed=1),
+        "point": Point(1, 2.0),
+        "bag": Bag(),
+        "module": Module(jnp.zeros((8, 4)), 4),
+        "flax": Config(),
+        "frozen": FrozenDict({"a": {"b": 1}}),
+        "small": np.array([1, 2]),
+    }
+    assert flatten_hparams(hparams) == {
+        "args/seed": 1,
+        "point/x": 1,
+        "point/y": 2.0,
+        "bag/z": 3,
+        "module/weights": "float32[8, 4]",
+        "module/width": 4,
+        "flax/lr": 0.5,
+        "frozen/a/b": 1,
+        "small": "[1 2]",
+    }
+    assert flatten_hparams(argparse.Namespace(seed=1)) == {"seed": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import math
@@ -17,6 +16,7 @@ import numpy as np
 
 from metriplex.errors import ConfigurationError, LoggingError
 from metriplex.finite import NonFinite
+from metriplex.hparams import named_children
 from metriplex.journal import FsyncPolicy
 from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.state import Config, MetricsState
@@ -185,14 +185,13 @@ def check_hparams(hparams: Any) -> Any:
     Raises:
         LoggingError: It has none.
     """
-    is_dataclass = dataclasses.is_dataclass(hparams) and not isinstance(hparams, type)
-    if is_dataclass or isinstance(hparams, Mapping):
+    if named_children(hparams) is not None:
         return hparams
     if hparams is None:
         return {}
     raise LoggingError(
-        f"`hparams` must be a mapping or a dataclass; got {hparams!r} of type "
-        f"`{type(hparams).__name__}`: pass a dictionary, for example `vars(args)` of a namespace"
+        f"`hparams` must have names for its values; got {hparams!r} of type "
+        f"`{type(hparams).__name__}`: pass a dictionary, a dataclass or the like"
     )
 
 

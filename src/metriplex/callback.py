@@ -16,6 +16,7 @@ from metriplex.arguments import (
     check_count,
     check_hparams,
     check_journal,
+    check_positive,
     check_resume,
     check_state,
     check_video,
@@ -25,6 +26,7 @@ from metriplex.arguments import (
     make_config,
 )
 from metriplex.cluster import ClusterRun, join_cluster
+from metriplex.companions import accompany
 from metriplex.hparams import flatten_hparams
 from metriplex.lanes import make_lanes
 from metriplex.naming import run_name
@@ -78,8 +80,14 @@ class MetricsCallback(RunOwner):
             TensorBoard.
         transforms: What changes or drops scalars before they are logged, in that order: names of
             transforms, `{name: options}`, objects with `transform_scalars`, or a list of these.
-        hparams: Hyper-parameters, logged once: a mapping or a dataclass, which may be nested.
+        hparams: Hyper-parameters, logged once: a mapping, a dataclass (so an equinox module, a flax
+            struct), a namespace, ..., which may be nested.
         mask_secrets: Whether those that are named as secrets are (`api_key`, ...) become `***`.
+        provenance: Whether to log once where the run comes from, as the text `run/provenance`:
+            command, git commit and state, packages, host, devices. None: unless the environment
+            variable `METRIPLEX_PROVENANCE` is `0`.
+        system_metrics: Seconds between two samples of processor, memory and GPUs (`system/...`);
+            0 takes none. They need `pip install 'metriplex[system]'`.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
             of the shape of the vmapped axes (`{"lr": rates}`; for nested axes also shapes that
@@ -144,6 +152,8 @@ class MetricsCallback(RunOwner):
         transforms: object = None,
         hparams: object = None,
         mask_secrets: bool = True,
+        provenance: bool | None = None,
+        system_metrics: float = 0.0,
         total_steps: int | None = None,
         lanes: Mapping[str, Any] | None = None,
         lane_names: Sequence[str] | None = None,
@@ -188,6 +198,7 @@ class MetricsCallback(RunOwner):
         check_resume(resume, name, resume_step, journal_options)
         flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         described = make_lanes(lanes, lane_names)
+        system_metrics = system_metrics and check_positive("system_metrics", system_metrics)
         plugins = create_backends(backends)
         chain = create_transforms(transforms)
         shown = check_video(
@@ -221,6 +232,7 @@ class MetricsCallback(RunOwner):
                 videos.record(run)
             if flat or described:
                 run.log_hparams(flat)
+            accompany(run, provenance=provenance, seconds=system_metrics)
             return run
 
         cluster = join_cluster(abort=config.abort, resume=resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ from metriplex.errors import LoggingError
 if TYPE_CHECKING:
     from metriplex.records import Scalar
 
+
+_LARGE = 16
+"""Elements beyond which an array, such as a network's weights, is named and not written out."""
 
 MASK = "***"
 """Stands for a secret."""
@@ -36,15 +40,13 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(_NO_SECRET.sub("", plain)) is not None
 
 
-def flatten_hparams(
-    hparams: Mapping[str, Any], *, mask_secrets: bool = True
-) -> dict[str, Scalar | str]:
+def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Scalar | str]:
     """Joins nested names by `/`, and turns what is no number or string into its text.
 
     Args:
-        hparams: Names to values: mappings and dataclasses are descended into; numbers (NumPy's and
-            jax's too, of size one), bools and strings are kept; everything else (None, lists,
-            functions, ...) becomes a string.
+        hparams: Names to values, in anything that `named_children` knows, which may be nested;
+            numbers (NumPy's and jax's too, of size one), bools and strings are kept; a large array
+            becomes its type and shape, and everything else (None, lists, functions, ...) its text.
         mask_secrets: Whether text under a name that says that it is secret (`is_secret` of any
             part of the name) becomes `***`. Numbers, bools, arrays and None are kept, as
             `max_tokens=512` and `key=jax.random.key(0)` are no secrets.
@@ -60,15 +62,41 @@ def flatten_hparams(
     return flat
 
 
+def named_children(value: Any) -> Mapping[Any, Any] | None:
+    """What has names for its values, as a mapping.
+
+    Args:
+        value: A mapping (also of flax, ml_collections and OmegaConf), a dataclass (also an equinox
+            module and a flax struct), a class of attrs, a named tuple, an `argparse.Namespace`.
+
+    Returns:
+        Name to value; None for what is none of these.
+    """
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, argparse.Namespace):
+        return vars(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if hasattr(value, "__attrs_attrs__"):
+        return {field.name: getattr(value, field.name) for field in value.__attrs_attrs__}
+    if callable(getattr(value, "items", None)) and callable(getattr(value, "keys", None)):
+        return dict(value.items())
+    return None
+
+
 def _walk(
     value: Any, name: str, *, mask: bool, secret: bool = False
 ) -> Iterator[tuple[str, Scalar | str]]:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if not isinstance(value, Mapping):
+    children = named_children(value)
+    if children is None:
         yield name, MASK if secret and _is_text(value) else _plain(value)
         return
-    for key, item in value.items():
+    for key, item in children.items():
         if not isinstance(key, str) or not key:
             raise LoggingError(
                 f"a hyper-parameter's name must be a string that is not empty; got {key!r}"
@@ -93,4 +121,6 @@ def _plain(value: Any) -> Scalar | str:
     if hasattr(value, "dtype") and getattr(value, "size", 0) == 1:
         item = np.asarray(value).item()
         return item if isinstance(item, bool | int | float | str) else str(item)
+    if hasattr(value, "dtype") and getattr(value, "size", 0) > _LARGE:
+        return f"{value.dtype}{list(value.shape)}"
     return getattr(value, "__qualname__", None) or str(value)

@@ -90,7 +90,7 @@ class RunOwner(MediaLogger, abc.ABC):
         """Logs hyper-parameters, outside of compiled functions.
 
         Args:
-            hparams: A mapping or a dataclass; nested names are joined by `/`.
+            hparams: As for the constructor; nested names are joined by `/`.
             mask_secrets: Whether those that are named as secrets are (`api_key`, ...) become `***`.
 
         Raises:

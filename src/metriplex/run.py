@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from metriplex.aggregate import Aggregator
+    from metriplex.companions import Companion
     from metriplex.plugins import Backend
     from metriplex.recording import RunJournal
 
@@ -33,6 +34,9 @@ STEPS_PER_SECOND = "time/steps_per_second"
 
 JOURNAL_QUEUE = 65_536
 """Records that may wait for the journal before newer ones are dropped."""
+
+COMPANION_SECONDS = 5.0
+"""How long `close` waits for what goes along with the run, each."""
 
 JOURNAL_SECONDS = 2.0
 """How long `close` waits for the journal at least, when backends have used up all the time."""
@@ -67,6 +71,8 @@ class Run:
     Attributes:
         info: What backends know of the run.
         recorder: Makes videos, if there are any.
+        companions: What goes along with the run until it is closed.
+        newest_step: The greatest step that was logged.
         aggregator: Makes statistics over lanes, if they are wanted.
     """
 
@@ -107,6 +113,9 @@ class Run:
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
         self.recorder: Recorder | None = None
+        self.companions: list[Companion] = []
+        self.newest_step = 0
+        self._started = False
         self.aggregator: Aggregator | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -120,6 +129,10 @@ class Run:
 
     def receive(self, rows: Sequence[Row]) -> None:
         """Takes rows as they come from the device. The drain thread calls."""
+        if not self._started:
+            self._started = True
+            for companion in self.companions:
+                companion.program_started()
         with self._lock:
             due: list[Row] = []
             for row in rows:
@@ -200,6 +213,8 @@ class Run:
             return
         deadline = time.monotonic() + timeout
         try:
+            for companion in self.companions:
+                companion.close(min(timeout / 4, COMPANION_SECONDS))
             if self.recorder is not None and not self._closed:
                 for worker in self._all:
                     worker.start_flush()  # scalars do not wait for videos
@@ -274,6 +289,7 @@ class Run:
         self._submit_checked(records)
 
     def _submit_checked(self, records: Sequence[Scalars]) -> None:
+        self.newest_step = max([self.newest_step, *(record.step for record in records)])
         records = self._finite(records)
         if records:
             self._submit("log_scalars", ("records", tuple(records)), len(records))

@@ -215,15 +215,10 @@ def test_plugins_know_neither_jax_nor_each_other_nor_private_metriplex(path: Pat
     if path.is_relative_to(ROOT / "backends"):
         others |= {"jax", "jaxlib", "optax"}
     assert third_party(path) & others == set()
-<<<<<<< HEAD
     private = _private_metriplex(path)
     if path.name == "contract.py":  # only pytest imports it
         private = {name for name in private if not name.startswith("metriplex.testing")}
     assert private == set()
-=======
-    contract = {"metriplex.testing"} if path.name == "contract.py" else set()
-    assert _private_metriplex(path) <= contract
->>>>>>> c280211 (metriplex new-backend writes a distribution whose backend keeps the contract as generated; fakes that fail, for whoever calls backends)
 
 
 @pytest.mark.parametrize("path", PLUGIN_TESTS, ids=relative)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from metriplex.errors import LoggingError
@@ -50,6 +52,8 @@ def test_dataclasses_are_descended_into() -> None:
         (None, "None"),
         ([1, 2], "[1, 2]"),
         (jnp.tanh, "tanh"),
+        (np.zeros((2, 3), np.float32), "float32[2, 3]"),
+        (jnp.zeros(0, jnp.int32), "int32[0]"),
         (Optimizer, "Optimizer"),
     ],
 )
@@ -106,3 +110,18 @@ def test_secrets_are_masked(name: str) -> None:
 )
 def test_what_only_sounds_secret_is_kept(name: str, value: object, expected: object) -> None:
     assert flatten_hparams({name: value}) == {name: expected}
+
+
+def test_modules_of_equinox_and_flax_and_optimizers_are_descended_into() -> None:
+    eqx = pytest.importorskip("equinox")
+    linen = pytest.importorskip("flax.linen")
+    layer = eqx.nn.Linear(2, 3, key=jax.random.key(0))
+    flat = flatten_hparams(
+        {"eqx": layer, "layers": [layer], "flax": linen.Dense(4), "optimizer": optax.adam(1e-3)}
+    )
+    assert flat["eqx/weight"] == "float32[3, 2]"
+    assert flat["eqx/in_features"] == flat["layers/0/in_features"] == 2
+    assert flat["flax/features"] == 4
+    assert flat["flax/use_bias"] is True
+    assert flat["optimizer/update"] == "chain.<locals>.update_fn"
+    assert not any(" at 0x" in str(value) for name, value in flat.items() if "optimizer" in name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,9 +43,10 @@ def flatten_hparams(
     """Joins nested names by `/`, and turns what is no number or string into its text.
 
     Args:
-        hparams: Names to values: mappings and dataclasses are descended into; numbers (NumPy's and
-            jax's too, of size one), bools and strings are kept; everything else (None, lists,
-            functions, ...) becomes a string.
+        hparams: Names to values: mappings, dataclasses (those of equinox and flax among them) and
+            named tuples are descended into, and lists and tuples of dataclasses; numbers (NumPy's
+            and jax's too, of size one), bools and strings are kept; of other arrays the dtype and
+            the shape are; everything else (None, lists, functions, ...) becomes a string.
         mask_secrets: Whether text under a name that says that it is secret (`is_secret` of any
             part of the name) becomes `***`. Numbers, bools, arrays and None are kept, as
             `max_tokens=512` and `key=jax.random.key(0)` are no secrets.
@@ -63,8 +65,12 @@ def flatten_hparams(
 def _walk(
     value: Any, name: str, *, mask: bool, secret: bool = False
 ) -> Iterator[tuple[str, Scalar | str]]:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if _is_record(value):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        value = dict(zip(value._fields, value, strict=True))
+    elif isinstance(value, list | tuple) and any(map(_is_record, value)):
+        value = {str(index): item for index, item in enumerate(value)}
     if not isinstance(value, Mapping):
         yield name, MASK if secret and _is_text(value) else _plain(value)
         return
@@ -87,10 +93,16 @@ def _is_text(value: Any) -> bool:
     )
 
 
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
 def _plain(value: Any) -> Scalar | str:
     if isinstance(value, bool | int | float | str):
         return value
-    if hasattr(value, "dtype") and getattr(value, "size", 0) == 1:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        if math.prod(value.shape) != 1:
+            return f"{value.dtype}{list(value.shape)}"
         item = np.asarray(value).item()
         return item if isinstance(item, bool | int | float | str) else str(item)
     return getattr(value, "__qualname__", None) or str(value)

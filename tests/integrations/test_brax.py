@@ -37,7 +37,12 @@ def test_what_ppo_reports_arrives_and_videos_show_its_policies(tmp_path, monkeyp
         monkeypatch.setattr(jax, "device_put_replicated", replicate, raising=False)
     reported = []
     env = envs.get_environment("inverted_pendulum", backend="positional")
-    options = {"video_interval": 1, "video_num_steps": 8, "video_width": 64, "video_height": 48}
+    options: dict[str, Any] = {
+        "video_interval": 1,
+        "video_num_steps": 8,
+        "video_width": 64,
+        "video_height": 48,
+    }
     has_renderer = pytest.importorskip("metriplex_mujoco") is not None
     with logging_to_memory(tmp_path, env=BraxEnvironment(env), **options) as (metrics, memory):
         log = progress_fn(metrics)

@@ -1,7 +1,7 @@
 """PPO in one file, in the style of PureJaxRL, on a gymnax environment: the marked lines log.
 
 pip install gymnax flax
-python examples/purejaxrl_style.py
+python examples/integrations/purejaxrl_style.py
 tensorboard --logdir logs
 """
 
@@ -19,7 +19,7 @@ from flax.training.train_state import TrainState
 from metriplex import MetricsCallback
 from metriplex.integrations.gymnax import GymnaxEnvironment
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "ENV_NAME": "CartPole-v1",
     "LR": 2.5e-3,
     "NUM_ENVS": 8,

@@ -18,7 +18,7 @@ from metriplex.integrations.brax import BraxEnvironment, policy_params_fn, progr
 
 
 def replicate(tree, devices):
-    """In the place of `jax.device_put_replicated`, which brax 0.14 calls and jax 0.10 has no more."""
+    """What `jax.device_put_replicated` did: brax 0.14 calls it, jax 0.10 has it no more."""
     mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     return jax.tree.map(

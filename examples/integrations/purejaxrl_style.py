@@ -62,7 +62,7 @@ class Transition(NamedTuple):
 def make_train(config, env, params):
     steps_per_update = config["NUM_ENVS"] * config["NUM_STEPS"]
     num_updates = config["TOTAL_TIMESTEPS"] // steps_per_update
-    network = ActorCritic(env.action_space(params).n)
+    network: Any = ActorCritic(env.action_space(params).n)
 
     def loss_fn(weights, batch, advantages, targets):
         log_probs, value = network.apply(weights, batch.obs)

@@ -104,7 +104,7 @@ class GymnaxEnvironment:
             return kind(*(float(np.asarray(getattr(self._params, name))) for name in parameters))
         key = jax.random.key(0)
         observation: Any = jax.eval_shape(lambda: self.observation(self.initial(key=key), key=key))
-        shape = getattr(observation, "shape", ())
+        shape: Any = getattr(observation, "shape", ())
         is_grid = len(shape) in {2, 3} and max(shape[:2]) > 1
         return pictures.Cells(*shape[:2]) if is_grid else None
 

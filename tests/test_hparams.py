@@ -54,6 +54,7 @@ def test_dataclasses_are_descended_into() -> None:
         (jnp.tanh, "tanh"),
         (np.zeros((2, 3), np.float32), "float32[2, 3]"),
         (jnp.zeros(0, jnp.int32), "int32[0]"),
+        (jax.random.key(0), "key<fry>[]"),
         (Optimizer, "Optimizer"),
     ],
 )

@@ -88,9 +88,9 @@ def _is_text(value: Any) -> bool:
     """Whether a value, or what is in it, is written out: not a number, an array or a function."""
     if isinstance(value, list | tuple | set | frozenset):
         return any(map(_is_text, value))
-    return bool(value) and not (
-        isinstance(value, bool | int | float) or hasattr(value, "dtype") or callable(value)
-    )
+    if isinstance(value, bool | int | float) or hasattr(value, "dtype") or callable(value):
+        return False
+    return bool(value)
 
 
 def _is_record(value: Any) -> bool:
@@ -101,7 +101,8 @@ def _plain(value: Any) -> Scalar | str:
     if isinstance(value, bool | int | float | str):
         return value
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        if math.prod(value.shape) != 1:
+        is_key = str(value.dtype).startswith("key<")  # a PRNG key of jax is no number
+        if is_key or math.prod(value.shape) != 1:
             return f"{value.dtype}{list(value.shape)}"
         item = np.asarray(value).item()
         return item if isinstance(item, bool | int | float | str) else str(item)

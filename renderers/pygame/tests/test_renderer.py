@@ -126,6 +126,9 @@ def test_every_frame_starts_empty(make_state):
 
 def test_select_gives_what_the_environment_says_that_it_draws():
     class Picky:
+        default_renderer = CartPole.default_renderer
+        render = CartPole.render
+
         def to_draw(self, state):
             return state[:1]
 

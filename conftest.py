@@ -1,4 +1,6 @@
-"""For every test: eight host devices, and runs that don't ask git where they come from. For every doctest: a directory of its own to write to.
+"""For every test: eight host devices, and runs that don't ask git where they come from.
+
+For every doctest: a directory of its own to write to.
 
 Backends that are not installed are left out: they bring SDKs that not everybody wants.
 """

@@ -57,7 +57,7 @@ def main() -> None:
         found = measure(records, backends)
         first, middle, last = found[0], found[LEGS // 2], found[-1]
         rows.append([name, *(f"{size:.0f}" for size in (first, middle, last))])
-        rows[-1] += [f"{last - first:+.1f}", f"{(last - first) * MEBIBYTE / records:+.1f}"]
+        rows[-1] += [f"{last - first:+.1f}", f"{(last - first) * 2**20 / records:+.1f}"]
     print(f"{records:,} records after a first {records // LEGS:,}\n")
     print_table(
         ["backend", "MiB at first", "half way", "at the end", "difference", "bytes a record"], rows

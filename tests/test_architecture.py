@@ -195,6 +195,11 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@pytest.mark.parametrize("path", sources(CORE / "integrations"), ids=relative)
+def test_an_integration_imports_no_training_library_but_its_own(path: Path) -> None:
+    assert third_party(path) <= {"metriplex", "jax", "numpy", path.stem}
+
+
 @pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=relative)
 def test_what_a_distribution_imports_it_declares(folder: Path) -> None:
     declared = _declared(folder / "pyproject.toml")

@@ -8,8 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from flax import struct
+from flax import linen, struct
 from flax.core import FrozenDict
 
 from metriplex.errors import LoggingError
@@ -56,6 +57,9 @@ def test_dataclasses_are_descended_into() -> None:
         (None, "None"),
         ([1, 2], "[1, 2]"),
         (jnp.tanh, "tanh"),
+        (np.zeros((2, 3), np.float32), "float32[2, 3]"),
+        (jnp.zeros(0, jnp.int32), "int32[0]"),
+        (jax.random.key(0), "key<fry>[]"),
         (Optimizer, "Optimizer"),
     ],
 )
@@ -156,3 +160,16 @@ def test_whatever_has_names_for_its_values_is_taken_apart() -> None:
         "small": "[1 2]",
     }
     assert flatten_hparams(argparse.Namespace(seed=1)) == {"seed": 1}
+
+
+def test_modules_of_equinox_and_flax_and_optimizers_are_descended_into() -> None:
+    layer = eqx.nn.Linear(2, 30, key=jax.random.key(0))
+    flat = flatten_hparams(
+        {"eqx": layer, "layers": [layer], "flax": linen.Dense(4), "optimizer": optax.adam(1e-3)}
+    )
+    assert flat["eqx/weight"] == "float32[30, 2]"
+    assert flat["eqx/in_features"] == flat["layers/0/in_features"] == 2
+    assert flat["flax/features"] == 4
+    assert flat["flax/use_bias"] is True
+    assert flat["optimizer/update"] == "chain.<locals>.update_fn"
+    assert not any(" at 0x" in str(value) for name, value in flat.items() if "optimizer" in name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from metriplex.records import Scalar
 
 
-_LARGE = 16
-"""Elements beyond which an array, such as a network's weights, is named and not written out."""
+_LONG = 16
+"""Elements up to which a vector is written out; of other arrays, such as weights, the shape is."""
 
 MASK = "***"
 """Stands for a secret."""
@@ -44,9 +45,10 @@ def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Sca
     """Joins nested names by `/`, and turns what is no number or string into its text.
 
     Args:
-        hparams: Names to values, in anything that `named_children` knows, which may be nested;
-            numbers (NumPy's and jax's too, of size one), bools and strings are kept; a large array
-            becomes its type and shape, and everything else (None, lists, functions, ...) its text.
+        hparams: Names to values, in anything that `named_children` knows, which may be nested,
+            also in a list; numbers (NumPy's and jax's too, of size one), bools and strings are
+            kept; arrays but short vectors become their type and shape, everything else (None, functions, ...)
+            its text.
         mask_secrets: Whether text under a name that says that it is secret (`is_secret` of any
             part of the name) becomes `***`. Numbers, bools, arrays and None are kept, as
             `max_tokens=512` and `key=jax.random.key(0)` are no secrets.
@@ -93,6 +95,8 @@ def _walk(
     value: Any, name: str, *, mask: bool, secret: bool = False
 ) -> Iterator[tuple[str, Scalar | str]]:
     children = named_children(value)
+    if children is None and isinstance(value, list | tuple) and any(map(_is_record, value)):
+        children = {str(index): item for index, item in enumerate(value)}
     if children is None:
         yield name, MASK if secret and _is_text(value) else _plain(value)
         return
@@ -110,17 +114,23 @@ def _is_text(value: Any) -> bool:
     """Whether a value, or what is in it, is written out: not a number, an array or a function."""
     if isinstance(value, list | tuple | set | frozenset):
         return any(map(_is_text, value))
-    return bool(value) and not (
-        isinstance(value, bool | int | float) or hasattr(value, "dtype") or callable(value)
-    )
+    if isinstance(value, bool | int | float) or hasattr(value, "dtype") or callable(value):
+        return False
+    return bool(value)
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _plain(value: Any) -> Scalar | str:
     if isinstance(value, bool | int | float | str):
         return value
-    if hasattr(value, "dtype") and getattr(value, "size", 0) == 1:
-        item = np.asarray(value).item()
-        return item if isinstance(item, bool | int | float | str) else str(item)
-    if hasattr(value, "dtype") and getattr(value, "size", 0) > _LARGE:
-        return f"{value.dtype}{list(value.shape)}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        is_key = str(value.dtype).startswith("key<")  # a PRNG key of jax is no number
+        if not is_key and math.prod(value.shape) == 1:
+            item = np.asarray(value).item()
+            return item if isinstance(item, bool | int | float | str) else str(item)
+        if is_key or len(value.shape) != 1 or not 0 < len(value) <= _LONG:
+            return f"{value.dtype}{list(value.shape)}"
     return getattr(value, "__qualname__", None) or str(value)

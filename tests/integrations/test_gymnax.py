@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def make_train(env, params):
 
 
 def newest_returns(done, returns):
-    """The mean over environments of each one's newest return, after every iteration; as reported."""
+    """The mean over environments of each one's newest return, after every iteration."""
     newest = np.full(ENVS, np.nan)
     means = []
     for ends, reported in zip(done, returns, strict=True):
@@ -145,7 +146,7 @@ def test_what_is_no_grid_has_no_picture_but_a_name():
 def test_a_video_arrives_with_the_policy_played(tmp_path):
     pytest.importorskip("metriplex_pygame")
     env, params = gymnax.make("CartPole-v1")
-    options = {
+    options: dict[str, Any] = {
         "env": GymnaxEnvironment(env, params),
         "video_interval": 1,
         "video_num_steps": 12,

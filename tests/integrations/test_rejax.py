@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -17,8 +19,13 @@ if not hasattr(pytest.importorskip("gymnax"), "EnvParams") or hasattr(
     pytest.skip("this rejax needs gymnax before 1.0", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of rejax's and gymnax's own code
-SIZE = {"num_envs": 4, "total_timesteps": 256, "eval_freq": 100, "learning_rate": 2e-3}
-PPO = {"num_steps": 16, "num_epochs": 1, "num_minibatches": 2}
+SIZE: dict[str, Any] = {
+    "num_envs": 4,
+    "total_timesteps": 256,
+    "eval_freq": 100,
+    "learning_rate": 2e-3,
+}
+PPO: dict[str, Any] = {"num_steps": 16, "num_epochs": 1, "num_minibatches": 2}
 
 
 def make(name: str = "ppo", **options):
@@ -52,7 +59,7 @@ def test_every_evaluation_of_every_seed_arrives_in_order(tmp_path):
 def test_a_video_shows_the_agent_of_an_evaluation(tmp_path):
     pytest.importorskip("metriplex_pygame")
     algo = make("dqn", fill_buffer=32, batch_size=8, skip_initial_evaluation=True)
-    options = {
+    options: dict[str, Any] = {
         "env": GymnaxEnvironment(algo.env, algo.env_params),
         "video_interval": 2,
         "video_num_steps": 8,

@@ -124,6 +124,17 @@ def test_every_frame_starts_empty(make_state):
     np.testing.assert_array_equal(renderer.render(make_state(1.0, 1.0)), expected)
 
 
+def test_select_gives_what_the_environment_says_that_it_draws():
+    class Picky:
+        default_renderer = CartPole.default_renderer
+        render = CartPole.render
+
+        def to_draw(self, state):
+            return state[:1]
+
+    assert make(Picky()).select([1.0, 2.0]) == [1.0]
+
+
 def test_select_gives_the_whole_state():
     state = cart_pole(0.0, 0.0)
     assert make(CartPole()).select(state) is state

@@ -1,4 +1,4 @@
-"""brax and MuJoCo Playground: `progress_fn`, `policy_params_fn`, and their environments in videos."""
+"""brax and MuJoCo Playground: their metrics, their policies, and their environments in videos."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class BraxEnvironment:
         self._env = env
         inner = env.unwrapped
         self.name = type(inner).__name__
-        self.mujoco_model = getattr(getattr(inner, "sys", inner), "mj_model", None)
+        self.mujoco_model: Any = getattr(getattr(inner, "sys", inner), "mj_model", None)
 
     def initial(self, *, key: Any) -> Any:
         """The first state of an episode."""

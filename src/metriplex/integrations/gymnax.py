@@ -26,7 +26,7 @@ _SHOWN = {
         ("joint_angle1", "joint_angle2"),
     ),
 }
-"""Name of an environment to its picture, the parameters that shape it, and what of a state it shows."""
+"""Name of an environment to its picture, the parameters that shape it, and what it shows."""
 
 
 @final
@@ -103,8 +103,8 @@ class GymnaxEnvironment:
             kind, parameters, self._fields = _SHOWN[self.name]
             return kind(*(float(np.asarray(getattr(self._params, name))) for name in parameters))
         key = jax.random.key(0)
-        observation = jax.eval_shape(lambda: self.observation(self.initial(key=key), key=key))
-        shape = getattr(observation, "shape", ())
+        observation: Any = jax.eval_shape(lambda: self.observation(self.initial(key=key), key=key))
+        shape: Any = getattr(observation, "shape", ())
         is_grid = len(shape) in {2, 3} and max(shape[:2]) > 1
         return pictures.Cells(*shape[:2]) if is_grid else None
 

@@ -1,7 +1,7 @@
 """PPO in one file, in the style of PureJaxRL, on a gymnax environment: the marked lines log.
 
 pip install gymnax flax
-python examples/purejaxrl_style.py
+python examples/integrations/purejaxrl_style.py
 tensorboard --logdir logs
 """
 
@@ -19,7 +19,7 @@ from flax.training.train_state import TrainState
 from metriplex import MetricsCallback
 from metriplex.integrations.gymnax import GymnaxEnvironment
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "ENV_NAME": "CartPole-v1",
     "LR": 2.5e-3,
     "NUM_ENVS": 8,
@@ -62,7 +62,7 @@ class Transition(NamedTuple):
 def make_train(config, env, params):
     steps_per_update = config["NUM_ENVS"] * config["NUM_STEPS"]
     num_updates = config["TOTAL_TIMESTEPS"] // steps_per_update
-    network = ActorCritic(env.action_space(params).n)
+    network: Any = ActorCritic(env.action_space(params).n)
 
     def loss_fn(weights, batch, advantages, targets):
         log_probs, value = network.apply(weights, batch.obs)

@@ -9,28 +9,16 @@ it; the resident memory is read after each tenth.
 from __future__ import annotations
 
 import functools
-import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _measure import NoOpBackend, is_short, print_machine, print_table
+from _measure import MEBIBYTE, NoOpBackend, is_short, print_machine, print_table, resident
 
 from metriplex import MetricsCallback
 
 LEGS = 10
-MEBIBYTE = 2**20
-
-
-def resident() -> float:
-    """Mebibytes of this process that are in memory; NaN where the system doesn't tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return float("nan")
-    return pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE
 
 
 @functools.partial(jax.jit, static_argnames="records")

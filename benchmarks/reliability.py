@@ -25,9 +25,16 @@ from typing import TYPE_CHECKING, Any, final
 
 import jax
 import jax.numpy as jnp
-from _measure import NoOpBackend, is_short, print_machine, print_table, ratio, take_turns
+from _measure import (
+    NoOpBackend,
+    is_short,
+    print_machine,
+    print_table,
+    ratio,
+    resident,
+    take_turns,
+)
 
-from memory import resident
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
 from metriplex.plugins import Backend
 from metriplex.recording import RunJournal

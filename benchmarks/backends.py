@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import itertools
 import os
 import statistics
@@ -222,6 +223,7 @@ def measure(name: str, scale: int, rounds: int) -> list[list[str]]:
     """The rows of one service."""
     with (
         tempfile.TemporaryDirectory() as directory,
+        contextlib.redirect_stdout(io.StringIO()),  # clients greet
         SERVICES[name](Path(directory), scale) as service,
     ):
         calls: list[float] = []

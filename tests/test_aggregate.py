@@ -70,7 +70,7 @@ def test_tags_that_some_lanes_lack_are_of_those_that_have_them() -> None:
     one = aggregate(
         [
             record(0, 4, {"a": 1, "b": True, "rate": math.nan}, step=8),
-            record(1, 4, {"a": 2**40}, step=16),
+            record(1, 4, {"a": 2**40, "time/steps_per_second": 9.0}, step=16),
             record(2, 4, {"a": math.inf, "c": 5.0}, step=12),
         ]
     )

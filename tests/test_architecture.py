@@ -35,7 +35,7 @@ HOST = {
 PURE = {"counter", "episodes", "learning_rate", "training_log"}
 TIES_BOTH_HALVES = {"callback", "pattern"}
 CALLBACKS = {"io_callback", "pure_callback", "debug_callback"}
-OUTSIDE_OF_THE_CORE = {"demo", "doctor", "testing", "integrations"}
+OUTSIDE_OF_THE_CORE = {"demo", "doctor", "testing", "integrations", "template"}
 SDKS = {
     *("tensorboardX", "tensorboard", "tensorflow", "rich", "PIL", "google.protobuf", "crc32c"),
     *("wandb", "mlflow", "trackio", "mujoco", "pygame", "imageio_ffmpeg"),
@@ -196,13 +196,13 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=relative)
 def test_what_a_distribution_imports_it_declares(folder: Path) -> None:
     declared = _declared(folder / "pyproject.toml")
     packages = {package.name for package in (folder / "src").iterdir() if package.is_dir()}
     owners = metadata.packages_distributions()
     for path in sources(folder / "src"):
-        if folder == ROOT and not in_core(path):
+        if folder == ROOT and (not path.is_relative_to(CORE) or not in_core(path)):
             continue
         for package in third_party(path) - packages:
             names = owners.get(package, [package])  # an editable install is not listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from memory import Memory, plain
-from metriplex import MetricsCallback, NonFiniteError, Scalars, hookimpl
+from metriplex import MetricsCallback, NonFiniteError
 from metriplex.hookspecs import BACKEND_HOOKS
+from metriplex.testing.faults import FaultyBackend, hangs, raises
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator
+
+    from metriplex.testing.faults import Fault
 
 ITERATIONS = 40
 LONG = 60.0
@@ -69,67 +72,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found
 
 
-@final
-class Broken:
-    """Acts in one hook as told, in the others as a good backend does."""
-
-    flush_secs = 1e-3
-
-    def __init__(self, hook: str, act: Callable[[], None]) -> None:
-        self.hook, self.act = hook, act
-        self.got = 0
-
-    def _call(self, hook: str) -> None:
-        if hook == self.hook:
-            self.act()
-
-    @hookimpl
-    def open_run(self) -> None:
-        self._call("open_run")
-
-    @hookimpl
-    def log_hparams(self) -> None:
-        self._call("log_hparams")
-
-    @hookimpl
-    def log_scalars(self, records: Sequence[Scalars]) -> None:
-        self._call("log_scalars")
-        self.got += len(records)
-
-    @hookimpl
-    def log_text(self) -> None:
-        self._call("log_text")
-
-    @hookimpl
-    def log_video(self) -> None:
-        self._call("log_video")
-
-    @hookimpl
-    def log_image(self) -> None:
-        self._call("log_image")
-
-    @hookimpl
-    def log_histogram(self) -> None:
-        self._call("log_histogram")
-
-    @hookimpl
-    def log_artifact(self) -> None:
-        self._call("log_artifact")
-
-    @hookimpl
-    def flush(self) -> None:
-        self._call("flush")
-
-    @hookimpl
-    def close_run(self) -> None:
-        self._call("close_run")
-
-
-def raises(error: BaseException) -> Callable[[], None]:
-    def act() -> None:
-        raise error
-
-    return act
+def faulty(hook: str, fault: Fault) -> FaultyBackend:
+    return FaultyBackend({hook: fault}, flush_secs=1e-3)
 
 
 def everything(metrics: MetricsCallback) -> np.ndarray:
@@ -157,7 +101,7 @@ def test_a_backend_that_raises_changes_nothing_for_anybody_else(
     error: type[BaseException],
 ) -> None:
     memories = [Memory(), Memory()]
-    failing = Broken(hook, raises(error("no")))
+    failing = faulty(hook, raises(error("no")))
     backends = [memories[0], failing, memories[1]]
     with MetricsCallback(
         "run", log_dir=tmp_path, backends=backends, hparams={"lr": 0.1}
@@ -173,10 +117,10 @@ def test_a_backend_that_raises_changes_nothing_for_anybody_else(
         assert (healthy.delivered, healthy.undelivered) == (SCALARS_AND_OTHERS, 0)
         assert healthy.error is None
     assert broken.delivered + broken.undelivered == SCALARS_AND_OTHERS
-    assert broken.delivered >= failing.got
+    assert broken.delivered >= len(failing.records())
     assert broken.error == f"{error.__name__}: no"
     messages = [entry.getMessage() for entry in caplog.records]
-    assert any("`broken`" in m and f"`{hook}`" in m and error.__name__ in m for m in messages)
+    assert any("`faulty`" in m and f"`{hook}`" in m and error.__name__ in m for m in messages)
     assert not any("memory" in m for m in messages)
 
 
@@ -188,7 +132,7 @@ def _released(event: threading.Event) -> Generator[None]:
     finally:
         event.set()
         for thread in threading.enumerate():
-            if thread.name == "metriplex-broken":
+            if thread.name == "metriplex-faulty":
                 thread.join(LONG)
 
 
@@ -196,23 +140,19 @@ def _released(event: threading.Event) -> Generator[None]:
 def test_a_backend_that_hangs_changes_nothing_for_anybody_else(
     tmp_path: Any, weights: np.ndarray, expected: Any, caplog: pytest.LogCaptureFixture, hook: str
 ) -> None:
-    release, hangs = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        hangs.set()
-        release.wait(LONG)
-
+    release = threading.Event()
     memory = Memory()
-    backends = [Broken(hook, hang), memory]
+    hung = faulty(hook, hangs(until=release))
+    backends = [hung, memory]
     with _released(release):
         metrics = MetricsCallback("run", log_dir=tmp_path, backends=backends, hparams={"lr": 0.1})
         assert np.array_equal(everything(metrics), weights)
         if hook != "close_run":
-            assert hangs.wait(LONG)
+            assert hung.begun[hook].acquire(timeout=LONG)
             metrics.flush(timeout=0.01)
         metrics.close(timeout=0.2)
-        assert hangs.is_set()
-        assert "metriplex-broken" in {thread.name for thread in threading.enumerate()}
+        assert hook in hung.hooks()
+        assert "metriplex-faulty" in {thread.name for thread in threading.enumerate()}
         for thread in threading.enumerate():
             if thread.name == "metriplex-memory":
                 thread.join(LONG)
@@ -222,7 +162,7 @@ def test_a_backend_that_hangs_changes_nothing_for_anybody_else(
         assert (healthy.delivered, healthy.undelivered) == (SCALARS_AND_OTHERS, 0)
         assert broken.delivered + broken.undelivered == SCALARS_AND_OTHERS
         messages = [entry.getMessage() for entry in caplog.records]
-        assert any("`broken`, which was still busy after 0.2 s" in m for m in messages)
+        assert any("`faulty`, which was still busy after 0.2 s" in m for m in messages)
     (broken, _) = metrics.deliveries()
     assert (broken.delivered, broken.undelivered) == (SCALARS_AND_OTHERS, 0)
 
@@ -236,11 +176,11 @@ def test_a_slow_backend_gets_everything_before_close_returns(
     def wait() -> None:
         assert gate.wait(LONG)
 
-    slow = Broken("log_scalars", wait)
+    slow = faulty("log_scalars", wait)
     with MetricsCallback("run", log_dir=tmp_path, backends=slow) as metrics:
         assert np.array_equal(train(metrics), weights)
         gate.set()
-    assert slow.got == ITERATIONS
+    assert len(slow.records()) == ITERATIONS
 
 
 @pytest.mark.parametrize("journal", [False, True], ids=["without", "with"])
@@ -253,7 +193,7 @@ def test_what_finds_no_room_comes_from_the_journal_and_without_one_is_dropped(
         assert gate.wait(LONG)
 
     taken = threading.Semaphore(0)
-    slow, quick = Broken("open_run", wait), Broken("log_scalars", taken.release)
+    slow, quick = faulty("open_run", wait), faulty("log_scalars", taken.release)
     with MetricsCallback(
         "run", log_dir=tmp_path, backends=[slow, quick], queue_size=7, journal=journal
     ) as metrics:
@@ -262,10 +202,10 @@ def test_what_finds_no_room_comes_from_the_journal_and_without_one_is_dropped(
             assert taken.acquire(timeout=LONG)
         gate.set()
         metrics.flush()
-        assert slow.got == (10 if journal else 7)
+        assert len(slow.records()) == (10 if journal else 7)
         metrics.log(10, {"a": 1.0})
     lost = 0 if journal else 3
-    assert (slow.got, quick.got) == (11 - lost, 11)
+    assert (len(slow.records()), len(quick.records())) == (11 - lost, 11)
     assert [(d.delivered, d.undelivered) for d in metrics.deliveries()] == [
         (11 - lost, lost),
         (11, 0),
@@ -274,8 +214,8 @@ def test_what_finds_no_room_comes_from_the_journal_and_without_one_is_dropped(
         assert caplog.messages == []
         return
     warned, reported = caplog.messages
-    assert "backend `broken` is too slow or hangs: 7 records wait for it" in warned
-    assert "3 of 11 record(s) did not reach backend `broken`" in reported
+    assert "backend `faulty` is too slow or hangs: 7 records wait for it" in warned
+    assert "3 of 11 record(s) did not reach backend `faulty`" in reported
 
 
 # ---- NaN ----------------------------------------------------------------------------------------

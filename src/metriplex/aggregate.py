@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PREFIX = "aggregate"
 """Stands before the tags of statistics: `aggregate/episode/return/mean`."""
 
+CLOCK = "time/"
+
 PENDING = 16
 """How many iterations may wait for lanes that lag behind."""
 
@@ -58,9 +60,11 @@ def aggregate(records: Sequence[Scalars]) -> Scalars:
 
     Returns:
         For each tag of any lane its statistics over those lanes that have it, and whose value is
-        finite; tags that no such lane has are absent. The step is the greatest.
+        finite; tags that no such lane has, and what the clock says of the program that they share
+        (`time/...`), are absent. The step is the greatest.
     """
     tags = list(dict.fromkeys(tag for record in records for tag in record.values))
+    tags = [tag for tag in tags if not tag.startswith(CLOCK)]
     table = np.array(
         [[record.values.get(tag, np.nan) for tag in tags] for record in records], np.float64
     ).reshape(len(records), len(tags))

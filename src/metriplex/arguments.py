@@ -41,6 +41,8 @@ def make_config(
     buffer_width: Any,
     axis_name: Any,
     nonfinite: Any,
+    transport: Any = "callback",
+    video_interval: int = 0,
 ) -> Config:
     """The static configuration of a callback.
 
@@ -57,7 +59,29 @@ def make_config(
         buffer_width=check_count("buffer_width", buffer_width, least=1),
         axis_name=_axis_name(axis_name),
         abort=check_choice("nonfinite", nonfinite, get_args(NonFinite)) == "abort",
+        drain=_drains(transport, buffer, nonfinite, video_interval),
     )
+
+
+def _drains(transport: Any, buffer: Any, nonfinite: Any, video_interval: int) -> bool:
+    if check_choice("transport", transport, ("callback", "drain")) == "callback":
+        return False
+    if not buffer:
+        raise ConfigurationError(
+            '`transport="drain"` keeps records on the device and needs `buffer=`, at least the '
+            "number of records between two calls of `drain`"
+        )
+    if nonfinite == "abort":
+        raise ConfigurationError(
+            '`nonfinite="abort"` stops the program from the host, which `transport="drain"` never '
+            'calls: use `"error"`, and `flush` after `drain` raises it'
+        )
+    if video_interval:
+        raise ConfigurationError(
+            f"`video_interval={video_interval}` sends rollouts to the host, which "
+            f'`transport="drain"` never does: use the default transport, or leave videos out'
+        )
+    return True
 
 
 def check_count(name: str, value: Any, *, least: int) -> int:
@@ -217,7 +241,7 @@ def check_state(config: Config, state: Any) -> None:
             f"with `state = metrics.init(num_envs)`, and carry it through the loop"
         )
     has_window = state.episodes.window is not None
-    rows = jnp.shape(state.buffer)[0]
+    rows = jnp.shape(state.buffer)[-2]
     if (has_window, rows) != (config.episode_stats, config.buffer):
         raise LoggingError(
             f"`state` was made for `episode_stats={has_window}` and `buffer={rows}`, and this "

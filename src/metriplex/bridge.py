@@ -26,7 +26,7 @@ from metriplex.blocks import Block, of_one_shape, read
 from metriplex.packing import Header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from metriplex.sequence import Row
 
@@ -172,14 +172,19 @@ def abort(block: jax.Array, *, where: jax.Array) -> None:
 # ---- on the host --------------------------------------------------------------------------------
 
 
-def register(sink: Sink) -> int:
-    """Gives a sink the handle that rows carry in their header, and starts the drain thread."""
+def register(sink: Sink, handle: int | None = None) -> int:
+    """Gives a sink the handle that rows carry in their header, and starts the drain thread.
+
+    Args:
+        sink: What rows are delivered to.
+        handle: A handle that nothing else has; None for the next one of this process.
+    """
     global _drain
     with _start_lock:
         if _drain is None or not _drain.is_alive():
             _drain = threading.Thread(target=_run_drain, name="metriplex-drain", daemon=True)
             _drain.start()
-    handle = next(_handles)
+    handle = next(_handles) if handle is None else handle
     _sinks[handle] = sink
     return handle
 
@@ -197,6 +202,13 @@ def drain() -> None:
         _blocks.put(done)
         _hurry.set()
         done.wait()
+
+
+def deliver(blocks: Iterable[Block]) -> None:
+    """Hands over blocks that came by no callback, and waits until their rows are with the sinks."""
+    for block in blocks:
+        _blocks.put(block)
+    drain()
 
 
 def barrier() -> None:

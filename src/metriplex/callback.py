@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import jax
-import numpy as np
 
 from metriplex import state as device
 from metriplex.aggregate import Aggregator
@@ -19,22 +18,21 @@ from metriplex.arguments import (
     check_journal,
     check_resume,
     check_state,
-    check_step,
     check_video,
     check_where,
     explain_unknown_rate,
     join_ends,
     make_config,
 )
+from metriplex.cluster import ClusterRun, join_cluster
 from metriplex.hparams import flatten_hparams
 from metriplex.lanes import make_lanes
 from metriplex.naming import run_name
-from metriplex.opening import open_run
+from metriplex.opening import Opened, open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins import create_backends
 from metriplex.run import Run
-from metriplex.tracing import is_tracing, require_host
-from metriplex.training_log import flatten
+from metriplex.tracing import require_host
 from metriplex.transforms import create_transforms
 
 if TYPE_CHECKING:
@@ -103,6 +101,9 @@ class MetricsCallback(RunOwner):
             environments are spread: values are made global over them. None: all axes of the
             `shard_map` or `pmap` that the program runs in, unless `init` is given lanes. `()`:
             none; every device is then a lane.
+        transport: How records reach the host: `"callback"` calls it from the program; `"drain"`
+            keeps the newest `buffer` records in the state, from where `drain` takes them between
+            two programs, so that a program has no callback at all.
         nonfinite: What a NaN or an infinity does. `"warn"` logs it at once, and no backend gets it;
             `"error"` also raises `NonFiniteError` at the next `flush`, `close` or `with` exit;
             `"abort"` also stops the compiled program. `"keep"` sends it to the backends as it is.
@@ -127,9 +128,7 @@ class MetricsCallback(RunOwner):
         MetriplexError: It is constructed inside a compiled function.
     """
 
-    __slots__ = ("_config",)
-
-    _config: Config
+    __slots__ = ()
 
     def __init__(
         self,
@@ -156,6 +155,7 @@ class MetricsCallback(RunOwner):
         buffer: int = 0,
         buffer_width: int = 64,
         axis_name: AxisName | None = None,
+        transport: Literal["callback", "drain"] = "callback",
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: bool | Mapping[str, Any] = True,
@@ -178,6 +178,8 @@ class MetricsCallback(RunOwner):
             buffer_width=buffer_width,
             axis_name=axis_name,
             nonfinite=nonfinite,
+            transport=transport,
+            video_interval=video_interval,
         )
         queue_size = check_count("queue_size", queue_size, least=1)
         journal_options = check_journal(journal)
@@ -203,27 +205,33 @@ class MetricsCallback(RunOwner):
             videos = prepare_videos(env, plugins, renderer=renderer, **shown)
             config = replace(config, video=videos and videos.program)
         now = time.time()
-        opened = open_run(
-            log_dir,
-            run_name(name, env, policy, datetime.fromtimestamp(now)),
-            now,
-            total_steps=total_steps,
-            lanes=described,
-            resume=resume,
-            resume_step=resume_step,
-            journal=journal_options,
-        )
+        named = run_name(name, env, policy, datetime.fromtimestamp(now))
+        rest: dict[str, Any] = {
+            "total_steps": total_steps,
+            "lanes": described,
+            "journal": journal_options,
+        }
+
+        def start(opened: Opened) -> Run:
+            kept = {"nonfinite": nonfinite, "queue_size": queue_size, "journal": opened.journal}
+            run = Run(opened.info, plugins, chain, **kept)
+            if aggregate:
+                run.aggregator = Aggregator(len(described))
+            if videos is not None:
+                videos.record(run)
+            if flat or described:
+                run.log_hparams(flat)
+            return run
+
+        cluster = join_cluster(abort=config.abort, resume=resume)
+        if cluster is not None:
+            self._config = config
+            self._open(ClusterRun(cluster, log_dir, named, now, rest, start), cluster.handle)
+            return
+        opened = open_run(log_dir, named, now, resume=resume, resume_step=resume_step, **rest)
         first = {"first_step": opened.first_step, "first_iteration": opened.first_iteration}
         self._config = replace(config, **first)
-        info, record = opened.info, opened.journal
-        run = Run(info, plugins, chain, nonfinite=nonfinite, queue_size=queue_size, journal=record)
-        if aggregate:
-            run.aggregator = Aggregator(len(described))
-        self._open(run)
-        if videos is not None:
-            videos.record(run)
-        if flat or described:
-            run.log_hparams(flat)
+        self._open(start(opened))
 
     # ---- on the device --------------------------------------------------------------------------
 
@@ -348,28 +356,6 @@ class MetricsCallback(RunOwner):
         self._check_open()
         check_state(self._config, state)
         return device.on_training_end(self._config, self.handle, state)
-
-    def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
-        """Logs scalars at a step of the caller's own: from a Python loop, or inside compiled code.
-
-        Outside of compiled code they are logged at once, so before what programs that are still
-        running log; call `flush` first where that order matters.
-
-        Args:
-            step: Environment steps taken so far, or whatever the x axis is; not negative.
-            values: Scalars by tag; may be nested, joined by `/`.
-
-        Raises:
-            LoggingError: A value can't be logged, or the step is no integer.
-            ClosedError: The run is closed.
-        """
-        self._check_open()
-        flat = flatten(values, prefix="", reduce=self._config.reduce)
-        if is_tracing():
-            device.log(self.handle, step, flat)
-        else:
-            scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
-            self.run.log_scalars(check_step(step), scalars)
 
     # ---- as a pytree ----------------------------------------------------------------------------
 

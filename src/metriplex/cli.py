@@ -10,7 +10,7 @@ import textwrap
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from metriplex.commands import export, replay
+from metriplex.commands import export, new_backend, replay
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.plugins import PluginReport, installed
 
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = export.run(arguments)
         elif arguments.command == replay.NAME:
             status = replay.run(arguments)
+        elif arguments.command == new_backend.NAME:
+            status = new_backend.run(arguments)
         else:
             status = _demo(arguments)
         sys.stdout.flush()
@@ -162,4 +164,5 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
     export.add_parser(commands)
     replay.add_parser(commands)
+    new_backend.add_parser(commands)
     return parser

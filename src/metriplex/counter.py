@@ -94,3 +94,24 @@ def _words(amount: int | ArrayLike) -> tuple[jax.Array, jax.Array]:
     if array.dtype.itemsize * 8 <= _WORD:
         return array.astype(jnp.uint32), jnp.zeros((), jnp.uint32)
     return (array & _MASK).astype(jnp.uint32), (array >> _WORD).astype(jnp.uint32)
+
+
+def from_step(step: ArrayLike) -> Counter:
+    """A counter that stands at a step of the user's.
+
+    Args:
+        step: One integer from 0 to 2**64 - 1, of the host or of the device.
+
+    Raises:
+        LoggingError: It is none.
+    """
+    if isinstance(step, np.ndarray | np.integer) and np.size(step) == 1:
+        step = np.asarray(step).item()  # jax would cut an int64 to 32 bits without x64
+    if isinstance(step, int) and not isinstance(step, bool):
+        if not 0 <= step < 2**64:
+            raise LoggingError(f"`step` must be from 0 to 2**64 - 1; got {step}")
+        return add(zero(), step)
+    array = jnp.asarray(step)
+    if array.size != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise LoggingError(f"`step` must be one integer; got {array.dtype} {list(array.shape)}")
+    return add(zero(), array.reshape(()))

@@ -143,9 +143,10 @@ class BackendSpec:
 
     @hookspec(firstresult=True)
     def diagnose(self) -> Diagnosis | None:
-        """Called by `metriplex doctor` alone, before it logs a record: what stands in the way?
+        """Called by `metriplex doctor`, which then logs no record: what stands in the way?
 
-        For what a record doesn't show, such as an account or a server. It may take a while.
+        For services that would keep a trial's run: ask them for the account, or whether they
+        answer. It may take a while. A backend without it is tried in a temporary directory.
 
         Returns:
             A `metriplex.Diagnosis`, or an object with the same attributes; None for nothing.

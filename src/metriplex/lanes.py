@@ -11,6 +11,8 @@ from metriplex.errors import ConfigurationError
 from metriplex.naming import check_name
 from metriplex.records import Lane, lane_name
 
+_RESERVED = frozenset({"artifacts", "journal"})
+
 
 def make_lanes(hparams: Any, names: Any) -> tuple[Lane, ...]:
     """Describes the lanes of a run.
@@ -98,6 +100,11 @@ def _names(names: Any) -> list[str]:
             check_name(name)
         except ConfigurationError as error:
             raise ConfigurationError(f"`lane_names` are names of directories: {error}") from error
+        if name.casefold() in _RESERVED:
+            raise ConfigurationError(
+                f"`lane_names` are names of directories, and `{name}` is a directory of the run "
+                f"itself: take another name"
+            )
         if name.casefold() in seen:  # some file systems don't tell upper from lower case
             raise ConfigurationError(f"`lane_names` must be unique; `{name}` is there twice")
         seen.add(name.casefold())

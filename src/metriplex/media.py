@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metriplex.arguments import check_count, check_step, check_tag
+from metriplex.cluster import is_written_here
 from metriplex.errors import LoggingError
 from metriplex.records import Artifact, Histogram, Image, Text, Video
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from metriplex.cluster import ClusterRun
     from metriplex.run import Run
 
 ARTIFACTS = "artifacts"
@@ -33,7 +35,7 @@ class MediaLogger(abc.ABC):
     __slots__ = ()
 
     @abc.abstractmethod
-    def _host_run(self, method: str) -> Run:
+    def _host_run(self, method: str) -> Run | ClusterRun:
         """The run; raises inside compiled functions and after `close`."""
 
     def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
@@ -152,6 +154,8 @@ class MediaLogger(abc.ABC):
                 f"there is no file or directory {str(source)!r} to log as an artifact: write it "
                 f"first, or mend the path"
             )
+        if not is_written_here(run):
+            return  # another process of the run does
         target = run.info.directory / ARTIFACTS / f"step_{number}" / inner
         if target.exists():
             raise LoggingError(

@@ -113,7 +113,7 @@ def create_directory(log_dir: str | os.PathLike[str], name: str) -> Path:
             created or written: `log_dir` is a file, belongs to somebody else, or the disk is full.
     """
     check_name(name)
-    parent = _local_directory(log_dir)
+    parent = local_directory(log_dir)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         directory = _make_unique(parent, name)
@@ -140,8 +140,18 @@ def _make_unique(parent: Path, name: str) -> Path:
     raise AssertionError  # pragma: no cover - `count` doesn't end
 
 
-def _local_directory(log_dir: str | os.PathLike[str]) -> Path:
-    """Makes `log_dir` absolute, so that a later `os.chdir` doesn't move the run."""
+def free_directory(log_dir: Path, name: str) -> Path:
+    """The directory that `create_directory` would make, which is not made."""
+    candidates = (log_dir / (name if n == 1 else f"{name}_{n}") for n in count(1))
+    return next(directory for directory in candidates if not directory.exists())
+
+
+def local_directory(log_dir: str | os.PathLike[str]) -> Path:
+    """Makes `log_dir` absolute, so that a later `os.chdir` doesn't move the run.
+
+    Raises:
+        ConfigurationError: It is no path, or none of a local directory.
+    """
     try:
         text = os.fspath(log_dir)
     except TypeError:

@@ -48,6 +48,7 @@ def open_run(
     resume: object = None,
     resume_step: int | None = None,
     journal: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
 ) -> Opened:
     """Makes the directory of a new run, or finds that of one that is continued.
 
@@ -61,6 +62,7 @@ def open_run(
         resume_step: The step of the checkpoint, beyond which everything is superseded; None for the
             newest one that was logged, and to supersede nothing.
         journal: Options of `RunJournal`; None for no journal.
+        run_id: The id of a new run, if it has one already.
 
     Raises:
         ConfigurationError: The directory can't be made, there is no run to continue, or another
@@ -68,7 +70,8 @@ def open_run(
     """
     if resume is None:
         directory = create_directory(log_dir, name)
-        info = RunInfo(uuid.uuid4().hex, directory.name, directory, now, total_steps, lanes=lanes)
+        run_id = run_id or uuid.uuid4().hex
+        info = RunInfo(run_id, directory.name, directory, now, total_steps, lanes=lanes)
         return Opened(info, open_journal(info, journal))
     directory = find_run(resume, log_dir)
     try:

@@ -6,6 +6,7 @@ import abc
 import functools
 import logging
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import jax
@@ -14,45 +15,53 @@ import numpy as np
 from jax.core import Tracer
 
 from metriplex import bridge, shutdown
-from metriplex.arguments import check_hparams
-from metriplex.errors import ClosedError, MetriplexError, NonFiniteError
+from metriplex import state as device
+from metriplex.arguments import check_hparams, check_state, check_step
+from metriplex.cluster import is_written_here
+from metriplex.drain import report_lost, take_rows
+from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
 from metriplex.hparams import flatten_hparams
 from metriplex.media import MediaLogger
 from metriplex.tracing import is_tracing
+from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
+    from metriplex.cluster import ClusterRun
     from metriplex.records import Delivery
     from metriplex.run import Run
+    from metriplex.state import Config, MetricsState
 
 logger = logging.getLogger("metriplex")
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that `flush` and `close` wait for backends, unless told otherwise."""
 
-_runs: weakref.WeakValueDictionary[int, Run] = weakref.WeakValueDictionary()
+_runs: weakref.WeakValueDictionary[int, Run | ClusterRun] = weakref.WeakValueDictionary()
 
 
 class RunOwner(MediaLogger, abc.ABC):
     """Holds a run handle, and on the host the run itself."""
 
-    __slots__ = ("__weakref__", "_handle", "_run")
+    __slots__ = ("__weakref__", "_config", "_handle", "_run")
 
+    _config: Config
     _handle: Any
-    _run: Run | None
+    _run: Run | ClusterRun | None
 
-    def _open(self, run: Run) -> None:
+    def _open(self, run: Run | ClusterRun, handle: int | None = None) -> None:
         """Takes the run, and sees to it that it is closed at the end of the process."""
-        handle = bridge.register(run)
+        handle = bridge.register(run, handle)
         self._handle = np.int32(handle)
         self._run = run
         _runs[handle] = run
         shutdown.watch(handle, functools.partial(_close, handle, run))
 
     @property
-    def run(self) -> Run:
+    def run(self) -> Run | ClusterRun:
         """The host side of the run: `run.info` has its name and directory.
 
         Raises:
@@ -90,6 +99,64 @@ class RunOwner(MediaLogger, abc.ABC):
         """
         flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         self._host_run("log_hparams").log_hparams(flat)
+
+    def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
+        """Logs scalars at a step of the caller's own: from a Python loop, or inside compiled code.
+
+        Outside of compiled code they are logged at once, so before what programs that are still
+        running log; call `flush` first where that order matters.
+
+        Args:
+            step: Environment steps taken so far, or whatever the x axis is; not negative.
+            values: Scalars by tag; may be nested, joined by `/`.
+
+        Raises:
+            LoggingError: A value can't be logged, or the step is no integer.
+            ClosedError: The run is closed.
+        """
+        self._check_open()
+        flat = flatten(values, prefix="", reduce=self._config.reduce)
+        if is_tracing():
+            if self._config.drain:
+                raise LoggingError(
+                    '`log` inside of compiled code calls the host, which `transport="drain"` never '
+                    "does: log it by `on_iteration(training_log=)`, or outside"
+                )
+            device.log(self.handle, step, flat)
+        else:
+            scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
+            self.run.log_scalars(check_step(step), scalars)
+
+    def drain(self, state: MetricsState) -> MetricsState:
+        """Takes the records out of the state, between two programs, with `transport="drain"`.
+
+        Waits for the program that makes the state. What was logged since the last call is handed to
+        the backends in order; records beyond the newest `buffer` of a lane are lost, and reported.
+
+        Args:
+            state: The state as the program returned it; of vmapped programs with all its lanes.
+
+        Returns:
+            The state to go on with.
+
+        Raises:
+            LoggingError: The callback has another transport, or the state is not of `init`.
+            ClosedError: The run is closed.
+        """
+        run = self._host_run("drain")
+        self._check_open()
+        check_state(self._config, state)
+        if not self._config.drain:
+            raise LoggingError(
+                '`drain` takes records out of the state, where only `transport="drain"` keeps '
+                "them: construct the callback with it, or don't call `drain`"
+            )
+        if is_written_here(run):
+            blocks, lost = take_rows(state.buffer, state.buffered)
+            bridge.deliver(blocks)
+            run.release()
+            report_lost(run.info.name, lost, self._config.buffer)
+        return replace(state, buffered=state.buffered * 0)  # keeps its sharding
 
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Waits until what this thread's programs log has reached every backend, and is durable.
@@ -176,7 +243,7 @@ class RunOwner(MediaLogger, abc.ABC):
         """The run handle, int32 `[]`, as rows carry it; for integrations."""
         return jnp.asarray(self._handle, jnp.int32)
 
-    def _known_run(self) -> Run | None:
+    def _known_run(self) -> Run | ClusterRun | None:
         """The run, unless this is traced, or it is closed and gone."""
         if self._run is not None or isinstance(self._handle, Tracer):
             return self._run
@@ -191,7 +258,7 @@ class RunOwner(MediaLogger, abc.ABC):
                 f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
             )
 
-    def _host_run(self, method: str) -> Run:
+    def _host_run(self, method: str) -> Run | ClusterRun:
         self._require_host(method)
         return self.run
 
@@ -206,7 +273,7 @@ class RunOwner(MediaLogger, abc.ABC):
 
 
 def _close(
-    handle: int, run: Run, status: str, running: bool, timeout: float = CLOSE_TIMEOUT
+    handle: int, run: Run | ClusterRun, status: str, running: bool, timeout: float = CLOSE_TIMEOUT
 ) -> None:
     try:
         if not running and not run.closed:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from metriplex import bridge, counter, episodes
+from metriplex.drain import DRAIN_NEEDS_JIT
 from metriplex.errors import LoggingError
 from metriplex.learning_rate import TAG as LEARNING_RATE
 from metriplex.learning_rate import GivenRate, learning_rates
@@ -44,6 +45,7 @@ class Config:
             `shard_map` or `pmap`.
         abort: Whether a NaN or an infinity stops the program.
         video: What plays and sends evaluation rollouts; None if there are no videos.
+        drain: Whether rows stay in the buffer, a ring, until the host takes them.
         first_step: Environment steps that were taken before the first one.
         first_iteration: Index of the first training iteration.
     """
@@ -58,6 +60,7 @@ class Config:
     axis_name: episodes.AxisName | None = None
     abort: bool = False
     video: VideoProgram | None = None
+    drain: bool = False
     first_step: int = 0
     first_iteration: int = 0
 
@@ -75,7 +78,7 @@ class MetricsState:
         sequence: uint32 `[]`, how many rows were made.
         lane: int32 `[]`, the lane's number as it was given to `init`; None if it wasn't.
         buffer: uint32 `[buffer, buffer_width]`, rows that were not sent yet.
-        buffered: int32 `[]`, how many these are.
+        buffered: int32 `[]`, how many these are; in a ring, how many were put there.
     """
 
     episodes: episodes.EpisodeStats
@@ -101,6 +104,8 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
     axes = _manual_axes()
     if not axes:
         return state
+    if config.drain:
+        raise LoggingError(DRAIN_NEEDS_JIT)
     # Under shard_map the carry of a scan must vary over the same mesh axes before and after; a
     # selection between equals takes over the axes over which its condition varies.
     never = lax.axis_index(axes) < 0
@@ -164,6 +169,8 @@ def on_iteration(
 
 def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
     """Tells the host that a program starts; see `MetricsCallback.on_training_start`."""
+    if config.drain:
+        return state
     # Not numbered: under vmap the state may not differ between lanes yet, and then this row would
     # take a number that each lane waits for.
     send_unnumbered(config, run, state, Kind.START, {}, state.iteration)
@@ -187,6 +194,8 @@ def send_unnumbered(
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
     """Sends what is buffered, and tells the host that the program ends."""
+    if config.drain:
+        return state
     if config.buffer:
         bridge.emit(_valid_rows(state), where=gate(config, state, where=state.buffered > 0))
         state = replace(state, buffered=jnp.zeros_like(state.buffered))
@@ -195,13 +204,13 @@ def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> Metr
 
 def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     """Sends values at a step of the caller's own, in no order; see `MetricsCallback.log`."""
-    low, high = _step_words(step)
+    exact = counter.from_step(step)
     header = {
         Header.RUN: run,
         Header.VALID: 1,
         Header.SEQUENCE: NO_SEQUENCE,
-        Header.STEP_LOW: low,
-        Header.STEP_HIGH: high,
+        Header.STEP_LOW: exact.low,
+        Header.STEP_HIGH: exact.high,
         Header.ITERATION: -1,
         Header.LANE: NO_LANE,
         Header.DEVICE: -1,
@@ -209,21 +218,6 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     axes = _manual_axes()
     where = lax.axis_index(axes) == 0 if axes else True
     bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
-
-
-def _step_words(step: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    if isinstance(step, np.ndarray | np.integer) and np.size(step) == 1:
-        step = np.asarray(step).item()  # jax would cut an int64 to 32 bits without x64
-    if isinstance(step, int) and not isinstance(step, bool):
-        if not 0 <= step < 2**64:
-            raise LoggingError(f"`step` must be from 0 to 2**64 - 1; got {step}")
-        exact = counter.add(counter.zero(), step)
-        return exact.low, exact.high
-    array = jnp.asarray(step)
-    if array.size != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
-        raise LoggingError(f"`step` must be one integer; got {array.dtype} {list(array.shape)}")
-    exact = counter.add(counter.zero(), array.reshape(()))
-    return exact.low, exact.high
 
 
 def _measure(
@@ -283,17 +277,19 @@ def _send(
     """
     if not config.buffer:
         return _send_now(config, state, row, due), bridge.mark(row[None], jnp.asarray(due)[None])
-    place = state.buffered
+    place = state.buffered % config.buffer if config.drain else state.buffered
     kept = jnp.where(due, _pad(config, row), state.buffer[place])
     state = _count(
         replace(
             state,
             buffer=lax.dynamic_update_index_in_dim(state.buffer, kept, place, 0),
-            buffered=place + jnp.asarray(due, jnp.int32),
+            buffered=state.buffered + jnp.asarray(due, jnp.int32),
         ),
         row,
         due,
     )
+    if config.drain:
+        return state, row[None]
     unsent = _valid_rows(state)
     full = state.buffered == config.buffer
     bridge.emit(state.buffer, where=gate(config, state, where=full))

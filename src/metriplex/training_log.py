@@ -152,6 +152,8 @@ def _scalar(tag: str, value: object, reduce: str | None) -> Leaf:
 
 def _array(tag: str, value: object) -> Leaf:
     """A real array of any shape, in which no constant has lost a bit."""
+    if isinstance(value, float):
+        return np.asarray(value, np.float64)
     convert = getattr(value, "__jax_array__", None)
     if callable(convert):
         value = convert()

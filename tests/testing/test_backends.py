@@ -1,13 +1,93 @@
-"""The contract of backends, passed by a backend that keeps everything in memory."""
+"""The contract of backends, tried on correct backends and on wrong ones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from metriplex import RunInfo, hookimpl
 from metriplex.testing import BackendContract, MemoryBackend, Stored
+from metriplex.testing.session import Session
 
 if TYPE_CHECKING:
-    from metriplex import RunInfo
+    from collections.abc import Iterable
+
+VIDEOS = {f"videos[{size}]" for size in ("odd size", "one frame", "many frames")}
+LANES = {"lanes_are_runs_of_their_own", "lanes_are_flushed", "lanes_of_a_resumed_run"}
+
+ONE_WRONG_EACH = {
+    "Float32": {"floats_are_exact"},
+    "SixDigits": {"floats_are_exact"},
+    "FlushesDenormals": {"floats_are_exact"},
+    "IntegersAsFloats": {"integers_are_exact"},
+    "DropsBools": {"bools_are_kept"},
+    "DropsNan": {"nan_and_infinities_are_kept"},
+    "CutsInfinity": {"nan_and_infinities_are_kept"},
+    "Reverses": {"order_is_kept"},
+    "Samples": {"order_is_kept"},
+    "StepsOf32Bits": {"steps_are_exact"},
+    "StepsAsFloats": {"steps_are_exact"},
+    "DropsLateSteps": {"steps_may_go_back"},
+    "OneRecordAStep": {"one_step_in_several_records"},
+    "FillsIn": {"tags_come_late_and_vanish"},
+    "ForgetsLanes": LANES,
+    "LaneZeroIsNone": LANES,
+    "ChangesWhatItIsGiven": {"what_a_hook_is_given_stays_as_it_was"},
+    "NormalizesUnicode": {"unicode_tags"},
+    "CutsTags": {"long_tags"},
+    "TagsAsPaths": {"hostile_tags"},
+    "TagsMakeFiles": {"hostile_tags"},
+    "LowerCase": {"hostile_tags"},
+    "NoTagInATag": {"nested_tags"},
+    "AThousandTags": {"ten_thousand_tags"},
+    "EmptyTagBreaks": {"an_empty_tag_harms_nothing_else"},
+    "HparamsAsText": {
+        *("hparams_of_every_type", "hparams_that_are_not_finite", "long_hparams"),
+        "hparams_of_a_resumed_run",
+    },
+    "DropsInfiniteHparams": {"hparams_that_are_not_finite"},
+    "CutsHparams": {"long_hparams"},
+    "FirstHparamsOnly": {"hparams_of_a_resumed_run"},
+    "StripsTexts": {"texts"},
+    "TextsHaveNoLane": {"media_of_lanes"},
+    "NeedsFrames": {"videos_that_are_encoded_already"},
+    "DropsTheLastFrame": VIDEOS - {"videos[one frame]"},
+    "SwapsColours": VIDEOS,
+    "EvenSizes": {"videos[odd size]"},
+    "Jpeg": {"images"},
+    "EvenEdges": {"histograms"},
+    "OnlyFiles": {"artifacts"},
+    "Overwrites": {"artifacts_of_one_name"},
+    "NeedsRecords": {"a_run_without_records"},
+    "AlwaysFinished": {"how_a_run_ended[failed]", "how_a_run_ended[interrupted]"},
+    "ClosesOnce": {"close_may_be_called_twice"},
+    "LastStatusCounts": {"close_may_be_called_twice"},
+    "LogsAfterClose": {"a_closed_run_takes_nothing"},
+    "LazyFlush": {"what_is_flushed_can_be_read", "lanes_are_flushed"},
+    "OneRunAtATime": {"two_runs_at_once"},
+    "GlobalState": {"two_backends_at_once"},
+    "ByName": {"two_runs_of_one_name"},
+    "IgnoresResumeStep": {"a_resumed_run_has_each_step_once", "lanes_of_a_resumed_run"},
+    "BeginsAnew": {
+        *("a_resumed_run_has_each_step_once", "a_run_that_is_opened_again_goes_on"),
+        "lanes_of_a_resumed_run",
+    },
+    "LeavesThreads": {"nothing_is_left_behind"},
+    "LeavesFiles": {"nothing_is_left_behind"},
+    "LeavesProcesses": {"nothing_is_left_behind"},
+}
+"""Each wrong backend, and the tests that it fails."""
+
+PROCESSES = ("process", "sigkill")
+"""What is in the names of the tests that start a process; those take seconds."""
 
 
 class TestMemory(BackendContract):
@@ -17,3 +97,172 @@ class TestMemory(BackendContract):
 
     def read_back(self, run: RunInfo) -> Stored:
         return self.runs[run.id]
+
+
+class Results:
+    """What a run of the contract gave: the tests of each backend, without `test_`."""
+
+    def __init__(self, output: str, tests: list[dict[str, str]]) -> None:
+        self.output = output
+        self.all = tests
+
+    def tests(self, outcome: str, backend: str = "Right") -> set[str]:
+        return {
+            test["test"].removeprefix("test_")
+            for test in self.all
+            if (test["backend"], test["outcome"]) == (backend, outcome)
+        }
+
+
+def check(
+    directory: Path, backends: Iterable[str], *options: str, body: str = "", status: int = 1
+) -> Results:
+    """Runs the contract, as somebody else's test suite would."""
+    source = "import pytest\nimport wrong_backends\n"
+    for backend in backends:
+        source += f"""
+class Test{backend}(wrong_backends.Contract):
+    backend = wrong_backends.{backend}
+"""
+    source += textwrap.indent(textwrap.dedent(body), "    ")
+    (directory / "test_it.py").write_text(source)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    command += ["-c", os.devnull, "--rootdir", str(directory), "--tb", "short"]
+    command += ["--metriplex-results", "results.json", *(options or ["test_it.py"])]
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return Results(done.stdout, json.loads((directory / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def meant(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All wrong backends under the tests that are meant for them."""
+    pairs = [(name, test) for name, tests in ONE_WRONG_EACH.items() for test in sorted(tests)]
+    nodes = [f"test_it.py::Test{name}::test_{test}" for name, test in pairs]
+    return check(tmp_path_factory.mktemp("contract"), ONE_WRONG_EACH, *nodes)
+
+
+@pytest.mark.parametrize("name", ONE_WRONG_EACH)
+def test_a_wrong_backend_fails_the_tests_that_are_meant(meant: Results, name: str) -> None:
+    assert meant.tests("failed", name) == ONE_WRONG_EACH[name], meant.output
+
+
+@pytest.mark.slow
+def test_a_wrong_backend_fails_no_other_tests(tmp_path: Path) -> None:
+    results = check(
+        tmp_path,
+        [*ONE_WRONG_EACH, "Right", "RightMedia"],
+        "-k",
+        f"not {' and not '.join(PROCESSES)}",
+    )
+    for name, expected in ONE_WRONG_EACH.items():
+        assert results.tests("failed", name) == expected, (name, results.output)
+    everything = results.tests("passed", "RightMedia")
+    assert set().union(*ONE_WRONG_EACH.values()) < everything
+    assert results.tests("failed", "RightMedia") | results.tests("skipped", "RightMedia") == set()
+    media = {name for name in everything if name.startswith(("video", "image", "histo", "artif"))}
+    assert results.tests("skipped") == media
+    assert results.tests("passed") == everything - media
+
+
+def test_processes_find_what_only_they_can(tmp_path: Path) -> None:
+    uses, leaves, killed = (
+        "a_fresh_process_uses_it_and_ends",
+        "a_process_may_end_without_closing",
+        "what_is_flushed_survives_a_sigkill",
+    )
+    pairs = [("Prints", uses), ("SetsVariables", uses), ("ExitsBadly", leaves)]
+    pairs += [("LazyFlush", killed), ("Right", killed)]
+    nodes = [f"test_it.py::Test{name}::test_{test}" for name, test in pairs]
+    results = check(tmp_path, [name for name, _ in pairs], *nodes)
+    assert results.tests("passed", "Right") == {killed}
+    for name, test in pairs[:-1]:
+        assert results.tests("failed", name) == {test}, results.output
+    reasons = {test["backend"]: test["reason"] for test in results.all}
+    assert "the standard output was given 'hello from the tracking community" in reasons["Prints"]
+    assert "changed, of the process: the variable SOME_SERVICE" in reasons["SetsVariables"]
+    assert "the process ended with status 3" in reasons["ExitsBadly"]
+    assert "these were logged and are not stored, (lane, tag): (None, 'a')" in reasons["LazyFlush"]
+
+
+OVERRIDES = """
+    @pytest.mark.xfail(reason="it keeps no bools")
+    def test_bools_are_kept(self):
+        super().test_bools_are_kept()
+"""
+
+
+def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: Path) -> None:
+    options = ("-k", "bools or overridden")
+    said = check(tmp_path, ["DropsBools"], *options, body=OVERRIDES, status=0)
+    assert said.tests("xfailed", "DropsBools") == {"bools_are_kept"}
+    [test] = [test for test in said.all if test["outcome"] == "xfailed"]
+    assert test == {
+        "backend": "DropsBools",
+        "test": "test_bools_are_kept",
+        "outcome": "xfailed",
+        "reason": "it keeps no bools",
+        "subject": "scalars",
+        "demand": "True and False come back, at least as 1 and 0.",
+    }
+    for mark in ("", "@pytest.mark.xfail", '@pytest.mark.skip(reason="no bools")'):
+        body = OVERRIDES.replace('@pytest.mark.xfail(reason="it keeps no bools")', mark)
+        unsaid = check(tmp_path, ["DropsBools"], *options, body=body)
+        assert "no_test_of_the_contract_is_overridden" in unsaid.tests("failed", "DropsBools")
+        assert "`TestDropsBools.test_bools_are_kept` overrides a test" in unsaid.output
+
+
+def test_skips_follow_from_the_hooks_that_are_implemented(tmp_path: Path) -> None:
+    results = check(tmp_path, ["Right"], "-k", "images or artifacts", status=0)
+    assert {(test["test"], test["reason"]) for test in results.all} == {
+        ("test_images", "the backend doesn't implement `log_image`"),
+        ("test_artifacts", "the backend doesn't implement `log_artifact`"),
+        ("test_artifacts_of_one_name", "the backend doesn't implement `log_artifact`"),
+    }
+    assert {test["outcome"] for test in results.all} == {"skipped"}
+
+
+def test_a_hook_that_hangs_is_told_and_left_to_itself(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    class Hangs:
+        @hookimpl
+        def flush(self) -> None:
+            release.wait(60.0)
+
+    run = RunInfo("0f", "run", tmp_path, 0.0)
+    session = Session(Hangs(), run, timeout=0.1).open()
+    with pytest.raises(AssertionError, match=r"`flush` hangs for 0\.1 s"):
+        session.flush()
+    release.set()
+    session.end()
+
+
+def test_an_error_that_may_pass_is_called_again_and_others_are_raised(tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    class Fails:
+        @hookimpl
+        def log_scalars(self, records: Any) -> None:
+            calls.append(records)
+            if len(calls) < 3:
+                raise ConnectionError("later")
+
+        @hookimpl
+        def close_run(self) -> None:
+            raise ZeroDivisionError("mine")
+
+    session = Session(Fails(), RunInfo("0f", "run", tmp_path, 0.0), timeout=60.0).open()
+    session.log(1, {"a": 1.0})
+    assert len(calls) == 3
+    assert calls[0] is calls[2]
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        session.close()
+    session.end()

@@ -13,6 +13,7 @@ import numpy as np
 
 from memory import Memory
 from metriplex import MetricsCallback, Renderer
+from metriplex.run import Run
 from metriplex.video.payloads import find
 
 if TYPE_CHECKING:
@@ -208,5 +209,6 @@ def taping(log_dir: object, env: object, **options: Any) -> Generator[tuple[Metr
     }
     tape = Tape()
     with MetricsCallback("run", env, log_dir=str(log_dir), **{**settings, **options}) as metrics:
+        assert isinstance(metrics.run, Run)
         metrics.run.recorder = tape
         yield metrics, tape

@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, PluginError, hookimpl
+from metriplex.run import Run
 from video.cases import HEIGHT, WIDTH, Dot, Line, Walker, by_value
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def test_without_a_backend_that_takes_videos_nothing_is_set_up(tmp_path: Path) -
     with MetricsCallback(
         "run", LINE, log_dir=tmp_path, backends=Deaf(), video_interval=2, renderer="no such"
     ) as metrics:
+        assert isinstance(metrics.run, Run)
         assert metrics.run.recorder is None
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,12 +81,13 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
     own_server: TrackingServer, tmp_path: Path
 ) -> None:
     backend = MlflowBackend(own_server.uri, flush_secs=0.05)
-    longest = 0.0
-    logged, enough, back = 0, threading.Event(), threading.Event()
+    logged = meanwhile = 0
+    enough, away, back = threading.Event(), threading.Event(), threading.Event()
 
     def restart() -> None:
         enough.wait()
         own_server.kill()
+        away.set()
         own_server.start()
         back.set()
 
@@ -95,10 +95,9 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
     outage.start()
     with MetricsCallback("run", log_dir=str(tmp_path / "logs"), backends=backend) as metrics:
         while not back.wait(0.002):  # training goes on all the time
-            start = time.monotonic()
             metrics.log(logged, {"a": logged / 4})
-            longest = max(longest, time.monotonic() - start)
             logged += 1
+            meanwhile += away.is_set()
             if logged == 100:
                 metrics.flush()
                 enough.set()
@@ -108,12 +107,11 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
         run = metrics.run.info
     [delivery] = metrics.deliveries()
 
-    assert logged > 100
+    assert meanwhile > 100  # a call that waited would have let by one or two
     assert (delivery.delivered, delivery.undelivered) == (logged + 1, 0)
     assert read_run(own_server, run).scalars == {
         (None, "a"): [(step, step / 4) for step in range(logged + 1)]
     }
-    assert longest < 5.0  # far less than the outage, which its retries would make of it
 
 
 def test_requests_whose_answer_is_lost_store_nothing_twice(

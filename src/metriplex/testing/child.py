@@ -61,10 +61,10 @@ class Child:
         paths = [entry or str(Path.cwd()) for entry in sys.path]
         ready, write = os.pipe()
         self._ready = os.fdopen(ready, "rb")
-        command = [sys.executable, "-P", "-m", "metriplex.testing.child"]
+        program = f"from {__name__} import _main; _main({str(self._job)!r}, {write})"
         with self._file("stdout") as printed, self._file("stderr") as complaints:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                [*command, str(self._job), str(write)],
+                [sys.executable, "-P", "-c", program],
                 env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
@@ -170,7 +170,3 @@ def _import(name: str, file: str | None) -> Any:
         sys.modules[name] = module
         spec.loader.exec_module(module)
         return module
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))

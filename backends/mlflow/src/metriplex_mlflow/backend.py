@@ -308,7 +308,7 @@ class MlflowBackend:
         with self._calling(retries=0):
             writer = runs.writer(record.lane)
         folder = writer.name(record.tag, files.TAG_BYTES)
-        made = make(record, folder, writer.timestamp(record.wall_time))
+        made = make(record, folder, writer.timestamp(record.step, record.wall_time))
         for key, value in (tags or {}).items():
             writer.add_tag(key, value)
         with self._calling():

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from metriplex import ConfigurationError, RunInfo, Scalar, lane_name
-from metriplex_mlflow.writer import RunWriter
+from metriplex_mlflow.writer import Mark, RunWriter
 
 if TYPE_CHECKING:
     from mlflow.client import MlflowClient
@@ -62,40 +62,31 @@ class MlflowRuns:
         self._experiment = experiment
         self._tags = dict(tags)
         self._experiment_id = ""
-        self._floor = 0
+        self._mark: Mark | None = None
         self._lanes: dict[int, str] = {}
         self._stale = True
         self._params: dict[int | None, set[str]] = {}
         self._hparams: dict[int | None, dict[str, Scalar | str]] = {}
         self._writers: dict[int | None, RunWriter] = {}
+        self._ended: set[str] = set()
 
     def open(self) -> None:
         """Continues the run if the experiment has it, else creates it."""
         self._experiment_id = self._find_experiment()
         found = self._find()
         if found is None:
-            created = self._create(self._run.id, self._run.name, {})
+            run_id = self._create(self._run.id, self._run.name, {})
             self._stale = False
-            self._writers[None] = RunWriter(self._client, created, self._floor)
-            return
-        run_id = found.info.run_id
-        lanes = list(self._children(run_id))
-        self._floor = max([0, *(mark[1] for mark in _marks(found))])
-        writer = RunWriter(self._client, run_id, self._floor)
-        if self._run.resume_step is not None:
-            self._floor = 1 + max(map(_newest, [found, *lanes]))
-            writer = RunWriter(self._client, run_id, self._floor)
-            marks = [mark for mark in _marks(found) if mark[0] < self._run.resume_step]
-            marks.append((self._run.resume_step, self._floor))
-            writer.add_tag(SUPERSEDED, json.dumps(marks))
-            writer.send()
-        self._client.update_run(run_id, status="RUNNING")
-        self._writers[None] = writer
+        else:
+            run_id = found.info.run_id
+            self._continue(found)
+        self._writers[None] = RunWriter(self._client, run_id, self._mark)
 
     def writer(self, lane: int | None) -> RunWriter:
         """The writer of the run itself or of a lane, whose run is created where there is none."""
-        if lane not in self._writers:
-            self._writers[lane] = self._open_lane(lane)
+        if lane is not None and lane not in self._writers:
+            run_id = self._open_lane(lane)
+            self._writers[lane] = RunWriter(self._client, run_id, self._mark)
         return self._writers[lane]
 
     def send(self) -> None:
@@ -112,11 +103,19 @@ class MlflowRuns:
     def close(self, status: str) -> None:
         """Stores everything and ends the lanes' runs, then the run itself."""
         self.send()
-        for lane in sorted(self._writers, key=lambda lane: lane is None):
-            writer = self._writers[lane]
-            if not writer.closed:
-                self._client.set_terminated(writer.run_id, status)
-                writer.closed = True
+        for run_id in (*self._lanes.values(), self._writers[None].run_id):
+            if run_id not in self._ended:
+                self._client.set_terminated(run_id, status)
+                self._ended.add(run_id)
+
+    def _continue(self, found: Run) -> None:
+        run_id, step = found.info.run_id, self._run.resume_step
+        lanes = list(self._children(run_id))
+        if step is not None:
+            self._mark = step, 1 + max(map(_newest, [found, *lanes]))
+            marks = [*(mark for mark in _marks(found) if mark[0] < step), self._mark]
+            self._client.set_tag(run_id, SUPERSEDED, json.dumps(marks))
+        self._client.update_run(run_id, status="RUNNING")
 
     def _find_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
@@ -171,22 +170,18 @@ class MlflowRuns:
         )
         return created.info.run_id
 
-    def _open_lane(self, lane: int | None) -> RunWriter:
+    def _open_lane(self, lane: int) -> str:
         parent = self._writers[None].run_id
-        if lane is None:
-            return self._writers[None]
         if self._stale:
             list(self._children(parent))
-        known = self._lanes.get(lane)
-        if known is None:
+        if lane in self._lanes:
+            self._client.update_run(self._lanes[lane], status="RUNNING")
+        else:
             tags = {MLFLOW_PARENT_RUN_ID: parent, LANE: str(lane)}
             identity = f"{self._run.id}/{lane_name(lane)}"
-            known = self._create(identity, self._run.lane_name(lane), tags)
-            self._lanes[lane] = known
+            self._lanes[lane] = self._create(identity, self._run.lane_name(lane), tags)
             self._stale = False
-        else:
-            self._client.update_run(known, status="RUNNING")
-        return RunWriter(self._client, known, self._floor)
+        return self._lanes[lane]
 
     def _log_hparams(self, lane: int | None, hparams: Mapping[str, Scalar | str]) -> None:
         """As parameters, which MLflow never changes, and exactly as a file."""
@@ -208,7 +203,7 @@ class MlflowRuns:
             return json.loads(Path(local).read_text(encoding="utf-8"))
 
 
-def _marks(run: Run) -> list[tuple[int, int]]:
+def _marks(run: Run) -> list[Mark]:
     stored = json.loads(run.data.tags.get(SUPERSEDED, "[]"))
     return [(int(step), int(timestamp)) for step, timestamp in stored]
 

@@ -7,7 +7,7 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, final
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -38,6 +38,9 @@ TAG_CHARACTERS = 5000
 LONG_NAME = "metriplex.name."
 """With a digest and a number from 0 on, the tags that hold the name which was shortened to it."""
 
+Mark: TypeAlias = tuple[int, int]
+"""A step, and a timestamp in milliseconds: what is at this step and beyond, and older, is void."""
+
 Item = TypeVar("Item")
 
 
@@ -51,21 +54,20 @@ class RunWriter:
 
     Attributes:
         run_id: MLflow's own id of the run.
-        closed: Whether the run's end is stored.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, floor: int) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, mark: Mark | None) -> None:
         """Writes to a run that is there.
 
         Args:
             client: The client.
             run_id: MLflow's own id of the run.
-            floor: The least timestamp in milliseconds that anything gets.
+            mark: From which step on the run supersedes what it has, and the least timestamp that
+                anything gets there.
         """
         self.run_id = run_id
-        self.closed = False
         self._client = client
-        self._floor = floor
+        self._mark = mark
         self._metrics: list[tuple[str, float, int, int]] = []
         self._tags: dict[str, str] = {}
         self._named: set[str] = set()
@@ -75,14 +77,17 @@ class RunWriter:
         """Whether a whole request of metrics waits."""
         return len(self._metrics) >= BATCH
 
-    def timestamp(self, wall_time: float) -> int:
-        """Milliseconds since the Unix epoch, after everything that this run supersedes."""
-        return max(round(wall_time * 1000), self._floor)
+    def timestamp(self, step: int, wall_time: float) -> int:
+        """Milliseconds since the Unix epoch, after everything that is superseded."""
+        timestamp = max(round(wall_time * 1000), 0)
+        if self._mark is not None and step >= self._mark[0]:
+            return max(timestamp, self._mark[1])
+        return timestamp
 
     def take(self, records: Sequence[Scalars]) -> None:
         """Keeps the values of records until `send`. All records were checked by `check`."""
         for record in records:
-            timestamp = self.timestamp(record.wall_time)
+            timestamp = self.timestamp(record.step, record.wall_time)
             for tag, value in record.values.items():
                 name = self.name(tag, NAME_BYTES)
                 self._metrics.append((name, _to_float(value), timestamp, record.step))

@@ -14,7 +14,15 @@ from metriplex.testing.contract.tags import TagTests
 
 
 class BackendContract(
-    ScalarTests, LaneTests, TagTests, HparamTests, MediaTests, LifeTests, ProcessTests, abc.ABC
+    # The last one's tests run first.
+    ProcessTests,
+    LifeTests,
+    MediaTests,
+    HparamTests,
+    TagTests,
+    LaneTests,
+    ScalarTests,
+    abc.ABC,
 ):
     """The tests that every backend passes; subclass it as `class TestMine(BackendContract)`.
 

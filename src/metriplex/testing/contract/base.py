@@ -35,6 +35,7 @@ class ContractBase(abc.ABC):
         supersedes: Whether a run that is opened again with `resume_step` loses what the service
             holds at this step and beyond; else what is logged again stands beside it.
         timeout: Seconds after which a call counts as one that hangs.
+        settle_secs: Seconds after `close_run` in which threads and connections may still end.
         directory: A fresh directory of the test; its runs are in `directory / "logs"`. The service
             may keep its files beside them.
     """
@@ -44,6 +45,7 @@ class ContractBase(abc.ABC):
     keeps_repeats: ClassVar[bool] = True
     supersedes: ClassVar[bool] = True
     timeout: ClassVar[float] = 60.0
+    settle_secs: ClassVar[float] = 10.0
     directory: Path
 
     # ---- to be given ----------------------------------------------------------------------------
@@ -88,6 +90,13 @@ class ContractBase(abc.ABC):
     def stored_status(self, status: str) -> str | None:
         """What the service gives back for the status of a run; None if it keeps none."""
         return status
+
+    @classmethod
+    def _metriplex_subject(cls, test: str) -> dict[str, str]:
+        """What a test is about, and what it demands: for the results of the pytest plugin."""
+        owner = next(vars(base) for base in reversed(cls.__mro__) if test in vars(base))
+        demand = (owner[test].__doc__ or "").partition("\n")[0]
+        return {"subject": owner.get("subject", ""), "demand": demand}
 
     # ---- for the tests --------------------------------------------------------------------------
 

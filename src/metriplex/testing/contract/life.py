@@ -172,7 +172,7 @@ class LifeTests(ContractBase, abc.ABC):
         before = Resources.of_this_process()
         for index in range(_RUNS):
             self._live(f"run {index}")
-        grown = settle(before, self.timeout)
+        grown = settle(before, self.settle_secs)
         assert not grown, f"{_RUNS} runs that were closed have left behind: {grown}"
 
     def test_no_test_of_the_contract_is_overridden(self) -> None:
@@ -231,9 +231,10 @@ class LifeTests(ContractBase, abc.ABC):
         def log(index: int) -> None:
             try:
                 barrier.wait(self.timeout)
-                for (_, tag), points in _logged(index).items():
-                    for step, value in points:
-                        sessions[index].log(step, {tag: value})
+                logged = _logged(index)
+                for row in zip(*logged.values(), strict=True):
+                    values = {tag: row[i][1] for i, (_, tag) in enumerate(logged)}
+                    sessions[index].log(row[0][0], values)
                 sessions[index].flush()
             except BaseException as error:  # noqa: BLE001 - told by the test's own thread
                 errors.append(error)

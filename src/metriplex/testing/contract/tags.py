@@ -91,7 +91,7 @@ class TagTests(ContractBase, abc.ABC):
         self._require(session, "log_scalars")
         session.log(1, {tag: index / 4 for index, tag in enumerate(tags)})
         for index, tag in enumerate(tags[::2]):
-            session.log(2, {tag: index / 2 + 0.125})
+            session.log(2 + index, {tag: index / 2 + 0.125})
         session.close()
         known: dict[str, str] = {}
         for tag in tags:
@@ -99,7 +99,7 @@ class TagTests(ContractBase, abc.ABC):
             assert other == tag, f"`stored_tag` gives {self.stored_tag(tag)!r} for two tags"
         expected = {(None, tag): [(1, index / 4)] for index, tag in enumerate(tags)}
         for index, tag in enumerate(tags[::2]):
-            expected[None, tag].append((2, index / 2 + 0.125))
+            expected[None, tag].append((2 + index, index / 2 + 0.125))
         self._check(session.run, expected)
         made = sorted(path.name for path in (self.directory / "logs").iterdir())
         assert made == [session.run.name], f"a tag made files outside of the run: {made}"

@@ -1,0 +1,102 @@
+"""`metriplex new-backend`: a distribution with a backend of one's own, which works as it is."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metriplex.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
+
+NAME = "new-backend"
+_NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
+_GENERATED = ("__pycache__", ".pyc")
+
+
+def add_parser(commands: Any) -> None:
+    """Says what the command takes."""
+    parser = commands.add_parser(NAME, help="write a distribution with a backend of your own")
+    parser.add_argument("name", help="by which runs ask for it, such as my-tracker")
+    parser.add_argument(
+        "--directory", default=".", help="where it is written (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the distribution, and says what comes next.
+
+    Raises:
+        ConfigurationError: The name is not usable, or the distribution can't be written.
+    """
+    try:
+        target = new_backend(arguments.name, arguments.directory)
+    except OSError as error:
+        raise ConfigurationError(
+            f"nothing can be written to {arguments.directory!r}: {error}; choose another "
+            f"`--directory`"
+        ) from error
+    print(f"{target} is a distribution with a backend that works. Next:")
+    print(f"  pip install -e '{target}[testing]'")
+    print(f"  pytest {target}")
+    return 0
+
+
+def new_backend(name: str, directory: str | Path = ".") -> Path:
+    """Writes a distribution whose backend passes its contract.
+
+    Args:
+        name: The backend's name, by which runs ask for it: lower-case letters and digits, with
+            `-` or `_` between words.
+        directory: Where the distribution's directory `metriplex-NAME` is made.
+
+    Returns:
+        The distribution's directory.
+
+    Raises:
+        ConfigurationError: The name is not usable, or the directory exists already.
+        OSError: A file can't be written.
+    """
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ConfigurationError(
+            f"the name of a backend must be lower-case letters and digits, with `-` or `_` between "
+            f"words; got {name!r}: pass for example `my-tracker`"
+        )
+    project = f"metriplex-{name.replace('_', '-')}"
+    target = Path(directory) / project
+    if target.exists():
+        raise ConfigurationError(
+            f"`{target}` exists already: remove it, or choose another name or `--directory`"
+        )
+    module = name.replace("-", "_")
+    title = "".join(word.capitalize() for word in module.split("_"))
+    for path, content in _files(resources.files("metriplex") / "template", ""):
+        file = target / _renamed(path, name, module, title)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_renamed(content, name, module, title), encoding="utf-8")
+    return target
+
+
+def _renamed(text: str, name: str, module: str, title: str) -> str:
+    """The template's text with the backend's own names."""
+    text = text.replace("metriplex-template", f"metriplex-{name.replace('_', '-')}")
+    text = text.replace("metriplex_template", f"metriplex_{module}")
+    text = text.replace("TemplateBackend", f"{title}Backend")
+    return re.sub(r"(?<![-\w])template(?=\.jsonl|\b)", name, text)
+
+
+def _files(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
+    """The path and the content of every file of the template."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(_GENERATED):
+            continue
+        if entry.is_dir():
+            yield from _files(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.read_text(encoding="utf-8")

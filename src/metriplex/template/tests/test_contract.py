@@ -1,0 +1,7 @@
+"""The backend keeps the contract of backends."""
+
+from __future__ import annotations
+
+from metriplex_template.contract import Contract as TestContract
+
+__all__ = ["TestContract"]

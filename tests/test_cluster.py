@@ -1,0 +1,178 @@
+"""Several real processes of `jax.distributed`: one of them writes, whichever the rows reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = Path(__file__).with_name("cluster_program.py")
+TIMEOUT = 240.0
+ENVS, ITERATIONS = 8, 3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def cluster(number: int, directory: Path, mode: str) -> Generator[list[subprocess.Popen[str]]]:
+    port = str(free_port())
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    processes = []
+    for process in range(number):
+        command = [sys.executable, PROGRAM, str(process), str(number), port, str(directory), mode]
+        with (directory / f"stderr_{process}").open("w") as stderr:
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                )
+            )
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def run(number: int, directory: Path, mode: str) -> list[dict[str, Any]]:
+    """What the processes said, once all have ended well."""
+    with cluster(number, directory, mode) as processes:
+        said = []
+        for process in processes:
+            output, _ = process.communicate(timeout=TIMEOUT)
+            said += [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        for index, process in enumerate(processes):
+            assert process.returncode == 0, (directory / f"stderr_{index}").read_text()
+    return said
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "lines").read_text().splitlines()]
+
+
+def iterations(rewards: list[float], lane: int | None = None) -> list[dict[str, Any]]:
+    """What environments with these rewards log."""
+    mean = sum(rewards) / len(rewards)
+    return [
+        {
+            "lane": lane,
+            "step": len(rewards) * (index + 1),
+            "episode/return": pytest.approx(mean),
+            "episode/length": 1.0,
+            "train/loss": mean + index,
+        }
+        for index in range(ITERATIONS)
+    ]
+
+
+REWARDS = [float(env) for env in range(ENVS)]
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_one_process_writes_what_all_have_made(tmp_path: Path, number: int) -> None:
+    said = run(number, tmp_path, "everything")
+    written = {path.parent.name: path.parent for path in tmp_path.glob("process_*/*/lines") if path}
+    last = f"process_{number - 1}"
+    (name,) = {one["name"] for one in said if "name" in one}
+    assert len({one["id"] for one in said if "id" in one}) == 1
+
+    for run_name in ("jit", "shard_map", "jit_reversed", "shard_map_reversed"):
+        assert lines(written[run_name]) == [{"hparams": {"a": 1}}, *iterations(REWARDS)]
+        writer = last if run_name.endswith("reversed") else "process_0"
+        assert written[run_name].parent.name == writer
+    for run_name in ("seeds", "seeds_reversed"):
+        found = lines(written[run_name])[1:]
+        for lane, reward in enumerate(REWARDS):
+            of_lane = [one for one in found if one["lane"] == lane]
+            assert of_lane == iterations([reward], lane)
+        assert len(found) == ENVS * ITERATIONS
+
+    # Each process has lanes of its own: one has the run's name, the others append theirs.
+    assert len([run_name for run_name in written if run_name.startswith("lanes")]) == number
+    for lane in range(number):
+        paths = [path for path in written.values() if path.parent.name == f"process_{lane}"]
+        (path,) = [path for path in paths if path.name.startswith("lanes")]
+        assert path.name in ("lanes", f"lanes_process_{lane}")
+        share = ENVS // number
+        assert lines(path) == iterations(REWARDS[lane * share : (lane + 1) * share], lane)
+
+    # Without rows process 0 writes what the host logs, and after rows the process that has them.
+    assert written[name].parent.name == "process_0"
+    assert lines(written[name]) == [
+        {"lane": None, "step": 7, "a": 0.5},
+        {"artifact": "program.py"},
+    ]
+    after = [*iterations(REWARDS), {"lane": None, "step": 99, "eval": 1.0}]
+    assert written["jit_reversed_then_host"].parent.name == last
+    assert lines(written["jit_reversed_then_host"]) == after
+    delivered = {one["process"]: one["deliveries"] for one in said if "deliveries" in one}
+    assert delivered == {p: [4] if p == number - 1 else [] for p in range(number)}
+
+    assert lines(written["again_2"]) == lines(written["again"]) == iterations(REWARDS)
+    errors = [one["error"] for one in said if "error" in one]
+    assert len(errors) == number
+    assert all('with several processes use `"error"`' in error for error in errors)
+    assert len(written) == 6 + number + 1 + 1 + 2  # and nobody else has made anything
+    assert len(list(tmp_path.glob("process_*/*"))) == len(written)
+
+
+def test_when_the_writer_dies_nobody_hangs_and_what_it_flushed_is_kept(tmp_path: Path) -> None:
+    with cluster(2, tmp_path, "endless") as (other, writer):
+        assert writer.stdout is not None
+        said = next(line for line in writer.stdout if line.startswith("{"))
+        assert json.loads(said) == {"process": 1, "turn": 1}
+        writer.send_signal(signal.SIGKILL)
+        assert other.wait(TIMEOUT) != 0
+    found = lines(tmp_path / "process_1" / "endless")
+    assert found[: 2 * ITERATIONS] == iterations(REWARDS) * 2
+    assert not (tmp_path / "process_0").exists()
+
+
+def test_when_another_process_dies_the_writer_ends_and_has_written(tmp_path: Path) -> None:
+    with cluster(2, tmp_path, "endless") as (other, writer):
+        assert writer.stdout is not None
+        assert next(line for line in writer.stdout if line.startswith("{"))
+        other.send_signal(signal.SIGKILL)
+        assert writer.wait(TIMEOUT) != 0
+    assert lines(tmp_path / "process_1" / "endless")[: 2 * ITERATIONS] == iterations(REWARDS) * 2
+
+
+def test_processes_that_end_at_different_times(tmp_path: Path) -> None:
+    with cluster(2, tmp_path, "early") as (first, second):
+        for process in (first, second):
+            assert process.stdout is not None
+            assert '"closed": true' in next(s for s in process.stdout if s.startswith("{"))
+        # The first process has closed its run, and what it logged is there.
+        assert lines(tmp_path / "process_0" / "early") == iterations(REWARDS)
+        output, _ = second.communicate("go\n", timeout=TIMEOUT)
+        assert '"ends": true' in output
+        assert (first.wait(TIMEOUT), second.returncode) == (0, 0)
+    assert not (tmp_path / "process_1").exists()
+
+
+def test_a_callback_that_process_0_lacks_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (said,) = run(2, tmp_path, "alone")
+    assert said["process"] == 1
+    assert "number 1 and process 0 has not, in 0.5 s: construct the same callbacks" in said["error"]

@@ -18,6 +18,9 @@ Contestant: TypeAlias = Callable[[], float]
 """Runs once and gives what was measured: seconds, bytes."""
 
 
+MEBIBYTE = 2**20
+
+
 @final
 class NoOpBackend:
     """Takes records and does nothing: what is left is metriplex's own cost."""
@@ -49,6 +52,15 @@ def print_machine(*packages: str) -> None:
         noisy = ": noisy, the machine was busy with something else" if load > 0.7 else ""
         print(f"load before the start {load:.1f}{noisy}")
     print()
+
+
+def resident() -> float:
+    """Mebibytes of this process that are in memory; NaN where the system doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return float("nan")
+    return pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE
 
 
 def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
@@ -87,12 +99,3 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for line in (lines[0], rule, *lines[1:]):
         print("| " + " | ".join(line) + " |")
     print()
-
-
-def resident() -> float:
-    """Mebibytes of this process that are in memory; NaN where the system doesn't tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return float("nan")
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _measure import NoOpBackend, is_short, print_machine, print_table, resident
+from _measure import MEBIBYTE, NoOpBackend, is_short, print_machine, print_table, resident
 
 from metriplex import MetricsCallback
 
@@ -57,7 +57,7 @@ def main() -> None:
         found = measure(records, backends)
         first, middle, last = found[0], found[LEGS // 2], found[-1]
         rows.append([name, *(f"{size:.0f}" for size in (first, middle, last))])
-        rows[-1] += [f"{last - first:+.1f}", f"{(last - first) * 2**20 / records:+.1f}"]
+        rows[-1] += [f"{last - first:+.1f}", f"{(last - first) * MEBIBYTE / records:+.1f}"]
     print(f"{records:,} records after a first {records // LEGS:,}\n")
     print_table(
         ["backend", "MiB at first", "half way", "at the end", "difference", "bytes a record"], rows

@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING, Any, final
 
 import jax
 import jax.numpy as jnp
-from _measure import NoOpBackend, is_short, print_machine, print_table, ratio, resident, take_turns
+from _measure import (
+    NoOpBackend,
+    is_short,
+    print_machine,
+    print_table,
+    ratio,
+    resident,
+    take_turns,
+)
 
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
 from metriplex.plugins import Backend

@@ -27,7 +27,8 @@ MAX_LINES = 400
 NUMPY_ONLY = {"records", "errors"}
 HOST = {
     *("aggregate", "cli", "hookcheck", "hookspecs", "hparams", "journal", "lanes", "naming"),
-    *("columns", "commands", "reading"),
+    *("acks", "columns", "commands", "finite", "opening", "reading", "recording", "replay"),
+    *("sending", "tasks"),
     *("plugins", "routing", "run", "sequence", "shutdown", "transforms", "workers"),
 }
 """Modules, and packages with all that is in them."""

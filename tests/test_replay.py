@@ -14,7 +14,8 @@ from metriplex.cli import main
 from metriplex.commands.replay import parse_backends
 from metriplex.journal import JournalWriter
 from metriplex.plugins import Backend
-from metriplex.replay import JournalSource, replay, replay_events, send
+from metriplex.replay import JournalSource, replay, replay_events
+from metriplex.sending import send
 from metriplex.workers import FAILURES
 
 if TYPE_CHECKING:

@@ -47,8 +47,8 @@ def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Sca
     Args:
         hparams: Names to values, in anything that `named_children` knows, which may be nested,
             also in a list; numbers (NumPy's and jax's too, of size one), bools and strings are
-            kept; arrays but short vectors become their type and shape, everything else (None, functions, ...)
-            its text.
+            kept; arrays but short vectors become their type and shape, everything else (None,
+            functions, ...) its text.
         mask_secrets: Whether text under a name that says that it is secret (`is_secret` of any
             part of the name) becomes `***`. Numbers, bools, arrays and None are kept, as
             `max_tokens=512` and `key=jax.random.key(0)` are no secrets.

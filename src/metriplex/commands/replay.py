@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError
 from metriplex.reading import find_run
-from metriplex.replay import Replayed, replay, replay_events
+from metriplex.replay import replay, replay_events
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+    from metriplex.sending import Replayed
 
 NAME = "replay"
 

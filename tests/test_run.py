@@ -558,3 +558,15 @@ def test_memory_is_flat(make: Any) -> None:
     end(run)
     assert counter.count == 200_000
     assert grown < 200_000
+
+
+def test_finite_values_whose_sum_is_none_reach_backends(make: Any) -> None:
+    keeper = Keeper()
+    run = make(keeper)
+    values = {"a": 1e308, "b": 1e308, "c": 10**400}
+    run.log_scalars(1, values)
+    run.log_scalars(2, {"a": INF, "b": -INF, "c": 1})
+    with pytest.raises(NonFiniteError, match="2 value"):
+        run.flush(LONG)
+    end(run)
+    assert [dict(record.values) for record in keeper.records] == [values, {"c": 1}]

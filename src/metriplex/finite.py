@@ -11,7 +11,7 @@ from metriplex.errors import NonFiniteError
 from metriplex.records import Scalar, Scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger("metriplex")
 
@@ -58,6 +58,8 @@ class FiniteFilter:
     def _check(self, record: Scalars) -> Scalars:
         if self._nonfinite == "keep":
             return record
+        if _sum_is_finite(record.values.values()):  # nearly always, and told much sooner
+            return record
         bad = [
             tag
             for tag, value in record.values.items()
@@ -89,3 +91,11 @@ def _is_unknown_rate(tag: str, value: Scalar) -> bool:
     """NaN is how an unknown learning rate is logged, and alone is never rejected."""
     is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
     return is_rate and math.isnan(value)
+
+
+def _sum_is_finite(values: Iterable[Scalar]) -> bool:
+    """Whether all are finite, for certain; of finite ones too the sum may be none."""
+    try:
+        return math.isfinite(sum(values))
+    except OverflowError:
+        return False

@@ -261,8 +261,12 @@ def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
         else:
             array = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
             column = list(array) if slot.shape else _to_python(array)
-        there = words[:, stop].tolist() if slot.optional else None
+        there = words[:, stop].tolist() if slot.optional and not words[:, stop].all() else None
         columns.append((slot.tag, column, there))
+    if columns and all(there is None for _, _, there in columns):  # nearly always
+        tags = [tag for tag, _, _ in columns]
+        rows = zip(*(column for _, column, _ in columns), strict=True)
+        return [(schema.kind, dict(zip(tags, row, strict=True))) for row in rows]
     return [
         (
             schema.kind,

@@ -436,7 +436,7 @@ class LogsAfterClose(Right):
 class LazyFlush(Right):
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        self.memory.open_run(run)
+        Right.open_run(self, run)
         self.save(run)
 
     @hookimpl
@@ -502,7 +502,7 @@ class LeavesFiles(Right):
         self.save(run)
 
 
-class LeavesProcesses(Right):
+class LeavesChildren(Right):
     left: ClassVar[list[Any]] = []
 
     @hookimpl

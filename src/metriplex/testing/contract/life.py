@@ -109,11 +109,11 @@ class LifeTests(ContractBase, abc.ABC):
         sessions = [self._open(self._make_run(name), backend) for name in ("first", "second")]
         self._log_at_once(sessions)
         sessions[0].close()
-        sessions[1].log(100, {"a": 9.5})
+        sessions[1].log(5000, {"a": 9.5})
         sessions[1].close()
         self._check(sessions[0].run, _logged(0))
         rows = _logged(1)
-        rows[None, "a"].append((100, 9.5))
+        rows[None, "a"].append((5000, 9.5))
         self._check(sessions[1].run, rows)
 
     def test_two_backends_at_once(self) -> None:
@@ -124,11 +124,11 @@ class LifeTests(ContractBase, abc.ABC):
         sessions = [self._open(self._make_run(name)) for name in ("first", "second")]
         self._log_at_once(sessions)
         sessions[1].close()
-        sessions[0].log(100, {"a": 9.5})
+        sessions[0].log(5000, {"a": 9.5})
         sessions[0].close()
         self._check(sessions[1].run, _logged(1))
         rows = _logged(0)
-        rows[None, "a"].append((100, 9.5))
+        rows[None, "a"].append((5000, 9.5))
         self._check(sessions[0].run, rows)
 
     def test_two_runs_of_one_name(self) -> None:

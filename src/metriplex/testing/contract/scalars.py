@@ -101,7 +101,7 @@ class ScalarTests(ContractBase, abc.ABC):
         session = self._open()
         self._require(session, "log_scalars")
         train = [(100 * (i + 1), i / 2) for i in range(10)]
-        evaluation = [(50, 1.0), (1000, 2.0), (950, 3.0), (2, 4.0)]
+        evaluation = [(50, 1.0), (1050, 2.0), (950, 3.0), (2, 4.0)]
         for step, value in train:
             session.log(step, {"train/loss": value})
         for step, value in evaluation:
@@ -141,9 +141,9 @@ class ScalarTests(ContractBase, abc.ABC):
         expected: dict[Series, list[tuple[int, Scalar]]] = {}
         for step in range(30):
             values = {f"tag_{i}": step + i / 8 for i in range(step // 3, step // 2 + 1)}
-            session.log(step, values)
             for tag, value in values.items():
                 expected.setdefault((None, tag), []).append((step, value))
+            session.log(step, values)
         session.close()
         self._check(session.run, expected)
 

@@ -47,7 +47,7 @@ def main() -> None:
             progress_fn=progress_fn(metrics),
             policy_params_fn=policy_params_fn(metrics),
         )
-        metrics.close(timeout=120)
+        metrics.close(timeout=300)  # so short a training ends long before its videos are drawn
     print("logged to logs")
 
 

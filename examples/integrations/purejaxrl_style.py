@@ -178,6 +178,7 @@ def main() -> None:
     shown = GymnaxEnvironment(env, params)
     with MetricsCallback(env=shown, hparams=CONFIG, video_interval=64) as metrics:  # 4
         out = jax.block_until_ready(train(metrics, rngs))  # 5
+        metrics.close(timeout=300)  # so short a training ends long before its videos are drawn
     print(f"rewards of the last update: {out['rewards'][:, -1].tolist()}")
     print(f"logged to {metrics.directory}")
 

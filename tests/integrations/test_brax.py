@@ -72,7 +72,7 @@ def test_what_ppo_reports_arrives_and_videos_show_its_policies(tmp_path, monkeyp
                 value_hidden_layer_sizes=(8,),
             ),
         )
-        metrics.close(timeout=120)
+        metrics.close(timeout=300)
     assert memory.steps() == [step for step, _ in reported] == [0, 64, 128, 128]
     for record, (_, values) in zip(memory.records, reported, strict=True):
         assert len(record.values) == len(values)

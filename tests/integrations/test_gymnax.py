@@ -162,6 +162,7 @@ def test_a_video_arrives_with_the_policy_played(tmp_path):
 
     with logging_to_memory(tmp_path, Memory(), **options) as (metrics, memory):
         train(metrics)
+        metrics.close(timeout=300)
     (video,) = memory.videos
     clip = video.clips["mp4"]
     assert (clip.num_frames, clip.width, clip.height) == (12, 64, 48)

@@ -150,6 +150,7 @@ def test_its_environments_are_shown(tmp_path, env, policy, algo):
         memory,
     ):
         algo.learn(env, policy, TOTAL, key=KEY, callback=adapter.LeraxCallback(metrics))
+        metrics.close(timeout=300)
     (video,) = memory.videos
     assert (video.step, video.clips["mp4"].num_frames) == (ENVS * STEPS, 6)
 

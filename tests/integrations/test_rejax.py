@@ -70,6 +70,7 @@ def test_a_video_shows_the_agent_of_an_evaluation(tmp_path):
     with logging_to_memory(tmp_path, **options) as (metrics, memory):
         logged = algo.replace(eval_callback=eval_callback(metrics, algo.eval_callback))
         _, (_, returns) = jax.jit(logged.train)(jax.random.PRNGKey(0))
+        metrics.close(timeout=300)
     assert memory.steps() == [100, 200, 300]
     np.testing.assert_allclose(memory.values("eval/return"), returns.mean(-1))
     assert [(video.step, video.clips["mp4"].num_frames) for video in memory.videos] == [

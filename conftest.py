@@ -22,6 +22,9 @@ collect_ignore_glob = [
     for project in Path(__file__).parent.glob("backends/*/pyproject.toml")
     if importlib.util.find_spec(f"metriplex_{project.parent.name}") is None
 ]
+collect_ignore = ["tests/cluster_program.py"]  # a program of several processes
+if importlib.util.find_spec("lerax") is None:
+    collect_ignore.append("src/metriplex/integrations/lerax.py")
 
 os.environ["METRIPLEX_PROVENANCE"] = "0"
 

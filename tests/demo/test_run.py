@@ -49,7 +49,11 @@ def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path
 
 
 @pytest.mark.parametrize(
-    ("env", "plugin"), [("cartpole", "metriplex_pygame"), ("pendulum", "metriplex_mujoco")]
+    ("env", "plugin"),
+    [
+        ("cartpole", "metriplex_pygame"),
+        pytest.param("pendulum", "metriplex_mujoco", marks=pytest.mark.slow),
+    ],
 )
 def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, plugin, monkeypatch):
     pytest.importorskip(plugin)

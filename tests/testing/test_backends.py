@@ -173,6 +173,7 @@ def test_a_wrong_backend_fails_no_other_tests(tmp_path: Path) -> None:
     assert results.tests("passed") == everything - media
 
 
+@pytest.mark.slow
 def test_processes_find_what_only_they_can(tmp_path: Path) -> None:
     uses, leaves, killed = (
         "a_fresh_process_uses_it_and_ends",
@@ -200,6 +201,7 @@ OVERRIDES = """
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: Path) -> None:
     options = ("-k", "bools or overridden")
     said = check(tmp_path, ["DropsBools"], *options, body=OVERRIDES, status=0)

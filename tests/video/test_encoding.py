@@ -367,6 +367,7 @@ def test_a_full_disk(kind: str, ffmpeg: bool, tmp_path: Path) -> None:
 # What it costs --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gif", "webp", "mp4"])
 @pytest.mark.parametrize("ffmpeg", [True, False])
 def test_memory_does_not_grow_with_the_clip(kind: str, ffmpeg: bool) -> None:

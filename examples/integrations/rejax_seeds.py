@@ -24,7 +24,8 @@ def main() -> None:
     with MetricsCallback("rejax", hparams={"total_timesteps": algo.total_timesteps}) as metrics:
         algo = algo.replace(eval_callback=eval_callback(metrics, algo.eval_callback))
         _, (_, returns) = jax.jit(jax.vmap(algo.train))(keys)
-        print(f"mean returns at the end: {returns.mean(-1)[:, -1].round(1).tolist()}")
+        last = [f"{value:.1f}" for value in returns.mean(-1)[:, -1].tolist()]
+        print(f"mean returns at the end: {', '.join(last)}")
         print(f"logged to {metrics.directory}")
 
 

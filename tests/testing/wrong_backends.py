@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import io
 import itertools
 import math
@@ -119,9 +120,10 @@ class Contract(BackendContract):
 # ---- scalars ------------------------------------------------------------------------------------
 
 
-class _Values(Right):
+class _Values(Right, abc.ABC):
+    @abc.abstractmethod
     def value(self, value: Any) -> Any:
-        raise NotImplementedError
+        """What becomes of a value."""
 
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
         values = {tag: self.value(value) for tag, value in record.values.items()}
@@ -228,9 +230,10 @@ class ChangesWhatItIsGiven(Right):
 # ---- tags ---------------------------------------------------------------------------------------
 
 
-class _Tags(Right):
+class _Tags(Right, abc.ABC):
+    @abc.abstractmethod
     def tag(self, tag: str) -> str:
-        raise NotImplementedError
+        """What becomes of a tag."""
 
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
         return [replace(record, values={self.tag(tag): v}) for tag, v in record.values.items()]
@@ -329,9 +332,10 @@ class NeedsFrames(RightMedia):
         self.memory.log_video(run, video)
 
 
-class _Frames(RightMedia):
+class _Frames(RightMedia, abc.ABC):
+    @abc.abstractmethod
     def frames(self, frames: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """What becomes of a clip."""
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:

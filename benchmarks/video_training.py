@@ -143,13 +143,11 @@ def _count(event: str, *_: Any, **__: Any) -> None:
         compiled.append(event)
 
 
-def main() -> None:
-    short = is_short(__doc__)
-    iterations, rounds, num_steps = (20, 1, 20) if short else (40, 3, 256)
-    size = 8 if short else 128
-    config = Config(num_envs=size, rollout_length=128, num_iterations=iterations, hidden=(128, 128))
-    jax.monitoring.register_event_duration_secs_listener(_count)
-    print_machine("jax", "jaxlib")
+def compare(num_envs: int, iterations: int, rounds: int, num_steps: int) -> None:
+    """Prints the table of one size of training."""
+    config = Config(
+        num_envs=num_envs, rollout_length=128, num_iterations=iterations, hidden=(128, 128)
+    )
     contestants = {
         OFF: Contestant(config, num_steps, {}),
         "render worker": Contestant(config, num_steps, {"video_interval": INTERVAL}),
@@ -160,8 +158,8 @@ def main() -> None:
     }
     results = take_turns(contestants, rounds)
     print(
-        f"{iterations} iterations, a video of {num_steps} frames, 640 x 480, every {INTERVAL}; "
-        f"medians of {rounds} rounds\n"
+        f"{num_envs} environments x 128 steps, {iterations} iterations, a video of {num_steps} "
+        f"frames, 640 x 480, every {INTERVAL}; medians of {rounds} rounds\n"
     )
     print_table(
         ["", "ms an iteration", "ratio", "s until closed", "videos", "recompiled"],
@@ -177,6 +175,17 @@ def main() -> None:
             for name, seconds in results.items()
         ],
     )
+
+
+def main() -> None:
+    short = is_short(__doc__)
+    jax.monitoring.register_event_duration_secs_listener(_count)
+    print_machine("jax", "jaxlib")
+    if short:
+        compare(8, iterations=20, rounds=1, num_steps=20)
+    else:
+        compare(128, iterations=40, rounds=5, num_steps=256)
+        compare(512, iterations=20, rounds=3, num_steps=256)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ def area(outlines):
 
 @pytest.mark.parametrize("radius", [0.5, 3.0, 20.0, 150.0])
 def test_a_circle_keeps_within_a_fiftieth_of_a_pixel(radius):
-    points = ellipse(np.array([200.0, 200.0]), 2 * radius, 2 * radius)
+    [points] = ellipse(np.array([200.0, 200.0]), 2 * radius, 2 * radius)
     chords = (points + np.roll(points, -1, 0)) / 2
     np.testing.assert_allclose(np.hypot(*(points - 200).T), radius)
     assert np.hypot(*(chords - 200).T).min() > radius - 0.02
 
 
 def test_the_axes_of_an_ellipse():
-    points = ellipse(np.array([10.0, 20.0]), 8.0, 4.0)
+    [points] = ellipse(np.array([10.0, 20.0]), 8.0, 4.0)
     np.testing.assert_allclose(points.min(0), [6.0, 18.0], atol=0.01)
     np.testing.assert_allclose(points.max(0), [14.0, 22.0], atol=0.01)
 

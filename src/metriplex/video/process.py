@@ -20,6 +20,7 @@ from metriplex.errors import ConfigurationError, VideoError
 from metriplex.video import messages
 from metriplex.video.drawing import CLOSED, Drawer, failed
 from metriplex.video.jobs import RenderJob, RenderResult
+from metriplex.video.priority import stand_back, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _GRACE_SECONDS = 5.0
 """How long an idle process may take to end by itself."""
+
+_SECOND_LOOK_SECONDS = 1.0
+"""How often it is asked whether a process that is late gets no processor."""
 
 _TAIL = 4000
 """Of what the process prints, the last bytes that are kept."""
@@ -109,9 +113,9 @@ class ProcessDrawer(Drawer):
         unsent = memoryview(message)
         where = "before its first frame"
         deadline = time.monotonic() + self._timeout
-        while (remaining := deadline - time.monotonic()) > 0:
+        while (remaining := deadline - time.monotonic()) > 0 or child.is_starving():
             try:
-                unsent, replies = child.exchange(unsent, remaining)
+                unsent, replies = child.exchange(unsent, max(remaining, _SECOND_LOOK_SECONDS))
             except EOFError:
                 raise VideoError(f"the drawing process died ({child.wait()}) {where}") from None
             for reply in replies:
@@ -162,6 +166,7 @@ class Child:
             OSError: It can't be started.
         """
         self.tail = b""
+        self._waited = -1.0
         self._received = bytearray()
         self._printing = True
         self._life = threading.Lock()  # a process that was waited for must not be killed
@@ -189,14 +194,18 @@ class Child:
         finally:
             for descriptor in (jobs, replies, output):
                 os.close(descriptor)
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)
+        stand_back(self._process.pid, nice)
 
     @property
     def alive(self) -> bool:
         """Whether it has not ended yet."""
         with self._life:
             return self._process.poll() is None
+
+    def is_starving(self) -> bool:
+        """Whether since the last call it had to wait for a processor; at the first call, yes."""
+        before, self._waited = self._waited, waited_secs(self._process.pid)
+        return before < 0 or self._waited - before > _SECOND_LOOK_SECONDS / 2
 
     def exchange(self, unsent: memoryview, timeout: float) -> tuple[memoryview, list[Any]]:
         """Sends and receives what is possible, and waits if nothing is.

@@ -17,13 +17,14 @@ from metriplex_pygame.arguments import (
     read_points,
 )
 from metriplex_pygame.coverage import Mask, cover, cover_box
-from metriplex_pygame.outlines import ellipse, stroke
+from metriplex_pygame.outlines import ellipse, polygon, stroke
 from metriplex_pygame.sdl import load_pygame
+from metriplex_pygame.shapes import RGB, ShapeCache
 from metriplex_pygame.text import text_alpha
 from metriplex_pygame.transform import Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
 WHITE = (1.0, 1.0, 1.0)
 _HAIRLINE = 2.0
@@ -72,9 +73,10 @@ class HeadlessPygameRenderer:
             "HeadlessPygameRenderer", "background_color", background_color
         )
         self._surface: Any = None
+        self._shapes = ShapeCache()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_surface": None}
+        return {**vars(self), "_surface": None, "_shapes": ShapeCache()}
 
     def open(self) -> None:
         """Makes the surface, empty; the first call that needs it does so anyway."""
@@ -84,11 +86,12 @@ class HeadlessPygameRenderer:
 
     def close(self) -> None:
         """Lets go of the surface; may be called twice, and before `open`."""
-        self._surface = None
+        self._surface, self._shapes = None, ShapeCache()
 
     def clear(self) -> None:
         """Starts an empty picture."""
         self.open()
+        self._shapes.turn()
         self._surface.fill(self._background)
 
     def draw(self) -> None:
@@ -117,7 +120,7 @@ class HeadlessPygameRenderer:
         """
         diameter = 2 * self._length("draw_circle", "radius", radius)
         middle = self._point("draw_circle", "center", center)
-        self._fill("draw_circle", [ellipse(middle, diameter, diameter)], color)
+        self._fill("draw_circle", color, ellipse, middle, diameter, diameter)
 
     def draw_ellipse(self, center: Any, w: Any, h: Any, color: Color) -> None:
         """Draws a filled ellipse, its axes parallel to the world's.
@@ -134,7 +137,7 @@ class HeadlessPygameRenderer:
         width = self._length("draw_ellipse", "w", w)
         height = self._length("draw_ellipse", "h", h)
         middle = self._point("draw_ellipse", "center", center)
-        self._fill("draw_ellipse", [ellipse(middle, width, height)], color)
+        self._fill("draw_ellipse", color, ellipse, middle, width, height)
 
     def draw_rect(self, center: Any, w: Any, h: Any, color: Color) -> None:
         """Draws a filled rectangle, its sides parallel to the axes.
@@ -150,8 +153,13 @@ class HeadlessPygameRenderer:
         """
         width, height = self._length("draw_rect", "w", w), self._length("draw_rect", "h", h)
         middle = self._point("draw_rect", "center", center)
-        mask = cover_box(middle, np.array([width, height]), self.width, self.height)
-        self._paint(mask, read_color("draw_rect", "color", color))
+        size = np.array([width, height])
+
+        def mask() -> Mask | None:
+            return cover_box(middle, size, self.width, self.height)
+
+        shape = (cover_box, middle.tobytes(), size.tobytes())
+        self._paint(shape, read_color("draw_rect", "color", color), mask)
 
     def draw_polygon(self, points: Any, color: Color) -> None:
         """Draws a filled polygon, which need not be convex.
@@ -164,7 +172,7 @@ class HeadlessPygameRenderer:
             DrawingError: An argument isn't finite or has a wrong shape.
         """
         corners = self._points("draw_polygon", points)
-        self._fill("draw_polygon", [corners] if len(corners) else [], color)
+        self._fill("draw_polygon", color, polygon, corners)
 
     def draw_line(self, start: Any, end: Any, color: Color, width: Any = 1.0) -> None:
         """Draws a segment with round ends, which reach beyond `start` and `end` by half its width.
@@ -180,7 +188,7 @@ class HeadlessPygameRenderer:
         """
         thickness = max(self._length("draw_line", "width", width), 1.0)
         ends = [self._point("draw_line", "start", start), self._point("draw_line", "end", end)]
-        self._fill("draw_line", stroke(np.stack(ends), thickness), color)
+        self._fill("draw_line", color, stroke, np.stack(ends), thickness)
 
     def draw_polyline(self, points: Any, color: Color) -> None:
         """Draws a thin line, two pixels times `pixel_ratio` thick, from point to point.
@@ -194,7 +202,7 @@ class HeadlessPygameRenderer:
         """
         line = self._points("draw_polyline", points)
         thickness = max(_HAIRLINE * self.pixel_ratio, 1.0)
-        self._fill("draw_polyline", stroke(line, thickness), color)
+        self._fill("draw_polyline", color, stroke, line, thickness)
 
     def draw_text(self, center: Any, text: str, color: Color, size: Any = 12.0) -> None:
         """Draws text; its middle is at `center`, line breaks are kept.
@@ -211,10 +219,15 @@ class HeadlessPygameRenderer:
         height = round(read_length("draw_text", "size", size) * self.pixel_ratio)
         x, y = self._point("draw_text", "center", center).tolist()
         rgb = read_color("draw_text", "color", color)
-        if height and text:
-            alpha = text_alpha(str(text), height)
+        text = str(text)
+
+        def mask() -> Mask:
+            alpha = text_alpha(text, height)
             rows, columns = alpha.shape
-            self._paint(Mask(alpha, round(x - columns / 2), round(y - rows / 2)), rgb)
+            return Mask(alpha, round(x - columns / 2), round(y - rows / 2))
+
+        if height and text:
+            self._paint((text_alpha, text, height, x, y), rgb, mask)
 
     def _point(self, call: str, name: str, value: Any) -> Pixels:
         return self._within_reach(call, self.transform.to_pixel(read_point(call, name, value)))
@@ -236,19 +249,20 @@ class HeadlessPygameRenderer:
             )
         return pixels
 
-    def _fill(self, call: str, outlines: Sequence[Pixels], color: Color) -> None:
-        rgb = read_color(call, "color", color)
-        self._paint(cover(outlines, self.width, self.height), rgb)
+    def _fill(
+        self, call: str, color: Color, outline: Callable[..., Sequence[Pixels]], *measures: Any
+    ) -> None:
+        """Paints the inside of outlines, which are not even computed if they were lately."""
 
-    def _paint(self, mask: Mask | None, rgb: tuple[int, int, int]) -> None:
-        """Mixes a colour into the picture, by the mask."""
+        def mask() -> Mask | None:
+            return cover(outline(*measures), self.width, self.height)
+
+        shape = (outline, *(np.asarray(measure).tobytes() for measure in measures))
+        self._paint(shape, read_color(call, "color", color), mask)
+
+    def _paint(self, shape: Hashable, rgb: RGB, mask: Callable[[], Mask | None]) -> None:
+        """Mixes a colour into the picture, by a mask that is made if the shape is new."""
         self.open()
-        if mask is None or not mask.alpha.size:
-            return
-        red, green, blue = rgb
-        bgra = mask.alpha.astype("<u4")
-        bgra <<= 24
-        bgra |= red << 16 | green << 8 | blue
-        size = mask.alpha.shape[::-1]
-        stencil = load_pygame().image.frombuffer(bgra, size, "BGRA")
-        self._surface.blit(stencil, (mask.left, mask.top))
+        stencil = self._shapes.stencil(shape, rgb, mask)
+        if stencil is not None:
+            self._surface.blit(*stencil)

@@ -12,7 +12,19 @@ _CURVE_ERROR = 0.02
 _ROUND_JOIN = math.cos(math.radians(20.0))
 
 
-def ellipse(center: Pixels, width: float, height: float) -> Pixels:
+def polygon(corners: Pixels) -> list[Pixels]:
+    """A polygon, as it is.
+
+    Args:
+        corners: `[number, 2]`.
+
+    Returns:
+        The outline, `[number, 2]`; none for no corners.
+    """
+    return [corners] if len(corners) else []
+
+
+def ellipse(center: Pixels, width: float, height: float) -> list[Pixels]:
     """An ellipse with its axes along the picture's.
 
     Args:
@@ -21,11 +33,11 @@ def ellipse(center: Pixels, width: float, height: float) -> Pixels:
         height: In pixels.
 
     Returns:
-        `[number, 2]`.
+        The outline, `[number, 2]`.
     """
     radii = np.array([width, height]) / 2
     angles = np.linspace(0.0, 2 * math.pi, _corners(radii.max()), endpoint=False)
-    return center + radii * np.stack([np.cos(angles), np.sin(angles)], -1)
+    return [center + radii * np.stack([np.cos(angles), np.sin(angles)], -1)]
 
 
 def stroke(points: Pixels, width: float) -> list[Pixels]:
@@ -43,7 +55,7 @@ def stroke(points: Pixels, width: float) -> list[Pixels]:
     moved = np.any(np.diff(points, axis=0) != 0, axis=1)
     points = points[np.append(True, moved)]
     if len(points) == 1:
-        return [ellipse(points[0], width, width)]
+        return ellipse(points[0], width, width)
     steps = np.diff(points, axis=0)
     along = steps / np.hypot(*steps.T)[:, None]
     bends = np.sum(along[1:] * along[:-1], axis=1)

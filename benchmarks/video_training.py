@@ -1,13 +1,15 @@
 """What evaluation videos add to the wall time of a training: PPO on CartPole, one in 10 iterations.
 
-The same training four ways: without videos; drawn and encoded by the render worker at niceness 19
-(the default); by a thread of the training process (`video_worker="thread"`); and synchronously, by
-a host call in the program that draws and encodes before it returns. All log to TensorBoard and have
-compiled before. `until closed` is the time until the last video is in the file.
+The same training four ways: without videos; drawn and encoded by the render worker at the lowest
+priority (the default); by a thread of the training process (`video_worker="thread"`); and
+synchronously, by a host call in the program that draws and encodes before it returns. All log to
+TensorBoard and have compiled before. `until closed` is the time until the last video is in the
+file.
 
-Training and drawing compete for the same cores. `recompiled` counts the programs that were compiled
-after the first round; videos that come faster than they can be drawn are dropped, so `videos` may
-be fewer than were asked for.
+First jax's threads are kept to one core, so that drawing may have the others (Linux only); then
+they have all cores, and drawing takes from them. `recompiled` counts the programs that were
+compiled after the first round; videos that come faster than they can be drawn are dropped, so
+`videos` may be fewer than were asked for.
 
     python benchmarks/video_training.py [--short]
 """
@@ -15,8 +17,10 @@ be fewer than were asked for.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,11 +147,16 @@ def _count(event: str, *_: Any, **__: Any) -> None:
         compiled.append(event)
 
 
-def compare(num_envs: int, iterations: int, rounds: int, num_steps: int) -> None:
-    """Prints the table of one size of training."""
-    config = Config(
-        num_envs=num_envs, rollout_length=128, num_iterations=iterations, hidden=(128, 128)
-    )
+def keep_to(cores: set[int]) -> None:
+    """Where the threads may run that compute: all that there are, but the one that calls."""
+    for thread in Path("/proc/self/task").iterdir():
+        if int(thread.name) != threading.get_native_id():
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+def compare(title: str, config: Config, rounds: int, num_steps: int) -> None:
+    """Prints a table."""
+    iterations = config.num_iterations
     contestants = {
         OFF: Contestant(config, num_steps, {}),
         "render worker": Contestant(config, num_steps, {"video_interval": INTERVAL}),
@@ -158,8 +167,9 @@ def compare(num_envs: int, iterations: int, rounds: int, num_steps: int) -> None
     }
     results = take_turns(contestants, rounds)
     print(
-        f"{num_envs} environments x 128 steps, {iterations} iterations, a video of {num_steps} "
-        f"frames, 640 x 480, every {INTERVAL}; medians of {rounds} rounds\n"
+        f"{title}: {config.num_envs} environments x {config.rollout_length} steps, {iterations} "
+        f"iterations, a video of {num_steps} frames, 640 x 480, every {INTERVAL}; medians of "
+        f"{rounds} rounds\n"
     )
     print_table(
         ["", "ms an iteration", "ratio", "s until closed", "videos", "recompiled"],
@@ -181,11 +191,16 @@ def main() -> None:
     short = is_short(__doc__)
     jax.monitoring.register_event_duration_secs_listener(_count)
     print_machine("jax", "jaxlib")
-    if short:
-        compare(8, iterations=20, rounds=1, num_steps=20)
-    else:
-        compare(128, iterations=40, rounds=5, num_steps=256)
-        compare(512, iterations=20, rounds=3, num_steps=256)
+    every = os.sched_getaffinity(0)
+    iterations, rounds, num_steps = (20, 1, 20) if short else (40, 5, 256)
+    for title, num_envs, cores in (("one core", 64, {min(every)}), ("all cores", 128, every)):
+        size = 8 if short else num_envs
+        config = Config(
+            num_envs=size, rollout_length=128, num_iterations=iterations, hidden=(128, 128)
+        )
+        jax.block_until_ready(train(None, jax.random.key(0), config, ENV))
+        keep_to(cores)
+        compare(title, config, rounds, num_steps)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -89,6 +90,11 @@ class Column(Renderer):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 threading.Event().wait()
+            case "starve":
+                os.sched_setaffinity(0, {int(self.path)})
+                end = time.thread_time() + 0.3
+                while time.thread_time() < end:
+                    pass
             case "gate":
                 Path(self.path).read_bytes()  # waits for somebody who writes into the FIFO
             case "report":
@@ -335,6 +341,22 @@ def test_a_process_that_hangs_is_replaced(results: Results) -> None:
     assert "nothing came from it for 0.3 s at frame 2" in str(hung.error)
     assert good.error is None
     assert replacement != child
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how long a process waits")
+def test_a_process_that_only_waits_for_a_processor_is_left_to_wait(results: Results) -> None:
+    processor = min(os.sched_getaffinity(0))
+    worker = RenderWorker(Column("starve", path=str(processor)), on_result=results, nice=7)
+    run(worker, results, job(0))
+    [child] = children()
+    spin = f"import os; os.sched_setaffinity(0, [{processor}])\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-S", "-c", spin]) as spinning:
+        worker._drawer._timeout = 0.3  # ty: ignore[missing-attribute]
+        late = run(worker, results, job(10, ill=True))
+        spinning.kill()
+    assert late.error is None
+    assert children() == {child}
+    worker.close(PATIENCE)
 
 
 def test_a_full_disk_loses_the_clip_only(results: Results) -> None:

@@ -1,0 +1,90 @@
+"""Standing back from training, with real processes that compete for one processor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from metriplex.video.priority import LOWEST, stand_back, waited_secs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+linux = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux's scheduler")
+
+SPIN = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+print(flush=True)
+while True: pass
+"""
+SLEEP = "print(flush=True); input()"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., int]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_one(code: str, *arguments: str) -> int:
+        command = [sys.executable, "-S", "-c", code, *arguments]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process.pid
+
+    yield start_one
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@linux
+def test_the_lowest_priority_gives_way_at_once_and_others_are_merely_nice(start) -> None:
+    lowest, nice = start(SLEEP), start(SLEEP)
+    stand_back(lowest, LOWEST)
+    stand_back(nice, 7)
+    assert os.getpriority(os.PRIO_PROCESS, lowest) == 19
+    assert os.sched_getscheduler(lowest) == os.SCHED_IDLE
+    assert os.getpriority(os.PRIO_PROCESS, nice) == 7
+    assert os.sched_getscheduler(nice) == os.SCHED_OTHER
+
+
+def test_a_process_that_has_ended_is_left_alone() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as process:
+        process.wait()
+        stand_back(process.pid, LOWEST)
+        assert waited_secs(process.pid) == 0.0
+
+
+@linux
+def test_waiting_for_a_processor_is_told_from_waiting_for_anything_else(start) -> None:
+    processor = str(min(os.sched_getaffinity(0)))
+    start(SPIN, processor)
+    starving, sleeping = start(SPIN, processor), start(SLEEP)
+    stand_back(starving, LOWEST)
+    before = waited_secs(starving), waited_secs(sleeping)
+    while waited_secs(starving) - before[0] < 0.5:
+        assert os.waitpid(starving, os.WNOHANG) == (0, 0)
+    assert waited_secs(sleeping) - before[1] < 0.1
+
+
+@linux
+def test_what_its_children_wait_for_counts(start) -> None:
+    processor = str(min(os.sched_getaffinity(0)))
+    start(SPIN, processor)
+    parent = start(
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-S', '-c', {SPIN!r}, {processor!r}])\n"
+        "print(flush=True)\nchild.wait()"
+    )
+    before = waited_secs(parent)
+    while waited_secs(parent) - before < 0.5:
+        assert os.waitpid(parent, os.WNOHANG) == (0, 0)

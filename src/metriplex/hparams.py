@@ -100,13 +100,17 @@ def _walk(
     if children is None:
         yield name, MASK if secret and _is_text(value) else _plain(value)
         return
-    for key, item in children.items():
+    for key in children:
         if not isinstance(key, str) or not key:
             raise LoggingError(
                 f"a hyper-parameter's name must be a string that is not empty; got {key!r}"
                 + (f" under `{name}`" if name else "")
             )
         hidden = secret or (mask and is_secret(key))
+        try:
+            item = children[key]
+        except Exception as error:  # noqa: BLE001 - of a configuration that is incomplete
+            item = f"can't be read: {type(error).__name__}"
         yield from _walk(item, f"{name}/{key}" if name else key, mask=mask, secret=hidden)
 
 

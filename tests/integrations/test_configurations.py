@@ -13,9 +13,7 @@ from metriplex.hparams import flatten_hparams
 
 @pytest.mark.parametrize("kind", ["ConfigDict", "FrozenConfigDict"])
 def test_ml_collections(kind: str) -> None:
-    ml_collections = pytest.importorskip(
-        "ml_collections", reason="ml_collections is not installed"
-    )
+    ml_collections = pytest.importorskip("ml_collections", reason="ml_collections is not installed")
     config = ml_collections.ConfigDict({"lr": 1e-3, "net": {"width": 64}, "seeds": (1, 2)})
     config.final_lr = config.get_ref("lr") * 2
     config = getattr(ml_collections, kind)(config)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 import metriplex
 
 TAGS = ("episode/return", "eval/return")
@@ -38,6 +36,8 @@ def draw(axes: Any, title: str, run_dir: str) -> None:
 
 def main() -> None:
     """Writes the picture that the command line asks for."""
+    import matplotlib.pyplot as plt
+
     output, *runs = sys.argv[1:]
     columns = min(len(runs), 3)
     rows = -(-len(runs) // columns)

@@ -23,8 +23,11 @@ collect_ignore_glob = [
     if importlib.util.find_spec(f"metriplex_{project.parent.name}") is None
 ]
 collect_ignore = ["tests/cluster_program.py"]  # a program of several processes
-if importlib.util.find_spec("lerax") is None:
-    collect_ignore.append("src/metriplex/integrations/lerax.py")
+collect_ignore += [
+    f"src/metriplex/integrations/{library}.py"
+    for library in ("lerax", "stable_baselines3")
+    if importlib.util.find_spec(library) is None
+]
 
 os.environ["METRIPLEX_PROVENANCE"] = "0"
 

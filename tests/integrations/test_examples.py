@@ -81,6 +81,15 @@ def test_gymnasium_vector(tmp_path):
     assert f"mean return {returns[-1]:.1f}" in printed
 
 
+def test_sbx_ppo(tmp_path):
+    printed = run("sbx_ppo", tmp_path)
+    scalars, _ = read(tmp_path / "logs" / "sbx_ppo")
+    steps, returns = zip(*scalars["episode/return"], strict=True)
+    assert list(steps) == [512 * (i + 1) for i in range(32)]
+    assert returns[-1] > 2 * returns[0]
+    assert f"mean return {returns[-1]:.1f}" in printed
+
+
 def test_brax_ppo(tmp_path):
     run("brax_ppo", tmp_path)
     scalars, videos = read(only(tmp_path))

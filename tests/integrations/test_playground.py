@@ -1,4 +1,4 @@
-"""MuJoCo Playground: its environments are played, and drawn by their MuJoCo models."""
+"""MuJoCo Playground: brax trains on its environments, which are drawn by their MuJoCo models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import small_ppo
 from metriplex.integrations.brax import BraxEnvironment
+
+playground = pytest.importorskip("mujoco_playground", reason="playground is not installed")
+renderers = pytest.importorskip("metriplex_mujoco")
 
 pytestmark = [
     pytest.mark.slow,
@@ -15,12 +19,25 @@ pytestmark = [
 ]
 
 
-def test_an_environment_is_played_and_drawn():
-    registry = pytest.importorskip(
-        "mujoco_playground", reason="playground is not installed"
-    ).registry
-    renderers = pytest.importorskip("metriplex_mujoco")
-    env = registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+@pytest.fixture(scope="module")
+def env():
+    return playground.registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+
+
+def test_what_a_training_reports_arrives_and_videos_show_its_policies(env, tmp_path, monkeypatch):
+    memory, reported = small_ppo.train(
+        env, tmp_path, monkeypatch, wrap_env_fn=playground.wrapper.wrap_for_brax_training
+    )
+    small_ppo.check(memory, reported)
+    training, evaluation = memory.records[1].values, memory.records[-1].values
+    assert training["episode/length"] == 16
+    assert training["episode/return"] > 0
+    upright = evaluation["eval/episode_reward/upright"]
+    assert upright == reported[-1]["eval/episode_reward/upright"]
+    assert 0 < upright <= 16
+
+
+def test_an_environment_is_played_and_drawn(env):
     shown = BraxEnvironment(env)
     renderer = renderers.MujocoRendererPlugin().make_renderer(env=shown, width=64, height=48)
 

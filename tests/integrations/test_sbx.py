@@ -1,0 +1,238 @@
+"""SBX and Stable-Baselines3: what their loggers are told arrives, as their own writers have it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory import logging_to_memory
+from metriplex import Histogram, Image
+
+pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+callbacks = pytest.importorskip("stable_baselines3.common.callbacks")
+sb3_logger = pytest.importorskip("stable_baselines3.common.logger")
+torch = pytest.importorskip("torch")
+adapter = pytest.importorskip("metriplex.integrations.stable_baselines3")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries' own code
+
+STEPS, ITERATIONS = 64, 4
+NAMES = {
+    "rollout/ep_rew_mean": "episode/return",
+    "rollout/ep_len_mean": "episode/length",
+    "eval/mean_reward": "eval/return",
+    "eval/mean_ep_length": "eval/length",
+}
+EXCLUDED = {
+    "time/iterations",
+    "time/episodes",
+    "time/time_elapsed",
+    "time/total_timesteps",
+    "train/n_updates",
+}
+
+
+def ppo(library):
+    """A very small PPO on CartPole."""
+    return pytest.importorskip(library).PPO(
+        "MlpPolicy",
+        "CartPole-v1",
+        n_steps=STEPS,
+        batch_size=32,
+        n_epochs=1,
+        learning_rate=1e-3,
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def json_logger(tmp_path):
+    """A logger with the library's own writer."""
+    writer = sb3_logger.JSONOutputFormat(str(tmp_path / "theirs.json"))
+    yield sb3_logger.Logger(str(tmp_path), [writer])
+    writer.close()
+
+
+def read(logger):
+    """What the library's own writer has written: steps and values, under our names."""
+    written = (Path(logger.dir) / "theirs.json").read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
+    return [
+        (
+            row["time/total_timesteps"],
+            {NAMES.get(tag, tag): row[tag] for tag in row.keys() - EXCLUDED},
+        )
+        for row in rows
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["sbx", "stable_baselines3"])
+def test_what_ppo_logs_arrives_as_its_own_json_has_it(library, tmp_path, json_logger):
+    model = ppo(library)
+    model.set_logger(json_logger)
+    with logging_to_memory(tmp_path, hparams=adapter.hparams(model)) as (metrics, memory):
+        model.learn(STEPS * ITERATIONS, callback=adapter.SB3Callback(metrics))
+    theirs = read(json_logger)
+    assert [(record.step, record.values) for record in memory.records] == theirs
+    assert memory.steps() == [STEPS * (i + 1) for i in range(ITERATIONS)]
+    for tag in ("episode/return", "episode/length", "time/fps"):
+        assert len(memory.values(tag)) == ITERATIONS
+    assert memory.values("train/learning_rate") == [pytest.approx(1e-3)] * (ITERATIONS - 1)
+    assert memory.values("train/value_loss") == [row["train/value_loss"] for _, row in theirs[1:]]
+    (found,) = memory.hparams
+    assert found["algorithm"] == "PPO"
+    assert (found["n_steps"], found["gamma"], found["seed"]) == (STEPS, 0.99, 0)
+    assert found["policy_kwargs/net_arch"] == "[8]"
+    assert not found.keys() & {"policy_class", "env", "verbose", "_init_setup_model"}
+    assert len(json_logger.output_formats) == 1
+
+
+@pytest.mark.slow
+def test_dqn_goes_on_in_a_second_run_and_is_evaluated(tmp_path, json_logger):
+    gymnasium = pytest.importorskip("gymnasium")
+    model = pytest.importorskip("sbx").DQN(
+        "MlpPolicy",
+        "CartPole-v1",
+        learning_starts=16,
+        train_freq=16,
+        batch_size=8,
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+    )
+    model.set_logger(json_logger)
+    evaluation = callbacks.EvalCallback(
+        gymnasium.make("CartPole-v1"), n_eval_episodes=2, eval_freq=60, verbose=0
+    )
+    seen = []
+    for run in ("first", "second"):
+        with logging_to_memory(tmp_path / run) as (metrics, memory):
+            model.learn(
+                150,
+                callback=[evaluation, adapter.SB3Callback(metrics)],
+                log_interval=1,
+                reset_num_timesteps=run == "first",
+            )
+        seen.append([(record.step, record.values) for record in memory.records])
+        assert min(memory.values("eval/length")) >= 1
+        assert memory.values("eval/return") == memory.values("eval/length")  # CartPole's rewards
+    assert [*seen[0], *seen[1]] == read(json_logger)
+    assert {60, 120} < {step for step, _ in seen[0]}
+    assert {180, 240, 300} < {step for step, _ in seen[1]}
+    assert {tag for _, values in seen[0] for tag in values} >= {
+        "rollout/exploration_rate",
+        "train/critic_loss",
+        "episode/return",
+    }
+
+
+@pytest.mark.slow
+def test_a_training_that_failed_leaves_nothing_that_hurts_the_next(tmp_path, json_logger):
+    model = ppo("stable_baselines3")
+    model.set_logger(json_logger)
+
+    def fail(locals_, globals_):
+        raise RuntimeError("the environment broke")
+
+    with logging_to_memory(tmp_path / "first") as (metrics, _):
+        ours = adapter.SB3Callback(metrics)
+        with pytest.raises(RuntimeError, match="broke"):
+            model.learn(STEPS, callback=[ours, callbacks.ConvertCallback(fail)])
+        model.learn(STEPS, callback=ours)  # the same once more logs once
+        with pytest.raises(RuntimeError, match="broke"):
+            model.learn(STEPS, callback=[ours, callbacks.ConvertCallback(fail)])
+    with logging_to_memory(tmp_path / "second") as (metrics, memory):
+        model.learn(STEPS, callback=adapter.SB3Callback(metrics))
+    assert memory.steps() == [STEPS]
+    assert [step for step, _ in read(json_logger)] == [STEPS, STEPS]
+
+
+def test_whatever_the_logger_takes_becomes_a_record_of_its_kind(tmp_path):
+    batch = np.arange(2 * 3 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 3, 4, 5)  # NTCHW
+    gray = np.array([[0.0, 0.5], [1.0, 2.0]], np.float32)
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        logger.record("a/number", np.float32(0.5))
+        logger.record("a/tensor", torch.tensor([7], requires_grad=False))
+        logger.record("a/flag", True)
+        logger.record("a/nothing", None)
+        logger.record("a/hidden", 1.0, exclude="tensorboard")
+        logger.record("a/ours_not", 1.0, exclude=("stdout", "metriplex"))
+        logger.record("a/theirs_not", 2, exclude=("stdout", "csv"))
+        logger.record("note", "It *moved*.")
+        logger.record("weights", torch.linspace(-1, 1, 100, requires_grad=True))
+        logger.record("clip", sb3_logger.Video(torch.from_numpy(batch), fps=20))
+        logger.record("rows", sb3_logger.Image(batch[0, 0], "CHW"))
+        logger.record("gray", sb3_logger.Image(gray, "HW"))
+        logger.record("setup", sb3_logger.HParam({"gamma": 0.9}, {"a/number": 0.0}))
+        logger.dump(640)
+        logger.record("note", "Only words.")
+        logger.dump(704)
+        logger.close()  # the run stays open
+        metrics.log(768, {"after": 1})
+    first, last = memory.records
+    assert (first.step, first.values) == (
+        640,
+        {"a/number": 0.5, "a/tensor": 7, "a/flag": True, "a/theirs_not": 2},
+    )
+    assert (last.step, last.values) == (768, {"after": 1})
+    assert [(text.step, text.tag, text.text) for text in memory.texts] == [
+        (640, "note", "It *moved*."),
+        (704, "note", "Only words."),
+    ]
+    (clip,) = memory.videos
+    assert (clip.step, clip.tag, clip.fps) == (640, "clip", 20)
+    assert clip.frames is not None
+    assert clip.frames.shape == (3, 4, 10, 3)
+    np.testing.assert_array_equal(clip.frames[:, :, :5], batch[0].transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(clip.frames[:, :, 5:], batch[1].transpose(0, 2, 3, 1))
+    weights, rows, gray_rows = memory.media
+    assert isinstance(weights, Histogram)
+    assert isinstance(rows, Image)
+    assert isinstance(gray_rows, Image)
+    assert (weights.tag, weights.counts.sum()) == ("weights", 100)
+    np.testing.assert_array_equal(rows.pixels, batch[0, 0].transpose(1, 2, 0))
+    assert gray_rows.pixels[..., 2].tolist() == [[0, 128], [255, 255]]
+    assert {record.step for record in memory.media} == {640}
+    assert memory.hparams == [{"gamma": 0.9}]
+
+
+def test_a_figure_is_drawn_and_closed(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed").use("agg")
+    plt = pytest.importorskip("matplotlib.pyplot")
+    figure = plt.figure(figsize=(2, 1), dpi=50, facecolor="red")
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        logger.record("plot", sb3_logger.Figure(figure, close=True))
+        logger.dump(5)
+    (image,) = memory.media
+    assert isinstance(image, Image)
+    assert (image.step, image.tag, image.pixels.shape) == (5, "plot", (50, 100, 3))
+    assert (image.pixels == [255, 0, 0]).all()
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_what_can_not_be_logged_is_named_with_what_to_do(tmp_path):
+    with logging_to_memory(tmp_path) as (metrics, _):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        logger.record("a/list", [1, 2])
+        with pytest.raises(NotImplementedError, match=r"metriplex.*`a/list` \(list\)[^`]*\n.*`ex"):
+            logger.dump(1)
+
+
+def test_an_explained_variance_that_is_undefined_is_no_error(tmp_path):
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        for step, variance in enumerate((np.nan, 0.5)):
+            logger.record("train/explained_variance", variance)
+            logger.record("train/loss", 1.0)
+            logger.dump(step)
+    assert [dict(record.values) for record in memory.records] == [
+        {"train/loss": 1.0},
+        {"train/loss": 1.0, "train/explained_variance": 0.5},
+    ]

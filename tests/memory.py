@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 class Memory:
     """Records every hook call of one run, in order.
 
+    Args:
+        video_format: The format in which it is given videos.
+
     Attributes:
         calls: The names of the hooks, as they were called.
         records: All scalars.
         arrived: Set as soon as there is a first record.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, video_format: str = "mp4") -> None:
+        self.video_format = video_format
         self.calls: list[str] = []
         self.records: list[Scalars] = []
         self.hparams: list[Mapping[str, Scalar | str]] = []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from memory import logging_to_memory
+from metriplex.errors import LoggingError
 from metriplex.integrations.gymnax import GymnaxEnvironment
 from metriplex.integrations.rejax import eval_callback
 
@@ -90,3 +91,13 @@ def test_an_evaluation_of_ones_own_is_logged_by_its_names(tmp_path):
         _, evaluation = jax.jit(logged.train)(jax.random.PRNGKey(0))
     assert memory.values("eval/twice") == [0, 256, 512, 768]
     np.testing.assert_array_equal(evaluation["twice"], memory.values("eval/twice"))
+
+
+def test_an_evaluation_can_not_be_drained(tmp_path):
+    algo = make(**PPO)
+    with (
+        logging_to_memory(tmp_path, transport="drain", buffer=4) as (metrics, _),
+        pytest.raises(LoggingError, match='`transport="drain"` takes records from a state'),
+    ):
+        logged = algo.replace(eval_callback=eval_callback(metrics, algo.eval_callback))
+        jax.jit(logged.train)(jax.random.PRNGKey(0))

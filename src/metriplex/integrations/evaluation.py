@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from metriplex import bridge, counter, state
+from metriplex.errors import LoggingError
 from metriplex.packing import Kind
 from metriplex.training_log import flatten
 
@@ -40,7 +41,15 @@ def log_evaluation(
         policy: As for `MetricsCallback.on_iteration`.
         index: Which evaluation it is, from 0; every `video_interval`-th one has a video.
         key: A PRNG key for the video; None derives one from the index.
+
+    Raises:
+        LoggingError: The run was constructed with `transport="drain"`.
     """
+    if metrics.config.drain:
+        raise LoggingError(
+            '`transport="drain"` takes records from a state that the training loop carries, and an '
+            "evaluation has none: construct the `MetricsCallback` without it"
+        )
     now = _state(metrics, step, index)
     flat = flatten(values, prefix="", reduce=metrics.config.reduce)
     row = state.make_row(metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration)

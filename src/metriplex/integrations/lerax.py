@@ -56,7 +56,8 @@ class LeraxCallback(AbstractCallback):
 
     Raises:
         ConfigurationError: It was constructed with `episode_stats=True`: lerax has no place where
-            the statistics of an iteration could start anew.
+            the statistics of an iteration could start anew; or with `transport="drain"`: `learn`
+            gives back no state from which records could be taken.
     """
 
     metrics: MetricsCallback
@@ -66,6 +67,11 @@ class LeraxCallback(AbstractCallback):
             raise ConfigurationError(
                 "`episode_stats=True` can't be had from lerax, which keeps what its steps count "
                 "from one iteration to the next: construct the `MetricsCallback` without it"
+            )
+        if metrics.config.drain:
+            raise ConfigurationError(
+                '`transport="drain"` can\'t be had from lerax, whose `learn` keeps the state of '
+                "callbacks to itself: construct the `MetricsCallback` without it"
             )
         self.metrics = jax.tree.map(jnp.asarray, metrics)  # what is no jax array would be static
 

@@ -227,7 +227,7 @@ class MetricsCallback(RunOwner):
             kept = {"nonfinite": nonfinite, "queue_size": queue_size, "journal": opened.journal}
             run = Run(opened.info, plugins, chain, **kept)
             if aggregate:
-                run.aggregator = Aggregator(len(described))
+                run.aggregator = Aggregator(len(opened.info.lanes))
             if videos is not None:
                 videos.record(run)
             if flat or described:

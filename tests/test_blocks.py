@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metriplex.sequence import Row
 
 TAGS = ("a", "b")
-HEADER = dict.fromkeys(Header, -1)
+HEADER = {**dict.fromkeys(Header, -1), Header.DEVICES: 1}
 
 
 def packed(values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -81,3 +81,27 @@ def test_lanes_are_counted_anew_in_every_block_and_in_each_row_order_of_schemas(
         (0, 6.0, {"b": 1.0}),
         (1, 6.0, {"a": 2.0}),
     ]
+
+
+def test_a_row_tells_of_how_many_lanes_its_program_is_where_its_block_can() -> None:
+    def lanes(*cells: np.ndarray) -> list[int]:
+        found = read([Block(jnp.asarray(np.stack(cells)[:, None]), 5.0)])
+        return [one.lanes for _, some in found for one in some]
+
+    def numbered(header: Header, value: int) -> np.ndarray:
+        words = row("a", 0, 7, 0, valid=True)
+        words[header] = value
+        return words
+
+    here, gone = (row("a", 0, 7, 0, valid=valid) for valid in (True, False))
+    assert lanes(here, here, here) == [3, 3, 3]
+    assert lanes(here, gone, np.zeros_like(here)) == [3]
+    assert lanes(here, row("a", 0, 8, 0, valid=True)) == [0, 0]
+    assert lanes(*(numbered(Header.LANE, lane) for lane in (4, 5))) == [0, 0]
+    there = numbered(Header.DEVICE, 1)
+    there[Header.DEVICES] = 4
+    assert lanes(there, there) == [8, 8]
+    ((_, (alone,)),) = read([Block(jnp.asarray(there[None]), 5.0)])
+    assert (alone.lane, alone.lanes) == (1, 4)
+    ((_, (alone,)),) = read([Block(jnp.asarray(here[None]), 5.0)])
+    assert (alone.lane, alone.lanes) == (None, 0)

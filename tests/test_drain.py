@@ -189,6 +189,56 @@ def test_calls_that_don_t_fit_the_transport_say_so(tmp_path: Path) -> None:
     assert plain(memory.records) == [(None, 1, None, {"a": 0.5})]
 
 
+NEVER = "run `run` is closed and `drain` was never called"
+
+
+@pytest.mark.parametrize("way", ["init outside", "init inside", "closed over"])
+def test_a_run_that_is_never_drained_says_once_that_its_records_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    def program(metrics: MetricsCallback) -> MetricsState:
+        return metrics.on_iteration(metrics.init(1), training_log={"x": 0.5})
+
+    with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
+        if way == "init outside":
+            metrics.on_iteration(metrics.init(1), training_log={"x": 0.5})
+        elif way == "init inside":
+            jax.jit(program)(metrics)
+        else:
+            jax.jit(lambda: program(metrics))()
+    metrics.close()
+    assert memory.records == []
+    (warning,) = caplog.messages
+    assert warning.startswith(NEVER)
+    assert "call `state = metrics.drain(state)` between two programs and after" in warning
+
+
+def test_a_failed_program_doesn_t_hide_that_records_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        with logging_to_memory(tmp_path, **DRAIN) as (metrics, _):
+            metrics.init(1)
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+    assert [NEVER in message for message in caplog.messages] == [True]
+
+
+def test_nothing_is_said_where_nothing_can_be_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
+        metrics.log(1, {"a": 0.5})  # goes no way of a program's
+    with logging_to_memory(tmp_path, **DRAIN) as (metrics, _):
+        metrics.drain(metrics.on_iteration(metrics.init(1)))
+    with logging_to_memory(tmp_path) as (metrics, _):
+        metrics.init(1)
+    assert caplog.messages == []
+    assert memory.values("a") == [0.5]
+
+
 CACHED = """
 import sys
 import jax

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
 from memory import host_calls, logging_to_memory
-from metriplex import ConfigurationError, Lane, MetricsCallback, RunInfo, hookimpl
+from metriplex import ConfigurationError, Lane, MetricsCallback, RunInfo, bridge, hookimpl
 from metriplex.lanes import make_lanes
 
 if TYPE_CHECKING:
@@ -158,3 +161,123 @@ def test_256_lanes_with_statistics_still_make_one_host_call_an_iteration(
     for name, factor in {"mean": 127.5, "max": 255, "median": 127.5, "iqm": 127.5}.items():
         assert memory.values(f"aggregate/train/x/{name}") == [0, factor, 2 * factor]
     assert memory.values("aggregate/train/x/std")[1] == pytest.approx(np.arange(256).std())
+
+
+# ---- as many as the program has -----------------------------------------------------------------
+
+
+def iterate(metrics: MetricsCallback, x: jax.Array, lane: jax.Array | None = None) -> None:
+    def body(state: Any, index: jax.Array) -> Any:
+        return metrics.on_iteration(state, training_log={"x": x + index}), None
+
+    state, _ = jax.lax.scan(
+        body, metrics.on_training_start(metrics.init(1, lane=lane)), jnp.arange(3)
+    )
+    metrics.on_training_end(state)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("count", "rest"),
+    [
+        (3, "lanes from `d` on stay empty; give one value and one name a lane"),
+        (8, "lanes from `seed_004` on have no name and no hyper-parameters of their own; give one"),
+    ],
+)
+def test_another_number_of_lanes_is_told_once_and_costs_no_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, rest: str
+) -> None:
+    mean = (count - 1) / 2
+    options: dict[str, Any] = {"lanes": {"lr": np.arange(4.0)}, "lane_names": list("abcd")}
+    with logging_to_memory(tmp_path, aggregate=True, **options) as (metrics, memory):
+        jax.jit(jax.vmap(iterate, (None, 0)))(metrics, jnp.arange(float(count)))
+        jax.effects_barrier()
+        bridge.drain()
+        (warning,) = warnings_of(caplog)  # long before the run is closed
+        metrics.run.flush(60)  # nothing that waits is given up
+        assert memory.values("aggregate/train/x/mean") == [mean, mean + 1]
+    assert warning.startswith(
+        f"run `run`: its program has {count} lane(s), while `lanes` or `lane_names` describe 4, "
+        f"`a` to `d`: {rest}"
+    )
+    assert warnings_of(caplog) == [warning]
+    assert [memory.values("train/x", lane) for lane in range(count)] == [
+        [lane, lane + 1, lane + 2] for lane in range(count)
+    ]
+    assert memory.values("aggregate/train/x/mean") == [mean, mean + 1, mean + 2]
+
+
+@pytest.mark.parametrize("names", [4, 8, 9])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_lanes_that_come_by_a_call_a_device_are_counted_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: int, by_hand: bool
+) -> None:
+    options: dict[str, Any] = {} if by_hand else {"axis_name": ()}
+    options |= {"lane_names": list("abcdefghi")[:names], "aggregate": True}
+    with logging_to_memory(tmp_path, **options) as (metrics, memory):
+
+        def shard(index: jax.Array) -> jax.Array:
+            iterate(metrics, index[0].astype(float), lane=index[0] if by_hand else None)
+            return index
+
+        mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+        jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=P("x"), out_specs=P("x")))(jnp.arange(8))
+        metrics.flush()
+        early = warnings_of(caplog)
+    assert [memory.values("train/x", lane)[-1] for lane in range(8)] == [x + 2 for x in range(8)]
+    if names == 8:
+        assert warnings_of(caplog) == []
+        return
+    (warning,) = warnings_of(caplog)
+    if by_hand:  # there may be any number of lanes: only what is too much is seen at once
+        assert early == ([warning] if names < 8 else [])
+        assert re.search(r"has \d lanes or more, while" if names < 8 else "has 8 lane", warning)
+    else:
+        assert early == [warning]
+        assert "its program has 8 lane(s), while" in warning
+        assert memory.values("aggregate/train/x/mean") == [3.5, 4.5, 5.5]
+
+
+def test_a_program_without_lanes_is_told_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with logging_to_memory(tmp_path, lane_names=["a", "b"]) as (metrics, memory):
+        jax.jit(iterate)(metrics, jnp.float32(1))
+    (warning,) = warnings_of(caplog)
+    assert "its program has no lanes (nothing is vmapped), while" in warning
+    assert "lanes from `a` on stay empty" in warning
+    assert memory.values("train/x") == [1, 2, 3]
+
+
+def test_what_differs_along_one_of_two_axes_is_no_other_number_of_lanes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def program(metrics: MetricsCallback, rate: jax.Array, seed: jax.Array) -> None:
+        metrics.log(0, {"rate": rate})  # of the outer axis only
+        iterate(metrics, rate + seed)
+
+    inner = jax.vmap(program, (None, None, 0))
+    lanes = {"lr": RATES[:, None], "seed": SEEDS}
+    with logging_to_memory(tmp_path, lanes=lanes) as (metrics, memory):
+        jax.jit(jax.vmap(inner, (None, 0, None)))(metrics, jnp.asarray(RATES), jnp.arange(3))
+    assert warnings_of(caplog) == []
+    assert memory.values("train/x", 5) == [2.25, 3.25, 4.25]
+
+
+def test_nothing_is_said_of_a_run_that_logged_nothing_or_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with logging_to_memory(tmp_path / "unused", lane_names=["a"]):
+        pass
+
+    def fail() -> None:
+        with logging_to_memory(tmp_path / "failed", lane_names=["a"]) as (metrics, _):
+            iterate(metrics, jnp.float32(1))
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
+    assert warnings_of(caplog) == []

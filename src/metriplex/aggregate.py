@@ -102,11 +102,12 @@ class Aggregator:
         lanes: How many lanes there are; 0 if that is not known, and then all that were seen.
 
     Attributes:
+        lanes: As above; may be set anew once more is known.
         late: Records that came too late for their iteration.
     """
 
     def __init__(self, lanes: int = 0) -> None:
-        self._lanes = lanes
+        self.lanes = lanes
         self._waiting: dict[int, dict[int, Scalars]] = {}
         self._newest: dict[int, int] = {}
         self._done = -1
@@ -138,7 +139,7 @@ class Aggregator:
             else:
                 self.late += 1
         due += [aggregate(of_step) for of_step in loose.values()]
-        known = len(self._newest) >= self._lanes
+        known = len(self._newest) >= self.lanes
         passed = min(self._newest.values(), default=0) if known else 0
         ready = sorted(self._waiting)
         late = len(ready) - PENDING

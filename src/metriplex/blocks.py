@@ -60,9 +60,10 @@ def read(blocks: list[Block]) -> list[tuple[int, list[Row]]]:
         return []
     position = np.tile(np.repeat(np.arange(lanes), height), count)[valid]
     lane = _lane_numbers(rows, position, lanes, vmapped=bool(lane_shape))
+    known = _lane_counts(words, valid, lanes, vmapped=bool(lane_shape))
     time = np.repeat([block.wall_time for block in blocks], lanes * height)[valid]
     return [
-        (run, _decode(rows[of_run], lane[of_run], time[of_run]))
+        (run, _decode(rows[of_run], lane[of_run], known[of_run], time[of_run]))
         for run, of_run in _groups(rows[:, Header.RUN])
     ]
 
@@ -85,7 +86,21 @@ def _lane_numbers(
     return np.where(given >= 0, given, counted)
 
 
-def _decode(rows: np.ndarray, lane: np.ndarray, time: np.ndarray) -> list[Row]:
+def _lane_counts(words: np.ndarray, valid: np.ndarray, lanes: int, *, vmapped: bool) -> np.ndarray:
+    """int64 `[rows]`: of how many lanes each row's program is; 0 where that can't be told.
+
+    It can't where lanes were numbered by hand, or each lane is a run of its own.
+    """
+    headers = words.reshape(len(words), -1, words.shape[-1])
+    runs = np.where(valid.reshape(headers.shape[:2]), headers[..., Header.RUN], 0)
+    alone = ((runs == runs.max(axis=1, keepdims=True)) | (runs == 0)).all(axis=1)
+    by_hand = headers[..., Header.LANE].view(np.int32) >= 0
+    over_devices = headers[..., Header.DEVICE].view(np.int32) >= 0
+    told = alone[:, None] & ~by_hand & (over_devices | vmapped)
+    return np.where(told, headers[..., Header.DEVICES] * lanes, 0).ravel()[valid]
+
+
+def _decode(rows: np.ndarray, lane: np.ndarray, lanes: np.ndarray, time: np.ndarray) -> list[Row]:
     contents: list[Any] = [None] * len(rows)
     for _, chosen in _groups(rows[:, Header.SCHEMA]):
         places = range(len(rows))[chosen] if isinstance(chosen, slice) else chosen
@@ -102,8 +117,9 @@ def _decode(rows: np.ndarray, lane: np.ndarray, time: np.ndarray) -> list[Row]:
             lane=None if which < 0 else which,
             values=values,
             wall_time=moment,
+            lanes=of,
         )
-        for (kind, values), row, number, at, index, which, moment in zip(
+        for (kind, values), row, number, at, index, which, moment, of in zip(
             contents,
             rows,
             rows[:, Header.SEQUENCE].tolist(),
@@ -111,6 +127,7 @@ def _decode(rows: np.ndarray, lane: np.ndarray, time: np.ndarray) -> list[Row]:
             rows[:, Header.ITERATION].view(np.int32).tolist(),
             lane.tolist(),
             time.tolist(),
+            lanes.tolist(),
             strict=True,
         )
     ]

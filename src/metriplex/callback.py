@@ -227,7 +227,7 @@ class MetricsCallback(RunOwner):
             kept = {"nonfinite": nonfinite, "queue_size": queue_size, "journal": opened.journal}
             run = Run(opened.info, plugins, chain, **kept)
             if aggregate:
-                run.aggregator = Aggregator(len(described))
+                run.aggregator = Aggregator(len(opened.info.lanes))
             if videos is not None:
                 videos.record(run)
             if flat or described:
@@ -262,6 +262,7 @@ class MetricsCallback(RunOwner):
             ConfigurationError: `num_envs` is not a positive int.
         """
         self._check_open()
+        self._note_program()
         return device.init(self._config, num_envs, lane)
 
     def on_training_start(self, state: MetricsState) -> MetricsState:
@@ -377,6 +378,7 @@ class MetricsCallback(RunOwner):
 
     def tree_flatten(self) -> tuple[tuple[Any], Config]:
         """As `tree_flatten_with_keys`, without keys."""
+        self._note_program()
         return (self._handle,), self._config
 
     @classmethod

@@ -269,6 +269,7 @@ class ClusterRun:
                 self._log_dir, info.name, info.start_time, run_id=info.id, **self._rest
             )
             run = self._start(opened)
+            run.lane_count.in_parts = True
             if self._hparams:
                 run.log_hparams(self._hparams)
         except Exception:

@@ -21,6 +21,9 @@ DRAIN_NEEDS_JIT = (
     "would do a device: use `jit` over sharded arrays, or the default transport"
 )
 
+_undrained: dict[int, bool] = {}
+"""Handles of runs that were never drained, and whether programs log to them."""
+
 
 def take_rows(buffer: ArrayLike, buffered: ArrayLike) -> tuple[list[Block], int]:
     """The rows of a ring, in the order in which lanes would send them.
@@ -54,4 +57,32 @@ def report_lost(name: str, lost: int, height: int) -> None:
             name,
             lost,
             height,
+        )
+
+
+def expect_drain(handle: int) -> None:
+    """A run begins whose rows have to be taken out."""
+    _undrained[handle] = False
+
+
+def note_program(handle: int) -> None:
+    """The run gets a state, or is given to a program, as far as the host sees that."""
+    if handle in _undrained:
+        _undrained[handle] = True
+
+
+def note_drain(handle: int) -> None:
+    """Rows of the run are taken out."""
+    _undrained.pop(handle, None)
+
+
+def report_undrained(handle: int, name: str) -> None:
+    """Tells of a run that ends without a call of `drain`, if programs log to it."""
+    if _undrained.pop(handle, False):
+        logger.warning(
+            'run `%s` is closed and `drain` was never called: with `transport="drain"` records '
+            "stay in the state, and what its programs have logged is lost; call `state = "
+            "metrics.drain(state)` between two programs and after the last one, or construct the "
+            "callback with the default transport",
+            name,
         )

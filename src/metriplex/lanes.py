@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from metriplex.errors import ConfigurationError
 from metriplex.naming import check_name
 from metriplex.records import Lane, lane_name
+
+if TYPE_CHECKING:
+    from metriplex.records import RunInfo
+    from metriplex.sequence import Row
+
+logger = logging.getLogger("metriplex")
 
 _RESERVED = frozenset({"artifacts", "journal"})
 
@@ -109,3 +116,76 @@ def _names(names: Any) -> list[str]:
             raise ConfigurationError(f"`lane_names` must be unique; `{name}` is there twice")
         seen.add(name.casefold())
     return [str(name) for name in names]
+
+
+@final
+class LaneCount:
+    """Counts the lanes of a run's programs; tells once if they aren't those that were described.
+
+    Not thread-safe.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        known: How many lanes the newest program has; 0 if its rows don't tell.
+        in_parts: Whether other processes may have the rest of the lanes.
+    """
+
+    def __init__(self, run: RunInfo) -> None:
+        self._run = run
+        self._told = not run.lanes
+        self.known = 0
+        self.in_parts = False
+
+    @property
+    def here(self) -> int:
+        """How many lanes come to this process; 0 if that isn't known."""
+        return 0 if self.in_parts else self.known
+
+    def look(self, rows: Sequence[Row]) -> None:
+        """Takes the rows of one or more blocks of one shape."""
+        # Rows without a number (the start, a `log`) may differ along some of the vmapped axes only.
+        first = next((r for r in rows if r.lane is not None and r.sequence is not None), None)
+        if first is None:
+            return
+        self.known = first.lanes
+        if self._told:
+            return
+        if first.lanes:
+            self._compare(first.lanes, f"{first.lanes} lane(s)")
+        else:
+            seen = 1 + max(-1 if row.lane is None else row.lane for row in rows)
+            if seen > len(self._run.lanes):
+                self._compare(seen, f"{seen} lanes or more")
+
+    def end(self, seen: Collection[int | None]) -> None:
+        """Takes the lanes that have logged (None for no lane), once no more will come."""
+        if seen and not self._told and not self.known and not self.in_parts:
+            lanes = [lane for lane in seen if lane is not None]
+            self._compare(
+                len(lanes), f"{len(lanes)} lane(s)" if lanes else "no lanes (nothing is vmapped)"
+            )
+
+    def _compare(self, count: int, found: str) -> None:
+        described = self._run.lanes
+        if count == len(described):
+            return
+        self._told = True
+        logger.warning(
+            "run `%s`: its program has %s, while `lanes` or `lane_names` describe %d, `%s` to "
+            "`%s`: lanes from `%s` on %s; give one value and one name a lane, counted over all "
+            "vmapped axes%s",
+            self._run.name,
+            found,
+            len(described),
+            described[0].name,
+            described[-1].name,
+            self._run.lane_name(min(count, len(described))),
+            "have no name and no hyper-parameters of their own"
+            if count > len(described)
+            else "stay empty",
+            ""
+            if count > len(described)
+            else ", and `on_iteration(key=)` where lanes differ in nothing that is logged",
+        )

@@ -18,7 +18,14 @@ from metriplex import bridge, shutdown
 from metriplex import state as device
 from metriplex.arguments import check_hparams, check_state, check_step
 from metriplex.cluster import is_written_here
-from metriplex.drain import report_lost, take_rows
+from metriplex.drain import (
+    expect_drain,
+    note_drain,
+    note_program,
+    report_lost,
+    report_undrained,
+    take_rows,
+)
 from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
 from metriplex.hparams import flatten_hparams
 from metriplex.media import MediaLogger
@@ -58,6 +65,8 @@ class RunOwner(MediaLogger, abc.ABC):
         self._handle = np.int32(handle)
         self._run = run
         _runs[handle] = run
+        if self._config.drain:
+            expect_drain(handle)
         shutdown.watch(handle, functools.partial(_close, handle, run))
 
     @property
@@ -151,6 +160,7 @@ class RunOwner(MediaLogger, abc.ABC):
                 '`drain` takes records out of the state, where only `transport="drain"` keeps '
                 "them: construct the callback with it, or don't call `drain`"
             )
+        note_drain(int(self._handle))
         if is_written_here(run):
             blocks, lost = take_rows(state.buffer, state.buffered)
             bridge.deliver(blocks)
@@ -250,6 +260,11 @@ class RunOwner(MediaLogger, abc.ABC):
         is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
         return _runs.get(int(self._handle)) if is_number else None
 
+    def _note_program(self) -> None:
+        """Remembers that there is a state, which has to be drained."""
+        if self._config.drain and self._run is not None:
+            note_program(int(self._handle))
+
     def _require_host(self, method: str) -> None:
         """Refuses what would happen once while a program is traced, and then never again."""
         if is_tracing():
@@ -286,6 +301,8 @@ def _close(
         bridge.drain()
         bridge.unregister(handle, run.info.name)
         shutdown.unwatch(handle)
+        if not run.closed:
+            report_undrained(handle, run.info.name)
         run.close(status, timeout)
 
 

@@ -41,6 +41,7 @@ class Header(enum.IntEnum):
     ITERATION = 6
     LANE = 7
     DEVICE = 8
+    DEVICES = 9
 
 
 HEADER = len(Header)

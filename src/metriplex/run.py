@@ -14,6 +14,7 @@ from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ClosedError
 from metriplex.finite import FiniteFilter, NonFinite
 from metriplex.hookspecs import MEDIA_HOOKS
+from metriplex.lanes import LaneCount
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.sequence import WINDOW, Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
@@ -74,6 +75,7 @@ class Run:
         companions: What goes along with the run until it is closed.
         newest_step: The greatest step that was logged.
         aggregator: Makes statistics over lanes, if they are wanted.
+        lane_count: Compares the lanes that come with those that were described.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Run:
         self.companions: list[Companion] = []
         self.newest_step = 0
         self._started = False
+        self.lane_count = LaneCount(info)
         self.aggregator: Aggregator | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -134,6 +137,9 @@ class Run:
             for companion in self.companions:
                 companion.program_started()
         with self._lock:
+            self.lane_count.look(rows)
+            if self.aggregator is not None and self.lane_count.here:
+                self.aggregator.lanes = self.lane_count.here
             due: list[Row] = []
             for row in rows:
                 sequencer = self._sequencers.get(row.lane)
@@ -316,6 +322,8 @@ class Run:
             first = not self._closed
             if first:
                 self.release()
+                if status == "finished":
+                    self.lane_count.end(self._sequencers)
                 if self._recording is not None:
                     self._recording.start_flush()
                 for worker in self._workers:

@@ -28,6 +28,7 @@ class Row:
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         values: Tag to value.
         wall_time: Seconds since the Unix epoch at which the row reached the host.
+        lanes: How many lanes its program has; 0 if the row doesn't tell.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Row:
     lane: int | None
     values: dict[str, Any]
     wall_time: float
+    lanes: int = 0
 
 
 @final

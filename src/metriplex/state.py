@@ -214,6 +214,7 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
         Header.ITERATION: -1,
         Header.LANE: NO_LANE,
         Header.DEVICE: -1,
+        Header.DEVICES: 1,
     }
     axes = _manual_axes()
     where = lax.axis_index(axes) == 0 if axes else True
@@ -262,6 +263,7 @@ def make_row(
         Header.ITERATION: iteration,
         Header.LANE: NO_LANE if state.lane is None else state.lane,
         Header.DEVICE: lax.axis_index(others) if others else -1,
+        Header.DEVICES: lax.axis_size(others) if others else 1,
     }
     return pack(make_schema(kind, values, tuple(present)), header, values, present)
 

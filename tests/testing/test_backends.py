@@ -115,10 +115,15 @@ class Results:
 
 
 def check(
-    directory: Path, backends: Iterable[str], *options: str, body: str = "", status: int = 1
+    directory: Path,
+    backends: Iterable[str],
+    *options: str,
+    body: str = "",
+    source: str = "",
+    status: int = 1,
 ) -> Results:
     """Runs the contract, as somebody else's test suite would."""
-    source = "import pytest\nimport wrong_backends\n"
+    source = "import pytest\nimport wrong_backends\n" + source
     for backend in backends:
         source += f"""
 class Test{backend}(wrong_backends.Contract):
@@ -203,7 +208,8 @@ OVERRIDES = """
 
 @pytest.mark.slow
 def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: Path) -> None:
-    options = ("-k", "bools or overridden")
+    # No word of the folder's name, nor of the class's, for which all tests would be chosen.
+    options = ("-k", "bools_are_kept or no_test_of_the_contract")
     said = check(tmp_path, ["DropsBools"], *options, body=OVERRIDES, status=0)
     assert said.tests("xfailed", "DropsBools") == {"bools_are_kept"}
     [test] = [test for test in said.all if test["outcome"] == "xfailed"]
@@ -215,11 +221,19 @@ def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: 
         "subject": "scalars",
         "demand": "True and False come back, at least as 1 and 0.",
     }
-    for mark in ("", "@pytest.mark.xfail", '@pytest.mark.skip(reason="no bools")'):
-        body = OVERRIDES.replace('@pytest.mark.xfail(reason="it keeps no bools")', mark)
-        unsaid = check(tmp_path, ["DropsBools"], *options, body=body)
-        assert "no_test_of_the_contract_is_overridden" in unsaid.tests("failed", "DropsBools")
-        assert "`TestDropsBools.test_bools_are_kept` overrides a test" in unsaid.output
+    body = ""
+    marks = {"Plain": "", "Xfail": "@pytest.mark.xfail", "Skip": "@pytest.mark.skip(reason='no')"}
+    for name, mark in marks.items():
+        test = OVERRIDES.replace('@pytest.mark.xfail(reason="it keeps no bools")', mark)
+        body += f"""
+class Test{name}(wrong_backends.Contract):
+    backend = wrong_backends.DropsBools
+{textwrap.indent(textwrap.dedent(test), "    ")}
+"""
+    unsaid = check(tmp_path, [], *options, source=body)
+    for name in marks:
+        assert "no_test_of_the_contract_is_overridden" in unsaid.tests("failed", name)
+        assert f"`Test{name}.test_bools_are_kept` overrides a test" in unsaid.output
 
 
 def test_skips_follow_from_the_hooks_that_are_implemented(tmp_path: Path) -> None:

@@ -124,29 +124,17 @@ def test_a_wrong_renderer_fails_the_tests_that_are_meant(
     assert len(in_one_process.tests("PASSED", name) | expected) == 18
 
 
-def test_processes_find_what_only_they_can(tmp_path: Path) -> None:
-    clip, prints, environment = (
-        "a_process_without_a_display_makes_a_clip",
-        "a_fresh_process_prints_nothing",
-        "a_fresh_process_keeps_its_environment_variables",
-    )
-    pairs = [("NotPicklable", clip), ("NeedsDisplay", clip)]
-    pairs += [("Prints", prints), ("SetsVariables", environment)]
-    names = [f"test_it.py::Test{name}::test_{test}" for name, test in pairs]
-    outcome = check(tmp_path, [name for name, _ in pairs], *names)
-    for name, test in pairs:
-        assert outcome.tests("FAILED", name) == {test}, outcome.output
+@pytest.mark.slow
+def test_a_wrong_renderer_fails_the_tests_with_processes_that_are_meant(tmp_path: Path) -> None:
+    outcome = check(tmp_path, [*ONE_WRONG_EACH], "-k", " or ".join(PROCESSES))
+    for name, tests in ONE_WRONG_EACH.items():
+        expected = {test for test in tests if test.startswith(PROCESSES)}
+        assert outcome.tests("FAILED", name) == expected, outcome.output
+        assert len(outcome.tests("PASSED", name) | expected) == 3
     assert "can't be pickled" in outcome.output
     assert "can't open display" in outcome.output
     assert "drawing printed 'hello from the drawing community" in outcome.output
     assert "changed the environment variables SOME_GL" in outcome.output
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_WRONG_EACH)
-def test_a_wrong_renderer_fails_no_other_tests(tmp_path: Path, name: str) -> None:
-    outcome = check(tmp_path, [name])
-    assert outcome.tests("FAILED", name) == ONE_WRONG_EACH[name], outcome.output
 
 
 def test_too_few_states_are_told(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ _IN_A_ROW = 100
 _WARM_UP = 10
 _SECONDS = 120.0
 
+_drawn: dict[type, Any] = {}
+"""What the process of each suite has done."""
+
 
 class RendererContract(abc.ABC):
     """The tests that every renderer passes; subclass it as `class TestMine(RendererContract)`.
@@ -338,9 +341,13 @@ class RendererContract(abc.ABC):
         assert not changed, f"drawing changed the environment variables {', '.join(changed)}"
 
     def _draw_in_fresh_process(self, directory: Path) -> Any:
-        renderer = self.make_renderer(_WIDTH, _HEIGHT)
-        selected = to_host(renderer.select(self.states()[0]))
-        return draw_in_fresh_process(renderer, selected, directory, _SECONDS)
+        """What one process has done, which takes seconds: all tests of the class look at it."""
+        suite = type(self)
+        if suite not in _drawn:
+            renderer = self.make_renderer(_WIDTH, _HEIGHT)
+            selected = to_host(renderer.select(self.states()[0]))
+            _drawn[suite] = draw_in_fresh_process(renderer, selected, directory, _SECONDS)
+        return _drawn[suite]
 
     def _frames(self) -> list[np.ndarray]:
         with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:

@@ -285,7 +285,10 @@ def test_a_loop_of_the_host_is_written_while_it_goes_on(tmp_path: Path) -> None:
             assert process.stdout is not None
             said = next(line for line in process.stdout if line.startswith("{"))
             assert json.loads(said)["waits"] == writes
-        for process in reversed(processes):
-            process.communicate("go\n", timeout=TIMEOUT)
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
     assert [line["a"] for line in lines(tmp_path / "loop")] == [0, 1, 2]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["loop"]

@@ -233,7 +233,9 @@ class ClusterRun:
             turn, unsettled = self._turns, bool(self._kept)
         if self._cluster.process != 0:
             if not self._told:
-                self._told = self._run is not None or self._writer is not None
+                with self._lock:
+                    self._decide()
+                    self._told = self._run is not None or self._writer is not None
                 self._cluster.arrive(turn)
         elif unsettled:
             if self._cluster.writer() is None:

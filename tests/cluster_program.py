@@ -207,9 +207,6 @@ def again() -> None:
 
 def held() -> None:
     """Continues a run that somebody else has open."""
-    from metriplex import opening
-
-    opening.FREE_SECONDS = 0.1
     try:
         shared(None, resume="held")
     except ConfigurationError as error:

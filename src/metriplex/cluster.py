@@ -55,6 +55,13 @@ class Cluster:
         """The run's handle, the same in every process."""
         return FIRST_HANDLE + self.number
 
+    def gather(self) -> None:
+        """Process 0 waits until the others are here too, `JOIN_SECONDS` at most."""
+        if self.process == 0:
+            self.wait(0, JOIN_SECONDS)
+        else:
+            self.arrive(0)
+
     def agree(self, find: Callable[[], tuple[RunInfo, Place]]) -> tuple[RunInfo, Place]:
         """What process 0 finds; what it raises, the others raise too, at once.
 

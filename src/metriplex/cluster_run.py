@@ -97,6 +97,8 @@ class ClusterRun:
             known = rest["total_steps"], None, rest["lanes"]
             return RunInfo(uuid.uuid4().hex, directory.name, directory, now, *known), Place()
 
+        if self._resumed:
+            cluster.gather()  # each has closed what it constructed before: the run is as it is
         self._info, self.place = cluster.agree(find)
         if not self._resumed:
             directory = local_directory(log_dir) / self._info.name
@@ -170,7 +172,7 @@ class ClusterRun:
             log(self._run, source)
 
     def flush(self, timeout: float) -> None:
-        """As `Run.flush`; if no process has had rows, process 0 waits for the others' `flush`."""
+        """As `Run.flush`; if no process has had rows, process 0 waits for the others."""
         self._check_open()
         self._settle(timeout)
         if self._run is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 _CHUNK = 1000
-
-FREE_SECONDS = 10.0
-"""How long the process that has a run may still take to close it, where several processes wait."""
 
 
 @final
@@ -120,19 +116,8 @@ def look_up(
     directory = find_run(resume, log_dir)
     with _explained(directory):
         info = _known(directory, total_steps, lanes, resume_step)
-        _wait_until_free(directory)
+        check_free(directory)
         return info, _find_place(directory, resume_step)
-
-
-def _wait_until_free(directory: Path) -> None:
-    deadline = time.monotonic() + FREE_SECONDS
-    while True:
-        try:
-            return check_free(directory)
-        except ConfigurationError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

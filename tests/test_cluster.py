@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metriplex import MetricsCallback, Scalars
-from metriplex.cluster import JOIN_SECONDS
 from metriplex.journal import Resume, read_entries, read_run, superseded
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("cluster_program.py")
-TIMEOUT = 240.0
+TIMEOUT = 240.0  # less than a process would wait for one that has failed
 ENVS, ITERATIONS = 8, 3
 
 
@@ -223,9 +221,7 @@ def test_a_run_is_continued_by_the_process_that_writes(tmp_path: Path) -> None:
     known = {name: read_run(tmp_path / name) for name in names}
 
     (tmp_path / "empty").mkdir()
-    started = time.monotonic()
     said = run(2, tmp_path, "again")
-    assert time.monotonic() - started < JOIN_SECONDS  # who isn't process 0 heard of the errors
     for name in ("jit", "jit_reversed"):
         path = tmp_path / name
         later = lines(path)[before[name] :]

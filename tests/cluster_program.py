@@ -66,6 +66,11 @@ def callback(name: str | None, **options: Any) -> MetricsCallback:
     )
 
 
+def shared(name: str | None, **options: Any) -> MetricsCallback:
+    """All log to one folder, and keep a journal that is on the disk at every flush."""
+    return MetricsCallback(name, log_dir=DIRECTORY, backends=Lines(), **options)
+
+
 def devices(*, backwards: bool) -> Mesh:
     return Mesh(np.array(jax.devices()[:: -1 if backwards else 1]), ("x",))
 
@@ -148,7 +153,7 @@ def everyone_is_here() -> None:
 
 def endless() -> None:
     """Trains until a process is killed; the writer says when it has something."""
-    metrics = callback("endless")
+    metrics = shared("endless")
     mesh = devices(backwards=True)
     program = jax.jit(train)
     for turn in range(10_000):
@@ -168,6 +173,75 @@ def early() -> None:
         say(ends=True)
 
 
+def first() -> None:
+    """Runs that are there to be continued, and records of the host that come before any row."""
+    for name, (program, backwards) in RESUMED.items():
+        with shared(name, hparams={"a": 1}, total_steps=99) as metrics:
+            metrics.log(0, {"before": 1.0})
+            metrics.log_artifact(__file__, name="program.py")
+            program(metrics, devices(backwards=backwards))
+        say(writes=[name, len(metrics.deliveries())])
+    with shared("lanes", axis_name=()) as metrics:
+        manual(metrics, devices(backwards=False))
+
+
+def again() -> None:
+    """Continues them: from a checkpoint, then from where they ended; and what isn't there."""
+    for name, (program, backwards) in RESUMED.items():
+        for step in (2 * ENVS, None):
+            with shared(None, resume=name, resume_step=step) as metrics:
+                program(metrics, devices(backwards=backwards))
+                info = metrics.run.info
+            config = metrics.config
+            say(info=[info.id, info.name, info.total_steps, str(info.directory)])
+            say(place=[config.first_step, config.first_iteration])
+    share = ENVS // NUMBER
+    with shared(None, resume="lanes", resume_step=2 * share, axis_name=()) as metrics:
+        manual(metrics, devices(backwards=False))
+    for resume in ("nothing", "empty"):
+        try:
+            shared(None, resume=resume)
+        except ConfigurationError as error:
+            say(error=str(error))
+
+
+def held() -> None:
+    """Continues a run that somebody else has open."""
+    try:
+        shared(None, resume="held")
+    except ConfigurationError as error:
+        say(error=str(error))
+
+
+def hidden() -> None:
+    """Process 1 is to write a run on whose directory is gone by then."""
+    with shared(None, resume="hidden") as metrics:
+        everyone_is_here()
+        if PROCESS == 0:
+            (DIRECTORY / "hidden").rename(DIRECTORY / "elsewhere")
+        everyone_is_here()
+        whole(metrics, devices(backwards=True))
+
+
+def host_alone() -> None:
+    """A loop of the host logs without any program, and is killed without having flushed."""
+    from metriplex import cluster_run
+
+    cluster_run.HOLD_SECONDS = 0.0
+    metrics = shared("loop")
+    for step in range(3):
+        metrics.log(step, {"a": step})
+    say(waits=len(metrics.deliveries()))
+    sys.stdin.readline()
+
+
+def endless_again() -> None:
+    """Goes on from the checkpoint of a killed writer, and ends."""
+    with shared(None, resume="endless", resume_step=ENVS) as metrics:
+        whole(metrics, devices(backwards=True))
+    say(ends=True)
+
+
 def alone() -> None:
     """Process 0 forgets to construct what the others do."""
     from metriplex import cluster
@@ -180,5 +254,10 @@ def alone() -> None:
             say(error=str(error))
 
 
+RESUMED: dict[str, tuple[Callable[..., None], bool]] = {
+    "jit": (whole, False),
+    "jit_reversed": (whole, True),
+}
+
 if __name__ == "__main__":
-    {"everything": everything, "endless": endless, "early": early, "alone": alone}[MODE]()
+    globals()[MODE]()

@@ -25,7 +25,8 @@ from metriplex.arguments import (
     join_ends,
     make_config,
 )
-from metriplex.cluster import ClusterRun, join_cluster
+from metriplex.cluster import join_cluster
+from metriplex.cluster_run import ClusterRun
 from metriplex.companions import accompany
 from metriplex.hparams import flatten_hparams
 from metriplex.lanes import make_lanes
@@ -221,6 +222,8 @@ class MetricsCallback(RunOwner):
             "total_steps": total_steps,
             "lanes": described,
             "journal": journal_options,
+            "resume": resume,
+            "resume_step": resume_step,
         }
 
         def start(opened: Opened) -> Run:
@@ -235,15 +238,15 @@ class MetricsCallback(RunOwner):
             accompany(run, provenance=provenance, seconds=system_metrics)
             return run
 
-        cluster = join_cluster(abort=config.abort, resume=resume)
-        if cluster is not None:
-            self._config = config
-            self._open(ClusterRun(cluster, log_dir, named, now, rest, start), cluster.handle)
-            return
-        opened = open_run(log_dir, named, now, resume=resume, resume_step=resume_step, **rest)
-        first = {"first_step": opened.first_step, "first_iteration": opened.first_iteration}
-        self._config = replace(config, **first)
-        self._open(start(opened))
+        cluster = join_cluster(abort=config.abort)
+        if cluster is None:
+            opened = open_run(log_dir, named, now, **rest)
+            run, place, handle = start(opened), opened.place, None
+        else:
+            run = ClusterRun(cluster, log_dir, named, now, rest, start)
+            place, handle = run.place, cluster.handle
+        self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
+        self._open(run, handle)
 
     # ---- on the device --------------------------------------------------------------------------
 

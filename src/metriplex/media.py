@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import math
-import shutil
 import sys
 import time
 from pathlib import Path, PurePosixPath
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metriplex.arguments import check_count, check_step, check_tag
-from metriplex.cluster import is_written_here
+from metriplex.cluster_run import ClusterRun
 from metriplex.errors import LoggingError
+from metriplex.kept import copy
 from metriplex.records import Artifact, Histogram, Image, Text, Video
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from metriplex.cluster import ClusterRun
     from metriplex.run import Run
 
 ARTIFACTS = "artifacts"
@@ -154,19 +153,22 @@ class MediaLogger(abc.ABC):
                 f"there is no file or directory {str(source)!r} to log as an artifact: write it "
                 f"first, or mend the path"
             )
-        if not is_written_here(run):
-            return  # another process of the run does
-        target = run.info.directory / ARTIFACTS / f"step_{number}" / inner
-        if target.exists():
-            raise LoggingError(
-                f"an artifact `{inner}` was logged at step {number} already: give another `name`"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
+        now = time.time()
+
+        def log(run: Run, source: Path) -> None:
+            target = run.info.directory / ARTIFACTS / f"step_{number}" / inner
+            if target.exists():
+                raise LoggingError(
+                    f"an artifact `{inner}` was logged at step {number} already: give another "
+                    f"`name`"
+                )
+            copy(source, target)
+            run.log_media(Artifact(number, inner, target, wall_time=now))
+
+        if isinstance(run, ClusterRun):
+            run.log_file(source, log)
         else:
-            shutil.copyfile(source, target)
-        run.log_media(Artifact(number, inner, target, wall_time=time.time()))
+            log(run, source)
 
 
 def _equal_bins(values: np.ndarray, count: int) -> np.ndarray:

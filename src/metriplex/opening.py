@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import uuid
@@ -9,15 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from metriplex.errors import ConfigurationError
-from metriplex.journal import newest_step, read_entries, read_run
+from metriplex.journal import check_free, newest_step, next_number, read_entries, read_run
 from metriplex.naming import create_directory
 from metriplex.recording import RunJournal, open_journal
 from metriplex.records import Lane, RunInfo, Scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
 _CHUNK = 1000
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a training a run begins or goes on.
+
+    Attributes:
+        step: Environment steps that were taken before.
+        iteration: Training iterations that were made before.
+    """
+
+    step: int = 0
+    iteration: int = 0
 
 
 @final
@@ -28,14 +43,12 @@ class Opened:
     Attributes:
         info: What backends know of it.
         journal: Its journal; None if there is to be none.
-        first_step: Environment steps that were taken before.
-        first_iteration: Training iterations that were made before.
+        place: Where it goes on.
     """
 
     info: RunInfo
     journal: RunJournal | None
-    first_step: int = 0
-    first_iteration: int = 0
+    place: Place
 
 
 def open_run(
@@ -72,20 +85,56 @@ def open_run(
         directory = create_directory(log_dir, name)
         run_id = run_id or uuid.uuid4().hex
         info = RunInfo(run_id, directory.name, directory, now, total_steps, lanes=lanes)
-        return Opened(info, open_journal(info, journal))
+        return Opened(info, open_journal(info, journal), Place())
     directory = find_run(resume, log_dir)
-    try:
+    with _explained(directory):
         info = _known(directory, total_steps, lanes, resume_step)
         opened = open_journal(info, journal)
-        if resume_step is None:
-            resume_step = max(newest_step(directory).values(), default=0)
-        end = 0 if opened is None else opened.start
-        return Opened(info, opened, resume_step, next_iteration(directory, end, resume_step))
+        return Opened(info, opened, _find_place(directory, resume_step))
+
+
+def look_up(
+    resume: object,
+    log_dir: str | os.PathLike[str],
+    *,
+    total_steps: int | None,
+    lanes: tuple[Lane, ...],
+    resume_step: int | None,
+) -> tuple[RunInfo, Place]:
+    """What `open_run` would open, where another process is to do so; nothing is written.
+
+    Args:
+        resume: As for `open_run`, like the others.
+        log_dir: Where runs are.
+        total_steps: Environment steps of the whole training.
+        lanes: What is known of the run's lanes.
+        resume_step: The step of the checkpoint.
+
+    Raises:
+        ConfigurationError: There is no run to continue, or a process has it open.
+    """
+    directory = find_run(resume, log_dir)
+    with _explained(directory):
+        info = _known(directory, total_steps, lanes, resume_step)
+        check_free(directory)
+        return info, _find_place(directory, resume_step)
+
+
+@contextlib.contextmanager
+def _explained(directory: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigurationError(
             f"the run in {str(directory)!r} can't be resumed ({type(error).__name__}: {error}): "
             f"mend that, or start a new run"
         ) from error
+
+
+def _find_place(directory: Path, step: int | None) -> Place:
+    if step is None:
+        step = max(newest_step(directory).values(), default=0)
+    return Place(step, next_iteration(directory, next_number(directory), step))
 
 
 def _known(

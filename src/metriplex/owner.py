@@ -17,7 +17,7 @@ from jax.core import Tracer
 from metriplex import bridge, shutdown
 from metriplex import state as device
 from metriplex.arguments import check_hparams, check_state, check_step
-from metriplex.cluster import is_written_here
+from metriplex.cluster_run import is_written_here
 from metriplex.drain import (
     expect_drain,
     note_drain,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from metriplex.cluster import ClusterRun
+    from metriplex.cluster_run import ClusterRun
     from metriplex.records import Delivery
     from metriplex.run import Run
     from metriplex.state import Config, MetricsState

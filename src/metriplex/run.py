@@ -170,17 +170,21 @@ class Run:
             self._take([row for one in self._sequencers.values() for row in one.release()])
             self._submit_checked(self.aggregator.release() if self.aggregator else ())
 
-    def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
+    def log_scalars(
+        self, step: int, values: Mapping[str, Scalar], wall_time: float | None = None
+    ) -> None:
         """Logs values that are on the host already.
 
         Args:
             step: Environment steps taken so far.
             values: Tag to value.
+            wall_time: Seconds since the Unix epoch; None for now.
 
         Raises:
             ClosedError: The run is closed.
         """
-        record = Scalars(step=step, values=dict(values), wall_time=time.time())
+        now = time.time() if wall_time is None else wall_time
+        record = Scalars(step=step, values=dict(values), wall_time=now)
         self._log(lambda: self._submit_scalars([record]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:

@@ -9,12 +9,13 @@ from metriplex.journal.entries import Close, Entry, Hparams, Record, Resume
 from metriplex.journal.reader import (
     has_journal,
     newest_step,
+    next_number,
     read_entries,
     read_run,
     superseded,
 )
 from metriplex.journal.segments import JOURNAL, MAX_BYTES
-from metriplex.journal.writer import FsyncPolicy, JournalWriter
+from metriplex.journal.writer import FsyncPolicy, JournalWriter, check_free
 
 __all__ = [
     "JOURNAL",
@@ -26,8 +27,10 @@ __all__ = [
     "JournalWriter",
     "Record",
     "Resume",
+    "check_free",
     "has_journal",
     "newest_step",
+    "next_number",
     "read_entries",
     "read_run",
     "superseded",

@@ -14,6 +14,7 @@ from metriplex.journal.codec import HEADERS, decode, decode_header, header_steps
 from metriplex.journal.entries import STEPPED, Entry
 from metriplex.journal.lines import DamagedLineError, is_sealed, parse, salvage
 from metriplex.journal.segments import journal_dir, read_header, segments
+from metriplex.journal.tail import number_after
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 Damage: TypeAlias = Callable[[str], None]
@@ -131,6 +132,15 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
         for line, _ in _complete_lines(path, 0, run_dir):
             follow_step(line, steps)
     return steps
+
+
+def next_number(run_dir: Path) -> int:
+    """The number after the last entry of a run's journal.
+
+    Raises:
+        OSError: A segment is there and can't be read.
+    """
+    return number_after(segments(run_dir))
 
 
 def follow_step(line: bytes, steps: dict[int | None, int]) -> None:

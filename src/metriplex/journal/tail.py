@@ -50,7 +50,7 @@ def read_tail(file: IO[bytes]) -> Tail:
         span *= 4
 
 
-def next_number(found: Sequence[tuple[int, Path]]) -> int:
+def number_after(found: Sequence[tuple[int, Path]]) -> int:
     """The number after the last whole line of some segments, 0 if there is none."""
     for _, path in reversed(found):
         with path.open("rb") as file:

@@ -23,7 +23,7 @@ from metriplex.journal.segments import (
     segment_path,
     segments,
 )
-from metriplex.journal.tail import next_number, read_tail
+from metriplex.journal.tail import number_after, read_tail
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 try:
@@ -229,7 +229,7 @@ class JournalWriter:
             self._put(b"\n")
         number = tail.next_number
         if number is None:
-            number = next_number(found[:-1])
+            number = number_after(found[:-1])
         if known is None or _properties(known) != _properties(self._run):
             self._file.close()
             self._begin(self._index + bool(tail.size), number)
@@ -260,6 +260,16 @@ class JournalWriter:
             os.close(self._lock)
             self._lock = None
         self._pending.clear()
+
+
+def check_free(run_dir: Path) -> None:
+    """Makes sure that nobody writes a run's journal at this moment.
+
+    Raises:
+        ConfigurationError: Another process does.
+        OSError: It can't be told.
+    """
+    os.close(_take_lock(journal_dir(run_dir) / _LOCK))
 
 
 def _properties(run: RunInfo) -> tuple[object, ...]:

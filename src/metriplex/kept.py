@@ -1,0 +1,78 @@
+"""What the host logs before it is known which of several processes writes it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metriplex.run import Run
+
+logger = logging.getLogger("metriplex")
+
+
+@final
+class Kept:
+    """Keeps it, in order, until it is logged or dropped. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._logs: list[Callable[[Run], None]] = []
+        self._since = 0.0
+        self._files: tempfile.TemporaryDirectory[str] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._logs)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the oldest was kept."""
+        return time.monotonic() - self._since if self._logs else 0.0
+
+    def add(self, log: Callable[[Run], None]) -> None:
+        """Keeps what logs one record."""
+        if not self._logs:
+            self._since = time.monotonic()
+        self._logs.append(log)
+
+    def add_file(self, source: Path, log: Callable[[Run, Path], None]) -> None:
+        """Keeps a copy of a file or directory, and what logs it from there."""
+        if self._files is None:
+            self._files = tempfile.TemporaryDirectory(prefix="metriplex-")
+        held = Path(self._files.name) / str(len(self._logs))
+        copy(source, held)
+        self.add(lambda run: log(run, held))
+
+    def log_into(self, run: Run) -> None:
+        """Logs everything, and keeps nothing of it."""
+        for log in self._logs:
+            try:
+                log(run)
+            except Exception:  # the others are to be logged all the same
+                logger.exception("run `%s`: a record that waited can't be logged", run.info.name)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forgets everything."""
+        self._logs.clear()
+        if self._files is not None:
+            self._files.cleanup()
+            self._files = None
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a file or a directory to where nothing is.
+
+    Raises:
+        OSError: It can't be read, or the disk is full.
+    """
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

@@ -218,13 +218,8 @@ class MetricsCallback(RunOwner):
             config = replace(config, video=videos and videos.program)
         now = time.time()
         named = run_name(name, env, policy, datetime.fromtimestamp(now))
-        rest: dict[str, Any] = {
-            "total_steps": total_steps,
-            "lanes": described,
-            "journal": journal_options,
-            "resume": resume,
-            "resume_step": resume_step,
-        }
+        rest: dict[str, Any] = {"resume": resume, "resume_step": resume_step}
+        rest |= {"total_steps": total_steps, "lanes": described, "journal": journal_options}
 
         def start(opened: Opened) -> Run:
             kept = {"nonfinite": nonfinite, "queue_size": queue_size, "journal": opened.journal}

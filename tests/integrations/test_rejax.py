@@ -95,9 +95,7 @@ def test_an_evaluation_of_ones_own_is_logged_by_its_names(tmp_path):
 
 def test_an_evaluation_can_not_be_drained(tmp_path):
     algo = make(**PPO)
-    with (
-        logging_to_memory(tmp_path, transport="drain", buffer=4) as (metrics, _),
-        pytest.raises(LoggingError, match='`transport="drain"` takes records from a state'),
-    ):
+    with logging_to_memory(tmp_path, transport="drain", buffer=4) as (metrics, _):
         logged = algo.replace(eval_callback=eval_callback(metrics, algo.eval_callback))
-        jax.jit(logged.train)(jax.random.PRNGKey(0))
+        with pytest.raises(LoggingError, match='`transport="drain"` takes records from a state'):
+            jax.jit(logged.train)(jax.random.PRNGKey(0))

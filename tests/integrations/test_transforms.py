@@ -85,7 +85,7 @@ def make_rejax() -> Train:
     def evaluate(algo: Any, train_state: Any, key: jax.Array) -> dict[str, jax.Array]:
         """Few steps, as eager code takes long for the whole episodes of rejax's own."""
         leaves = jax.tree.leaves(train_state.actor_ts.params)
-        return {"weights": sum(jnp.abs(leaf).sum() for leaf in leaves)}
+        return {"weights": jnp.stack([jnp.abs(leaf).sum() for leaf in leaves]).sum()}
 
     def train(metrics: MetricsCallback, key: jax.Array) -> jax.Array:
         logged = algo.replace(eval_callback=eval_callback(metrics, evaluate))
@@ -209,7 +209,9 @@ CANNOT = {
     for adapter in ("rejax", "lerax")
     for way in ("jit of an iteration", "environments over devices", "drain")
 }
-CANNOT["lerax", "eager"] = "each step solves a differential equation: too slow for a test, and untested"
+CANNOT["lerax", "eager"] = (
+    "each step solves a differential equation: too slow for a test, and untested"
+)
 CASES = [(one, way) for one in ADAPTERS for way in WAYS if (one, way) not in CANNOT]
 
 

@@ -142,7 +142,7 @@ def test_hyper_parameters_of_algorithm_and_policy(tmp_path, policy, algo):
     assert {name: value for name, value in hparams.items() if len(str(value)) > 300} == {}
 
 
-SHOWN: dict[str, Any] = {"video_num_steps": 12, "video_width": 160, "video_height": 120}
+SHOWN: dict[str, Any] = {"video_num_steps": 48, "video_width": 160, "video_height": 120}
 
 
 def frames(video: Video) -> np.ndarray:
@@ -157,10 +157,10 @@ def frames(video: Video) -> np.ndarray:
 
 
 def assert_moves(clip: np.ndarray) -> None:
-    """Every frame is a picture, and the last is another one than the first."""
-    assert clip.shape == (12, 120, 160, 3)
+    """Every frame is a picture, and something moves by more than an edge's shade."""
+    assert clip.shape == (48, 120, 160, 3)
     assert (np.ptp(clip, axis=(1, 2, 3)) > 100).all()
-    assert np.abs(clip[-1] - clip[0]).max() > 50
+    assert np.abs(clip - clip[0]).max() > 50
 
 
 def make_policy(env: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from metriplex.video.priority import LOWEST, stand_back, waited_secs
+from metriplex.video.priority import LOWEST, come_forward, stand_back, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,3 +90,25 @@ def test_what_its_children_wait_for_counts(start) -> None:
     before = waited_secs(parent)
     while waited_secs(parent) - before < 0.5:
         assert os.waitpid(parent, os.WNOHANG) == (0, 0)
+
+
+@linux
+@pytest.mark.skipif(
+    os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < 1,
+    reason="Linux lets nobody else leave `SCHED_IDLE`",
+)
+def test_who_stood_back_comes_forward_with_its_children(start) -> None:
+    parent = start(
+        "import os, subprocess, sys\n"
+        "os.nice(19)\n"
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+        "child = subprocess.Popen([sys.executable, '-S', '-c', 'input()'], stdin=subprocess.PIPE)\n"
+        "print(flush=True)\n"
+        "child.wait()"
+    )
+    child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text())
+    assert os.sched_getscheduler(child) == os.SCHED_IDLE
+    come_forward(parent)
+    for process in (parent, child):
+        assert os.sched_getscheduler(process) == os.SCHED_OTHER
+        assert os.getpriority(os.PRIO_PROCESS, process) == 19

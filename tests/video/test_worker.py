@@ -513,6 +513,26 @@ def test_close_gives_up_after_its_timeout(results: Results) -> None:
     assert children() == before
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux"
+    or (os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < 1),
+    reason="Linux lets nobody else leave `SCHED_IDLE`",
+)
+def test_while_close_waits_the_process_comes_forward(results: Results, gate: Gate) -> None:
+    worker = RenderWorker(Column("gate", path=str(gate.path)), on_result=results)
+    worker.submit(job(0, ill=True))
+    opener = gate.await_renderer()
+    [child] = children()
+    assert os.sched_getscheduler(child) == os.SCHED_IDLE
+    closing = threading.Thread(target=worker.close, args=(PATIENCE,))
+    closing.start()
+    while os.sched_getscheduler(child) == os.SCHED_IDLE:
+        assert closing.is_alive()
+    os.close(opener)
+    closing.join(PATIENCE)
+    assert [r.error for r in results.all] == [None]
+
+
 def test_close_of_a_thread_gives_up_between_two_frames(results: Results, gate: Gate) -> None:
     worker = RenderWorker(Column("gate", path=str(gate.path)), on_result=results, mode="thread")
     worker.submit(job(0, ill=True))

@@ -106,6 +106,10 @@ class Drawer(abc.ABC):
         """Draws a clip; never raises. Blocks until it is done, hopeless, or `stop` was called."""
 
     @abc.abstractmethod
+    def hurry(self) -> None:
+        """Tells that somebody waits for what is drawn, now and later; from another thread."""
+
+    @abc.abstractmethod
     def stop(self) -> None:
         """Makes `draw`, now and later, return as soon as it can; called from another thread."""
 
@@ -125,6 +129,9 @@ class ThreadDrawer(Drawer):
     def draw(self, job: RenderJob) -> RenderResult:
         """See `Drawer.draw`; notices `stop` only between two frames."""
         return draw_clip(self._renderer, job, self._check)
+
+    def hurry(self) -> None:
+        """See `Drawer.hurry`; a thread has no priority of its own."""
 
     def stop(self) -> None:
         """See `Drawer.stop`."""

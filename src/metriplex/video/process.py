@@ -20,7 +20,7 @@ from metriplex.errors import ConfigurationError, VideoError
 from metriplex.video import messages
 from metriplex.video.drawing import CLOSED, Drawer, failed
 from metriplex.video.jobs import RenderJob, RenderResult
-from metriplex.video.priority import stand_back, waited_secs
+from metriplex.video.priority import come_forward, stand_back, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +78,7 @@ class ProcessDrawer(Drawer):
         self._environment = dict(environment)
         self._child: Child | None = None
         self._lock = threading.Lock()
+        self._hurried = False
         self._stopped = False
 
     def draw(self, job: RenderJob) -> RenderResult:
@@ -90,6 +91,13 @@ class ProcessDrawer(Drawer):
             result = failed(label, VideoError(CLOSED) if self._stopped else error)
             return dataclasses.replace(result, details=printed or result.details)
         return dataclasses.replace(result, job=label)
+
+    def hurry(self) -> None:
+        """See `Drawer.hurry`."""
+        with self._lock:
+            self._hurried = True
+            if self._child is not None:
+                self._child.hurry()
 
     def stop(self) -> None:
         """See `Drawer.stop`."""
@@ -133,6 +141,8 @@ class ProcessDrawer(Drawer):
             if self._stopped:
                 raise VideoError(CLOSED)
             self._child = Child(self._environment, self._nice)
+            if self._hurried:
+                self._child.hurry()
             return self._child
 
     def _end(self, grace: float) -> str:
@@ -201,6 +211,12 @@ class Child:
         """Whether it has not ended yet."""
         with self._life:
             return self._process.poll() is None
+
+    def hurry(self) -> None:
+        """Ends its waiting for everybody else; from any thread."""
+        with self._life:
+            if self._process.returncode is None:
+                come_forward(self._process.pid)
 
     def is_starving(self) -> bool:
         """Whether since the last call it had to wait for a processor; at the first call, yes."""

@@ -129,6 +129,7 @@ class RenderWorker:
         Args:
             timeout: Seconds after which clips that are still not done are given up.
         """
+        self._drawer.hurry()
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -583,8 +583,8 @@ def test_nothing_is_left_behind(own_tempdir: None) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_behind_in_twenty_cycles(own_tempdir: None) -> None:
-    _cycles(20)
+def test_nothing_is_left_behind_in_fifty_cycles(own_tempdir: None) -> None:
+    _cycles(50)
 
 
 def test_a_training_process_with_a_thousand_open_files(results: Results) -> None:

@@ -150,3 +150,33 @@ def test_the_first_import_may_be_inside(tmp_path: Path, wrap: str) -> None:
         timeout=120,
     )
     assert (result.stdout, result.stderr) == ("refused\na\n", "")
+
+
+def test_what_was_compiled_before_is_not_compiled_again(tmp_path: Path) -> None:
+    program = """
+        import jax
+        import jax.numpy as jnp
+        f = jax.jit(lambda x: x + 1)
+        x = jnp.arange(3.0)
+        f(x)
+        import metriplex
+        from metriplex.demo.cartpole import CartPole
+        f(x)
+        with metriplex.MetricsCallback("a", env=CartPole(), video_interval=1) as metrics:
+            f(x)
+            program = jax.jit(lambda m: m.on_iteration(m.init(1), training_log={"a": 1.0}))
+            for _ in range(2):
+                metrics.on_training_end(program(metrics))
+            f(x)
+        f(x)
+        print(f._cache_size(), program._cache_size())
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.stdout == "1 1\n", result.stderr

@@ -14,10 +14,11 @@ def is_tracing() -> bool:
 
 
 def _trace_state() -> object:
-    # Here, and not above: it brings Pallas along, and with it a third of `import metriplex`.
-    import jax.extend.core
+    # `jax.extend.core` has it publicly, but importing that brings Pallas along, whose settings
+    # become part of every jit cache's key: what the user has compiled would be compiled again.
+    from jax._src.core import get_opaque_trace_state
 
-    return jax.extend.core.get_opaque_trace_state(convention="nnx")
+    return get_opaque_trace_state(convention="nnx")
 
 
 @functools.cache

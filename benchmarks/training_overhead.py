@@ -26,6 +26,7 @@ from tensorboardX import SummaryWriter
 from metriplex import MetricsCallback, MetricsState, episodes
 from metriplex.demo.ppo import Config, train
 from metriplex.learning_rate import learning_rates
+from metriplex.summary import averages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +110,7 @@ class Peer:
         self, state: PeerState, *, training_log: Log, opt_state: Any, **_: Any
     ) -> PeerState:
         stats, step = state
-        mean_return, mean_length, _finished = episodes.averages(stats)
+        mean_return, mean_length, _finished = averages(stats)
         log = padded(training_log, others=NUM_EPISODE_SCALARS + 1)
         values = {
             "episode/return": mean_return,

@@ -18,12 +18,11 @@ from metriplex import ConfigurationError, LoggingError
 from metriplex.episodes import (
     EpisodeStats,
     EpisodeWindow,
-    averages,
     init_stats,
     reset_window,
     update,
-    window,
 )
+from metriplex.summary import averages, window
 
 ALPHA = 0.9
 TIME, ENVS = 24, 3

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
-    from metriplex.episodes import AxisName
+    from metriplex.across import AxisName
     from metriplex.finite import NonFinite
     from metriplex.state import Config, MetricsState
 

@@ -1,8 +1,8 @@
 """Episode statistics as a pytree that a compiled training loop carries: pure, on the device.
 
 Every leaf is `[num_envs]` and every operation of `update` is elementwise over the environments, so
-that one partition spec shards the whole state and a step costs no reduction and no communication;
-`averages` and `window` reduce, once a record.
+that one partition spec shards the whole state and a step costs no reduction and no communication:
+`metriplex.summary` reduces, once a record.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from metriplex.errors import ConfigurationError, LoggingError
-
-AxisName: TypeAlias = str | tuple[str, ...]
-"""One or several mapped axes of `pmap`, `shard_map` or `vmap(axis_name=)`."""
 
 Weights: TypeAlias = tuple[ArrayLike, ArrayLike]
 """Of the newest episode and of those before it: alpha and 1 - alpha, both rounded once."""
@@ -141,79 +138,6 @@ def update(
     return cast("EpisodeStats", _update(stats, reward, done, (alpha, 1 - alpha)))
 
 
-def averages(
-    stats: EpisodeStats, axis_name: AxisName | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The means of the moving averages over the environments that have finished an episode.
-
-    Args:
-        stats: The state.
-        axis_name: Mapped axes over which the environments are spread; the result is then that of
-            all environments, and the same everywhere.
-
-    Returns:
-        The average return (float32 `[]`), the average length (float32 `[]`), and whether any
-        environment has finished an episode (bool `[]`); the averages are 0 where none has.
-    """
-    present = stats.finished
-    number = _psum(jnp.sum(present, dtype=jnp.int32), axis_name)
-    divisor = jnp.maximum(number, 1).astype(jnp.float32)
-
-    def mean(ema: jax.Array) -> jax.Array:
-        return _psum(jnp.sum(jnp.where(present, ema, 0.0)), axis_name) / divisor
-
-    return mean(stats.return_ema), mean(stats.length_ema), number > 0
-
-
-def window(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, jax.Array]:
-    """Count, minimum, maximum and mean of the episodes finished since the last record.
-
-    Args:
-        stats: The state.
-        axis_name: Mapped axes over which the environments are spread, as for `averages`.
-
-    Returns:
-        Scalars `[]`: `count` (int32), `return_min`, `return_max`, `return_mean` (float32),
-        `length_min`, `length_max` (int32), `length_mean` (float32). All but `count` are present
-        only where `count` is positive, and 0 where it isn't.
-
-    Raises:
-        ConfigurationError: The state was made with `window=False`.
-    """
-    episodes = stats.window
-    if episodes is None:
-        raise ConfigurationError(
-            "The state keeps no window of finished episodes; make it with "
-            "`init_stats(num_envs, window=True)`"
-        )
-    count = _psum(jnp.sum(episodes.count), axis_name)
-    divisor = jnp.maximum(count, 1).astype(jnp.float32)
-
-    def smallest(values: jax.Array) -> jax.Array:
-        least = jnp.min(values)
-        least = least if axis_name is None else lax.pmin(least, axis_name)
-        return jnp.where(count > 0, least, jnp.zeros_like(least))
-
-    def largest(values: jax.Array) -> jax.Array:
-        most = jnp.max(values)
-        most = most if axis_name is None else lax.pmax(most, axis_name)
-        return jnp.where(count > 0, most, jnp.zeros_like(most))
-
-    def mean(sums: jax.Array) -> jax.Array:
-        # in float32: the int32 lengths of all environments together may overflow
-        return _psum(jnp.sum(sums.astype(jnp.float32)), axis_name) / divisor
-
-    return {
-        "count": count,
-        "return_min": smallest(episodes.return_min),
-        "return_max": largest(episodes.return_max),
-        "return_mean": mean(episodes.return_sum),
-        "length_min": smallest(episodes.length_min),
-        "length_max": largest(episodes.length_max),
-        "length_mean": mean(episodes.length_sum),
-    }
-
-
 def reset_window(stats: EpisodeStats, where: ArrayLike = True) -> EpisodeStats:
     """Starts the window anew, as is done after a record.
 
@@ -309,10 +233,6 @@ def _spread_like(tree: Stats, like: jax.Array) -> Stats:
     one = jnp.isfinite(like) | True
     spread = jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
     return cast("Stats", spread)
-
-
-def _psum(value: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    return value if axis_name is None else cast("jax.Array", lax.psum(value, axis_name))
 
 
 def _positive(num_envs: int) -> int:

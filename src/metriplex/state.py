@@ -16,6 +16,7 @@ from metriplex.errors import LoggingError
 from metriplex.learning_rate import TAG as LEARNING_RATE
 from metriplex.learning_rate import GivenRate, learning_rates
 from metriplex.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
+from metriplex.summary import summarize
 from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from jax.typing import ArrayLike, DTypeLike
 
+    from metriplex.across import AxisName
     from metriplex.video.program import VideoProgram
 
 NO_LANE = -1
@@ -57,7 +59,7 @@ class Config:
     log_every: int = 1
     buffer: int = 0
     buffer_width: int = 64
-    axis_name: episodes.AxisName | None = None
+    axis_name: AxisName | None = None
     abort: bool = False
     video: VideoProgram | None = None
     drain: bool = False
@@ -225,19 +227,9 @@ def _measure(
     config: Config, state: MetricsState, training_log: Any, opt_state: Any
 ) -> tuple[dict[str, Value], dict[str, jax.Array]]:
     """The iteration's values by tag, and for those that may be absent whether they are present."""
+    log = {} if training_log is None else flatten(training_log, reduce=config.reduce)
     axes = _axes(config, state)[0]
-    axis_name = axes or None
-    mean_return, mean_length, finished = episodes.averages(state.episodes, axis_name)
-    values: dict[str, Value] = {"episode/return": mean_return, "episode/length": mean_length}
-    present = dict.fromkeys(values, finished)
-    if config.episode_stats:
-        window = episodes.window(state.episodes, axis_name)
-        for name, value in window.items():
-            values[f"episode/{name}"] = value
-            if name != "count":
-                present[f"episode/{name}"] = window["count"] > 0
-    logged = {} if training_log is None else flatten(training_log, reduce=config.reduce)
-    values |= {tag: _global(value, axes) for tag, value in logged.items()}
+    values, present = summarize(state.episodes, log, axes, episode_stats=config.episode_stats)
     if LEARNING_RATE not in values and (opt_state is not None or config.learning_rate is not None):
         values |= learning_rates(opt_state, config.learning_rate)
     return values, present
@@ -356,18 +348,6 @@ def _sharded_like(new: jax.Array, old: jax.Array) -> jax.Array:
     if there.spec == spec:
         return new
     return jax.sharding.reshard(new, jax.sharding.NamedSharding(there.mesh, spec))
-
-
-def _global(value: Value, axes: tuple[str, ...]) -> Value:
-    """The mean over devices of what may differ from one to the other."""
-    if (
-        not axes
-        or not isinstance(value, jax.Array)
-        or not jnp.issubdtype(value.dtype, jnp.floating)
-    ):
-        return value
-    wide = jnp.promote_types(value.dtype, jnp.float32)  # a sum in bfloat16 would round
-    return lax.pmean(value.astype(wide), axes).astype(value.dtype)
 
 
 def _zero_from(key: jax.Array) -> jax.Array:

@@ -16,8 +16,8 @@ from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
 from metriplex.demo.tasks import TASKS
 from metriplex.discovery import entry_points
-from metriplex.episodes import averages
 from metriplex.errors import ConfigurationError
+from metriplex.summary import averages
 
 NUM_VIDEOS = 5
 """From the first iteration to the end of training."""

@@ -17,7 +17,7 @@ from metriplex.demo.cartpole import CartPole
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, improve
 from metriplex.demo.rollout import collect, reset
-from metriplex.episodes import averages
+from metriplex.summary import averages
 
 ENV = CartPole()
 CONFIG = Config(num_iterations=40)

@@ -41,7 +41,7 @@ def highest(tree: Tree, axis_name: AxisName | None) -> Tree:
 
 
 def _exchange(tree: Tree, axis_name: AxisName | None, reduce: Callable[..., jax.Array]) -> Tree:
-    if not axis_name:
+    if axis_name is None or axis_name == ():
         return tree
     leaves, structure = jax.tree.flatten(tree)
     places = defaultdict(list)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from memory import logging_to_memory, plain
+from metriplex.integrations.brax import BraxEnvironment
 from metriplex.integrations.gymnasium import VectorEpisodes
 from metriplex.integrations.rejax import eval_callback
 
@@ -34,35 +36,39 @@ Train: TypeAlias = "Callable[[MetricsCallback, jax.Array], jax.Array]"
 # ---- adapters: each trains a little with one key, and gives an array that depends on it ---------
 
 
-class Gymnax:
-    """A training in the style of PureJaxRL, of a policy with four weights."""
+@final
+@dataclass(frozen=True)
+class OwnLoop:
+    """A training in the style of PureJaxRL, of a policy with one weight an observation.
 
-    def __init__(self) -> None:
-        gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed")
-        self.env, self.params = gymnax.make("CartPole-v1")
+    Attributes:
+        reset: Key to observation and state of an environment.
+        step: Key, state and choice (bool `[]`) to observation, state, reward and done.
+    """
+
+    reset: Callable[[jax.Array], tuple[jax.Array, Any]]
+    step: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any, jax.Array, jax.Array]]
 
     def begin(self, metrics: MetricsCallback, key: jax.Array) -> Any:
-        keys = jax.random.split(key, ENVS)
-        obs, env_state = jax.vmap(self.env.reset, (0, None))(keys, self.params)
-        return (env_state, obs, jnp.zeros(4)), metrics.on_training_start(metrics.init(ENVS))
+        obs, env_state = jax.vmap(self.reset)(jax.random.split(key, ENVS))
+        weight = jnp.zeros(obs.shape[-1])
+        return (env_state, obs, weight), metrics.on_training_start(metrics.init(ENVS))
 
     def iterate(self, metrics: MetricsCallback, carry: Any, key: jax.Array) -> tuple[Any, None]:
         def step(carry: Any, key: jax.Array) -> Any:
             env_state, obs, weight = carry
             act, move = jax.random.split(key)
-            action = (obs @ weight + jax.random.logistic(act, (ENVS,)) > 0).astype(jnp.int32)
-            # gymnax 1 tells terminated and truncated apart, gymnax 0 has one `done`
-            obs, env_state, reward, *ends, _ = jax.vmap(self.env.step, (0, 0, 0, None))(
-                jax.random.split(move, ENVS), env_state, action, self.params
-            )
-            return (env_state, obs, weight), (reward, jnp.stack(ends).any(0))
+            choice = obs @ weight + jax.random.logistic(act, (ENVS,)) > 0
+            keys = jax.random.split(move, ENVS)
+            obs, env_state, reward, done = jax.vmap(self.step)(keys, env_state, choice)
+            return (env_state, obs, weight), (reward, done)
 
         learner, state = carry
         learner, (reward, done) = lax.scan(step, learner, jax.random.split(key, TIME))
         env_state, obs, weight = learner
         weight = weight + 0.1 * obs.mean(0)
         state = metrics.on_step(state, reward, done)
-        log = {"weight": weight[2], "reward": reward.sum()}
+        log = {"weight": weight[-2], "reward": reward.sum()}
         state = metrics.on_iteration(state, training_log=log, key=key)
         return ((env_state, obs, weight), state), None
 
@@ -73,6 +79,38 @@ class Gymnax:
         (learner, state), _ = lax.scan(iterate, carry, jax.random.split(run, ITERATIONS))
         metrics.on_training_end(state)
         return learner[2]
+
+
+def make_gymnax() -> OwnLoop:
+    gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed")
+    env, params = gymnax.make("CartPole-v1")
+
+    def step(key: jax.Array, state: Any, choice: jax.Array) -> Any:
+        # gymnax 1 tells terminated and truncated apart, gymnax 0 has one `done`
+        obs, state, reward, *ends, _ = env.step(key, state, choice.astype(jnp.int32), params)
+        return obs, state, reward, jnp.stack(ends).any(0)
+
+    return OwnLoop(lambda key: env.reset(key, params), step)
+
+
+def make_brax() -> OwnLoop:
+    envs = pytest.importorskip("brax.envs", reason="brax is not installed")
+    env = BraxEnvironment(envs.create("inverted_pendulum", backend="positional"))
+
+    def reset(key: jax.Array) -> Any:
+        state = env.initial(key=key)
+        return env.observation(state, key=key), state
+
+    def step(key: jax.Array, state: Any, choice: jax.Array) -> Any:
+        state = env.transition(state, jnp.where(choice, 1.0, -1.0)[None], key=key)
+        return (
+            env.observation(state, key=key),
+            state,
+            state.state.reward,
+            env.terminal(state, key=key),
+        )
+
+    return OwnLoop(reset, step)
 
 
 def make_rejax() -> Train:
@@ -115,7 +153,8 @@ def make_lerax() -> Train:
 
 
 ADAPTERS: dict[str, Callable[[], Any]] = {
-    "gymnax": cache(Gymnax),
+    "gymnax": cache(make_gymnax),
+    "brax": cache(make_brax),
     "rejax": cache(make_rejax),
     "lerax": cache(make_lerax),
 }
@@ -209,8 +248,8 @@ CANNOT = {
     for adapter in ("rejax", "lerax")
     for way in ("jit of an iteration", "environments over devices", "drain")
 }
-CANNOT["lerax", "eager"] = (
-    "each step solves a differential equation: too slow for a test, and untested"
+CANNOT["brax", "eager"] = CANNOT["lerax", "eager"] = (
+    "each step is some hundreds of operations: minutes, one by one"
 )
 CASES = [(one, way) for one in ADAPTERS for way in WAYS if (one, way) not in CANNOT]
 

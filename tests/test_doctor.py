@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import subprocess
@@ -19,6 +20,7 @@ from metriplex.video.ffmpeg import find_ffmpeg
 if TYPE_CHECKING:
     from pathlib import Path
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 BACKEND = """
     import os, sys, time
     from metriplex import Diagnosis, hookimpl
@@ -126,7 +128,7 @@ def test_a_backend_whose_service_would_keep_a_run_is_asked(
     ("hook", "told", "remedy"),
     [
         ("def log_scalars(self): raise ValueError('no such table')", "no such table", ""),
-        ("def open_run(self): os._exit(3)", "ended its process (exit status 3)", ""),
+        slow("def open_run(self): os._exit(3)", "ended its process (exit status 3)", ""),
         (
             "def open_run(self): print('last words', flush=True); os.abort()",
             "ended its process (Aborted): last words",
@@ -184,8 +186,8 @@ def test_a_renderer_that_works(install: Install, tmp_path: Path) -> None:
     ("old", "new", "told"),
     [
         ("= 255", "= 0", "draws nothing: all its pictures are of one colour"),
-        ('int(selected["x"])', "20", "draws all states of its example alike"),
-        ("np.uint8)", "float)", "a frame must be a NumPy array of uint8; frame 0 is float64"),
+        slow('int(selected["x"])', "20", "draws all states of its example alike"),
+        slow("np.uint8)", "float)", "a frame must be a NumPy array of uint8; frame 0 is float64"),
         ("frame[", "import os; os._exit(3); frame[", "the drawing process died (exit status 3)"),
         ('"squares" else', '"circles" else', "no renderer draws `str`"),
     ],

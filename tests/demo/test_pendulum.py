@@ -119,6 +119,7 @@ def test_without_mjx_the_error_says_what_to_install(monkeypatch):
         Pendulum()
 
 
+@pytest.mark.slow
 def test_a_short_training_earns_more(env, tmp_path):
     class Keeper:
         def __init__(self):

@@ -93,6 +93,7 @@ def test_each_iteration_is_one_record_with_all_there_is_to_know(logged):
     assert records[-1].values["episode/return"] == float(final_return)
 
 
+@pytest.mark.slow
 def test_seeds_train_side_by_side_as_they_do_alone(silent):
     keys = jnp.stack([jax.random.key(3), jax.random.key(4)])
     both = jax.vmap(lambda key: train(None, key, SHORT))(keys)

@@ -706,6 +706,7 @@ def test_the_process_ends_when_training_is_killed(fork: bool, tmp_path: Path) ->
         process.stdin.close()
 
 
+@pytest.mark.slow
 def test_memory_of_training_does_not_grow_with_the_clip() -> None:
     program = """
     import resource

@@ -18,30 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _measure import is_short, print_machine, print_table, take_turns
+from _states import states_of
 
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.pendulum import Pendulum
 from metriplex.video.encoding import encode
-from metriplex.video.environments import PatternEnvironment
-from metriplex.video.rollout import rollout
 from metriplex.video.selection import create_renderer
 
 if TYPE_CHECKING:
     from metriplex import Renderer
 
 WIDTH, HEIGHT = 640, 480
-
-
-def states_of(env: Any, renderer: Renderer, count: int) -> list[Any]:
-    """What drawing needs of `count` states of a rollout with random actions."""
-
-    def policy(_observation: Any, key: jax.Array) -> jax.Array:
-        return jax.random.randint(key, (), 0, env.num_actions)
-
-    play = functools.partial(rollout, PatternEnvironment(env), num_steps=count)
-    selected = jax.jit(lambda key: play(policy, key, select=renderer.select))(jax.random.key(0))
-    selected = jax.tree.map(np.asarray, selected)
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], selected) for i in range(count)]
 
 
 def draw(renderer: Renderer, states: list[Any]) -> float:

@@ -2,10 +2,10 @@
 
 Side by side: the encoders of metriplex, and `SummaryWriter.add_video` of tensorboardX, which needs
 moviepy (`pip install moviepy`; without it the others are measured alone); and PyAV with the same
-filters, where it is installed (`pip install av`). Two scenes: a cart-pole
-of few colors, and a shaded one of many, like a physics engine's. Each file is decoded again: PSNR
-over all frames, how many of them are distinct where all were, and how many are another one than the
-one that was given (the nearest in the whole clip).
+filters, where it is installed (`pip install av`). Three scenes: a cart-pole of few colors, the
+demo's pendulum as MuJoCo draws it, and a shaded one that moves all over and has more colors than a
+palette. Each file is decoded again: PSNR over all frames, how many of them are distinct where all
+were, and how many are another one than the one that was given (the nearest in the whole clip).
 
     python benchmarks/video_encoding.py [--short]
 """
@@ -30,11 +30,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from _measure import is_short, print_machine, print_table, ratio, take_turns
+from _states import states_of
 from PIL import Image, ImageSequence
 from tensorboardX import SummaryWriter
 
+from metriplex.demo.pendulum import Pendulum
 from metriplex.video.encoding import encode
 from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.selection import create_renderer
 from metriplex_tensorboard.protos import Event
 
 PEER = "`add_video` (moviepy)"
@@ -55,6 +58,13 @@ def cart_pole(count: int) -> np.ndarray:
         across = (columns - x) * math.cos(angle) + (rows - 280) * math.sin(angle)
         frame[(np.abs(across) < 5) & (along > 0) & (along < 200)] = (204, 153, 102)
     return frames
+
+
+def pendulum(count: int) -> np.ndarray:
+    renderer = create_renderer("mujoco", Pendulum(), WIDTH, HEIGHT)
+    frames = [renderer.render(state) for state in states_of(Pendulum(), renderer, count)]
+    renderer.close()
+    return np.stack(frames)
 
 
 def shaded(count: int) -> np.ndarray:
@@ -202,7 +212,7 @@ def main() -> None:
     if PEER not in encoders:
         print(f"{PEER} is not measured: moviepy is not installed\n")
     print(f"{count} frames, median of {rounds} rounds\n")
-    for scene in (cart_pole, shaded):
+    for scene in (cart_pole, pendulum, shaded):
         measure(scene.__name__, scene(count), encoders, rounds)
 
 

@@ -124,6 +124,15 @@ def test_a_host_function_of_a_program_may_construct(
         one.close()
 
 
+def outputs(program: str, directory: Path) -> tuple[str, str]:
+    """What a process of its own writes to standard output and error."""
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    result = subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, check=False, timeout=120
+    )
+    return result.stdout, result.stderr
+
+
 @pytest.mark.parametrize("wrap", ["jax.jit(f)(1.0)", "jax.vmap(f)(jax.numpy.ones(2))"])
 def test_the_first_import_may_be_inside(tmp_path: Path, wrap: str) -> None:
     program = f"""
@@ -141,15 +150,7 @@ def test_the_first_import_may_be_inside(tmp_path: Path, wrap: str) -> None:
             jax.jit(lambda m: m.on_training_end(m.init(1)))(metrics)
         print(metrics.directory.name)
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert (result.stdout, result.stderr) == ("refused\na\n", "")
+    assert outputs(program, tmp_path) == ("refused\na\n", "")
 
 
 def test_what_was_compiled_before_is_not_compiled_again(tmp_path: Path) -> None:
@@ -171,12 +172,5 @@ def test_what_was_compiled_before_is_not_compiled_again(tmp_path: Path) -> None:
         f(x)
         print(f._cache_size(), program._cache_size())
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert result.stdout == "1 1\n", result.stderr
+    stdout, stderr = outputs(program, tmp_path)
+    assert stdout == "1 1\n", stderr

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from memory import Memory, logging_to_memory
 from metriplex import ConfigurationError, LoggingError, MetricsCallback, MetriplexError, PluginError
 from metriplex import state as device
-from metriplex.arguments import check_count, check_hparams, check_step, check_where, make_config
+from metriplex.arguments import check_hparams, check_where, make_config
 from metriplex.state import Config
+from metriplex.validation import check_count, check_step
 
 if TYPE_CHECKING:
     from pathlib import Path

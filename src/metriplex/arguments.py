@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
-import numbers
-import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,6 +18,12 @@ from metriplex.journal import FsyncPolicy
 from metriplex.learning_rate import TAG, explain_unknown
 from metriplex.state import Config, MetricsState
 from metriplex.training_log import flatten
+from metriplex.validation import (
+    check_choice,
+    check_count,
+    check_positive,
+    is_real,
+)
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -82,35 +85,6 @@ def _drains(transport: Any, buffer: Any, nonfinite: Any, video_interval: int) ->
             f'`transport="drain"` never does: use the default transport, or leave videos out'
         )
     return True
-
-
-def check_count(name: str, value: Any, *, least: int) -> int:
-    """Gives back an int that is large enough.
-
-    Raises:
-        ConfigurationError: It isn't.
-    """
-    try:
-        count = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = least - 1
-    if count < least:
-        raise ConfigurationError(
-            f"`{name}` must be an int of at least {least}; got {value!r}: "
-            + (f"pass `int({name})`" if _is_whole(value, least) else f"pass {least} or more")
-        )
-    return count
-
-
-def check_positive(name: str, value: Any) -> float:
-    """Gives back a finite number above 0.
-
-    Raises:
-        ConfigurationError: It isn't.
-    """
-    if not _is_real(value) or not 0 < value < math.inf:
-        raise ConfigurationError(f"`{name}` must be a number above 0; got {value!r}")
-    return float(value)
 
 
 def check_journal(journal: Any) -> dict[str, Any] | None:
@@ -195,39 +169,6 @@ def check_hparams(hparams: Any) -> Any:
     )
 
 
-def check_tag(tag: Any) -> str:
-    """Gives back a usable tag.
-
-    Raises:
-        LoggingError: It is no string, or empty.
-    """
-    if not isinstance(tag, str) or not tag:
-        raise LoggingError(
-            f"a tag must be a string that is not empty; got {tag!r}: name it, for example "
-            f'"train/loss"'
-        )
-    return tag
-
-
-def check_step(step: Any) -> int:
-    """Gives back the step of a record that is logged on the host.
-
-    Raises:
-        LoggingError: It is not one integer from 0 to 2**64 - 1.
-    """
-    array = None if isinstance(step, int) else np.asarray(step)
-    kind = "i" if array is None else array.dtype.kind
-    number = -1
-    if kind in "iu" and not isinstance(step, bool) and (array is None or array.size == 1):
-        number = step if array is None else array.item()
-    if not 0 <= number < 2**64:
-        raise LoggingError(
-            f"`step` must be one integer from 0 to 2**64 - 1, the environment steps taken so far; "
-            f"got {step!r}: pass for example `int(step)`"
-        )
-    return number
-
-
 def check_state(config: Config, state: Any) -> None:
     """Makes sure that a state is one of `init` of a callback that is configured like this one.
 
@@ -305,21 +246,12 @@ def join_ends(
 
 
 def _alpha(alpha: Any) -> float:
-    if not _is_real(alpha) or not 0 < alpha <= 1:
+    if not is_real(alpha) or not 0 < alpha <= 1:
         raise ConfigurationError(
             f"`alpha` is the weight of the newest episode and must be a number in (0, 1]; got "
             f"{alpha!r}: 1 logs the newest episode alone, the default 0.9 averages a little"
         )
     return float(alpha)
-
-
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """Gives back one of the choices; raises `ConfigurationError` for anything else."""
-    if isinstance(value, str | None) and value in choices:
-        return value
-    raise ConfigurationError(
-        f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}"
-    )
 
 
 def _hashable_rate(rate: Any) -> Any:
@@ -332,7 +264,7 @@ def _hashable_rate(rate: Any) -> Any:
         return rate
     if rate is None:
         return None
-    if not _is_real(rate) and not (_is_array(rate) and rate.size == 1 and rate.dtype.kind in "fiu"):
+    if not is_real(rate) and not (_is_array(rate) and rate.size == 1 and rate.dtype.kind in "fiu"):
         raise ConfigurationError(
             f"`learning_rate` must be a number or an optax schedule; got {rate!r}: pass what the "
             f"optimizer was given, for example 3e-4 or `optax.linear_schedule(...)`"
@@ -351,13 +283,5 @@ def _axis_name(axis_name: Any) -> Any:
     )
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-
-
 def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray)
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, float) and value.is_integer() and value >= least

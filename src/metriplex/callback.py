@@ -13,10 +13,8 @@ import jax
 from metriplex import state as device
 from metriplex.aggregate import Aggregator
 from metriplex.arguments import (
-    check_count,
     check_hparams,
     check_journal,
-    check_positive,
     check_resume,
     check_state,
     check_video,
@@ -37,6 +35,7 @@ from metriplex.plugins import create_backends
 from metriplex.run import Run
 from metriplex.tracing import require_host
 from metriplex.transforms import create_transforms
+from metriplex.validation import check_count, check_positive
 
 if TYPE_CHECKING:
     import os

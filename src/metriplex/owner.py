@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from metriplex import bridge, shutdown
 from metriplex import state as device
-from metriplex.arguments import check_hparams, check_state, check_step
+from metriplex.arguments import check_hparams, check_state
 from metriplex.cluster_run import is_written_here
 from metriplex.drain import (
     expect_drain,
@@ -31,6 +31,7 @@ from metriplex.hparams import flatten_hparams
 from metriplex.media import MediaLogger
 from metriplex.tracing import is_tracing
 from metriplex.training_log import flatten
+from metriplex.validation import check_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

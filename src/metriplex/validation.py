@@ -1,0 +1,92 @@
+"""Checks of single values that users pass."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import numpy as np
+
+from metriplex.errors import ConfigurationError, LoggingError
+
+
+def check_count(name: str, value: Any, *, least: int) -> int:
+    """Gives back an int that is large enough.
+
+    Raises:
+        ConfigurationError: It isn't.
+    """
+    try:
+        count = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise ConfigurationError(
+            f"`{name}` must be an int of at least {least}; got {value!r}: "
+            + (f"pass `int({name})`" if _is_whole(value, least) else f"pass {least} or more")
+        )
+    return count
+
+
+def check_positive(name: str, value: Any) -> float:
+    """Gives back a finite number above 0.
+
+    Raises:
+        ConfigurationError: It isn't.
+    """
+    if not is_real(value) or not 0 < value < math.inf:
+        raise ConfigurationError(f"`{name}` must be a number above 0; got {value!r}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Gives back one of the choices; raises `ConfigurationError` for anything else."""
+    if isinstance(value, str | None) and value in choices:
+        return value
+    raise ConfigurationError(
+        f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}"
+    )
+
+
+def check_tag(tag: Any) -> str:
+    """Gives back a usable tag.
+
+    Raises:
+        LoggingError: It is no string, or empty.
+    """
+    if not isinstance(tag, str) or not tag:
+        raise LoggingError(
+            f"a tag must be a string that is not empty; got {tag!r}: name it, for example "
+            f'"train/loss"'
+        )
+    return tag
+
+
+def check_step(step: Any) -> int:
+    """Gives back the step of a record that is logged on the host.
+
+    Raises:
+        LoggingError: It is not one integer from 0 to 2**64 - 1.
+    """
+    array = None if isinstance(step, int) else np.asarray(step)
+    kind = "i" if array is None else array.dtype.kind
+    number = -1
+    if kind in "iu" and not isinstance(step, bool) and (array is None or array.size == 1):
+        number = step if array is None else array.item()
+    if not 0 <= number < 2**64:
+        raise LoggingError(
+            f"`step` must be one integer from 0 to 2**64 - 1, the environment steps taken so far; "
+            f"got {step!r}: pass for example `int(step)`"
+        )
+    return number
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, float) and value.is_integer() and value >= least
+
+
+def is_real(value: Any) -> bool:
+    """Return True for a real number that is no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)

@@ -36,7 +36,7 @@ from _measure import (
 )
 
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
 from metriplex.recording import RunJournal
 from metriplex.replay import replay
 from metriplex.run import Run

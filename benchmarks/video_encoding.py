@@ -35,9 +35,9 @@ from PIL import Image, ImageSequence
 from tensorboardX import SummaryWriter
 
 from metriplex.demo.pendulum import Pendulum
+from metriplex.plugins.renderers import create_renderer
 from metriplex.video.encoding import encode
 from metriplex.video.ffmpeg import find_ffmpeg
-from metriplex.video.selection import create_renderer
 from metriplex_tensorboard.protos import Event
 
 PEER = "`add_video` (moviepy)"

@@ -34,11 +34,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metriplex import MetricsCallback, MetricsState, Video
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.ppo import Config, train
+from metriplex.plugins.renderers import create_renderer
 from metriplex.video.drawing import draw_clip
 from metriplex.video.environments import PatternEnvironment
 from metriplex.video.jobs import RenderJob
 from metriplex.video.rollout import rollout
-from metriplex.video.selection import create_renderer
 
 ENV = CartPole()
 OFF = "no videos"

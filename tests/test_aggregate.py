@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metriplex import Scalars
 from metriplex.aggregate import PENDING, Aggregator, aggregate, statistics
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
 from metriplex.run import Run
 from test_run import INFO, Keeper, row
 

@@ -16,7 +16,7 @@ from metriplex.errors import (
     PluginError,
     TransientError,
 )
-from metriplex.plugins import PluginReport
+from metriplex.plugins.report import PluginReport
 
 if TYPE_CHECKING:
     from pathlib import Path

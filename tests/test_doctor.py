@@ -374,6 +374,6 @@ def test_the_exit_status_is_zero_only_if_all_is_well(
 
 
 def discovery_groups() -> Any:
-    from metriplex.discovery import GROUPS
+    from metriplex.plugins.discovery import GROUPS
 
     return GROUPS

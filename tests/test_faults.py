@@ -14,7 +14,7 @@ import pytest
 
 from memory import Memory, plain
 from metriplex import MetricsCallback, NonFiniteError
-from metriplex.hookspecs import BACKEND_HOOKS
+from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.testing.faults import FaultyBackend, hangs, raises
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.cli import main
 from metriplex.commands.replay import parse_backends
 from metriplex.journal import JournalWriter
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
 from metriplex.replay import JournalSource, replay, replay_events
 from metriplex.sending import send
 from metriplex.workers import FAILURES

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ClosedError, NonFiniteError, RunInfo, Scalars, Text, hookimpl
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
 from metriplex.run import STEPS_PER_SECOND, Run
 from metriplex.sequence import Row
 

@@ -21,8 +21,8 @@ from metriplex import (
     Video,
     hookimpl,
 )
-from metriplex.hookspecs import BACKEND_HOOKS
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
+from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.workers import FAILURES, Worker
 
 if TYPE_CHECKING:

@@ -13,9 +13,11 @@ from metriplex.errors import (
     TransientError,
     VideoError,
 )
-from metriplex.hookspecs import hookimpl
 from metriplex.host_function import callback_with_numpy_wrapper
 from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
+from metriplex.plugins.hookspecs import hookimpl
+from metriplex.plugins.interfaces import Environment, Renderer
+from metriplex.plugins.routing import Route
 from metriplex.reading import RunData, read
 from metriplex.records import (
     Artifact,
@@ -32,8 +34,6 @@ from metriplex.records import (
     Video,
     lane_name,
 )
-from metriplex.rendering import Environment, Renderer
-from metriplex.routing import Route
 from metriplex.state import MetricsState
 from metriplex.video.encoding import encode_video
 

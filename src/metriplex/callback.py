@@ -31,10 +31,10 @@ from metriplex.lanes import make_lanes
 from metriplex.naming import run_name
 from metriplex.opening import Opened, open_run
 from metriplex.owner import RunOwner
-from metriplex.plugins import create_backends
+from metriplex.plugins.backends import create_backends
+from metriplex.plugins.scalar_transforms import create_transforms
 from metriplex.run import Run
 from metriplex.tracing import require_host
-from metriplex.transforms import create_transforms
 from metriplex.validation import check_count, check_positive
 
 if TYPE_CHECKING:

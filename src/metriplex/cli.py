@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from metriplex.commands import export, new_backend, replay
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
-from metriplex.plugins import PluginReport, installed
+from metriplex.plugins.report import PluginReport, installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def plugin_table(reports: Sequence[PluginReport], width: int) -> str:
     """Lays out what is installed, one plugin a row, with the reason below each broken one.
 
     Args:
-        reports: What `metriplex.plugins.installed` gave.
+        reports: What `metriplex.plugins.report.installed` gave.
         width: Columns of the terminal; the last column and the reasons wrap to fit.
 
     Returns:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from metriplex.acks import clamp_acks
 from metriplex.errors import ConfigurationError
-from metriplex.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
 from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, superseded
+from metriplex.plugins.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
 from metriplex.records import Scalars
 from metriplex.tasks import REREAD, Task, join
 
@@ -79,7 +79,7 @@ class RunJournal:
         """Does what a backend's hook would; the worker's thread calls.
 
         Args:
-            hook: A hook of `metriplex.hookspecs.BackendSpec`.
+            hook: A hook of `metriplex.plugins.hookspecs.BackendSpec`.
             number: Number of the first record, or for a call without records of the next one.
             **arguments: The hook's arguments.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import final
 
 from metriplex.acks import Ack, ack_path, load_ack
-from metriplex.discovery import entry_points
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     Close,
@@ -22,7 +21,8 @@ from metriplex.journal import (
     superseded,
 )
 from metriplex.journal.event_files import EventRun, event_runs
-from metriplex.plugins import Backend, create_backends
+from metriplex.plugins.backends import Backend, create_backends
+from metriplex.plugins.discovery import entry_points
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 from metriplex.sending import Progress, Replayed, send
 

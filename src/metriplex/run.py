@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, final
 from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ClosedError
 from metriplex.finite import FiniteFilter, NonFinite
-from metriplex.hookspecs import MEDIA_HOOKS
 from metriplex.lanes import LaneCount
+from metriplex.plugins.hookspecs import MEDIA_HOOKS
+from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.sequence import WINDOW, Row, Sequencer
 from metriplex.shutdown import hold_if_terminating
-from metriplex.transforms import Transforms
 from metriplex.workers import Worker
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from metriplex.aggregate import Aggregator
     from metriplex.companions import Companion
-    from metriplex.plugins import Backend
+    from metriplex.plugins.backends import Backend
     from metriplex.recording import RunJournal
 
 logger = logging.getLogger("metriplex")

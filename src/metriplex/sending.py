@@ -15,7 +15,7 @@ from metriplex.workers import FAILURES, RETRY_SECONDS
 if TYPE_CHECKING:
     from metriplex.acks import Ack
     from metriplex.journal import Entry
-    from metriplex.plugins import Backend
+    from metriplex.plugins.backends import Backend
     from metriplex.records import RunInfo
     from metriplex.tasks import Task
 

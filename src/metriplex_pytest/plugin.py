@@ -141,8 +141,8 @@ def _installed() -> dict[str, Any]:
 def _load(name: str) -> type:
     entry = _installed().get(name)
     if entry is None:
-        from metriplex.discovery import find
         from metriplex.errors import PluginError
+        from metriplex.plugins.discovery import find
 
         try:
             brought = find("backend", name)

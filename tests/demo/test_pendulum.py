@@ -140,7 +140,7 @@ def test_a_short_training_earns_more(env, tmp_path):
 
 def test_the_mujoco_renderer_draws_it(env):
     pytest.importorskip("metriplex_mujoco")
-    from metriplex.video.selection import create_renderer
+    from metriplex.plugins.renderers import create_renderer
 
     renderer = create_renderer("mujoco", env, 160, 120)
     frames = {}

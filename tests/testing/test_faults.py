@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from metriplex import MetricsCallback, Scalars
-from metriplex.hookspecs import BACKEND_HOOKS
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
+from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.testing import faults
 from metriplex.testing.faults import FaultyBackend, Outage
 

@@ -10,7 +10,7 @@ import pytest
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, hookimpl
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
 from metriplex.video.setup import prepare_videos
 from video.cases import Dot, Line
 

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metriplex.discovery import GROUPS, entry_points
 from metriplex.doctor import machine
 from metriplex.doctor.report import BROKEN, OK, Finding, layout, summary
 from metriplex.doctor.trials import run_trial
+from metriplex.plugins.discovery import GROUPS, entry_points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,17 +16,17 @@ import jax
 import numpy as np
 
 from metriplex.callback import MetricsCallback
-from metriplex.discovery import construct, find, load
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import MetriplexError
-from metriplex.hookcheck import check_hooks, marked_hooks
-from metriplex.hookspecs import SPECS, hookimpl
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
+from metriplex.plugins.checks import check_hooks, marked_hooks
+from metriplex.plugins.discovery import construct, find, load
+from metriplex.plugins.hookspecs import SPECS, hookimpl
+from metriplex.plugins.renderers import create_renderer
 from metriplex.records import RunInfo
 from metriplex.run import Run
 from metriplex.video.ffmpeg import find_ffmpeg
 from metriplex.video.jobs import RenderJob
-from metriplex.video.selection import create_renderer
 from metriplex.video.worker import RenderWorker
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
     from metriplex.video.jobs import RenderResult
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")

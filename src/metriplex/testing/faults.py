@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
-from metriplex.hookspecs import BACKEND_HOOKS, hookimpl
+from metriplex.plugins.hookspecs import BACKEND_HOOKS, hookimpl
 
 if TYPE_CHECKING:
     from metriplex.records import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from metriplex.errors import ClosedError
-from metriplex.hookspecs import hookimpl
+from metriplex.plugins.hookspecs import hookimpl
 from metriplex.testing.stored import Stored
 from metriplex.video.encoding import encode_video
 

@@ -19,7 +19,7 @@ from metriplex.testing.drawing import DISPLAYS, draw_in_fresh_process, make_clip
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
 
 _WIDTH, _HEIGHT = 64, 48
 _IN_A_ROW = 100

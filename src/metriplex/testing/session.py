@@ -8,8 +8,8 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, final
 
-from metriplex.hookspecs import MEDIA_HOOKS
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
+from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Session:
         """Calls a hook and waits for it; does nothing if the backend doesn't have it.
 
         Args:
-            hook: Name of a hook of `metriplex.hookspecs.BackendSpec`.
+            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
             **arguments: Its arguments beside `run`.
 
         Raises:

@@ -22,7 +22,7 @@ from metriplex.video.drawing import draw_clip, failed
 from metriplex.video.jobs import RenderJob
 
 if TYPE_CHECKING:
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
     from metriplex.video.jobs import RenderResult
 
 _LOOK_UP_SECONDS = 5.0

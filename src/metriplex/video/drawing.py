@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
 
 CLOSED = "the run was closed before the clip was done"
 

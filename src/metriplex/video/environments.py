@@ -6,7 +6,7 @@ from typing import Any, final
 
 import jax.numpy as jnp
 
-from metriplex.rendering import Environment
+from metriplex.plugins.interfaces import Environment
 
 _METHODS = ("initial", "transition", "observation", "terminal")
 

@@ -24,7 +24,7 @@ from metriplex.video.rollout import play
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-    from metriplex.rendering import Environment
+    from metriplex.plugins.interfaces import Environment
 
 
 class Payload(abc.ABC):

@@ -25,7 +25,7 @@ from metriplex.video.priority import come_forward, stand_back, waited_secs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
 
 _GRACE_SECONDS = 5.0
 """How long an idle process may take to end by itself."""

@@ -14,7 +14,7 @@ from jax.core import eval_jaxpr
 
 from metriplex import bridge
 from metriplex.packing import NO_SEQUENCE, Header, Kind
-from metriplex.rendering import Environment  # noqa: TC001 - part of public annotations
+from metriplex.plugins.interfaces import Environment  # noqa: TC001 - part of public annotations
 from metriplex.state import NO_LANE, Config, MetricsState, gate, make_row
 from metriplex.tracing import is_tracing
 from metriplex.video.payloads import Parts, Play, States, name, register

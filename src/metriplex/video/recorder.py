@@ -16,7 +16,7 @@ from metriplex.video.worker import RenderWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
     from metriplex.sequence import Row
 
 logger = logging.getLogger("metriplex")

@@ -18,7 +18,7 @@ from metriplex.video.policies import adapt_policy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from metriplex.rendering import Environment
+    from metriplex.plugins.interfaces import Environment
     from metriplex.video.policies import Actor
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.plugins.renderers import adapt_environment, create_renderer
 from metriplex.video.environments import PatternEnvironment
 from metriplex.video.program import VideoProgram
 from metriplex.video.recorder import TAG, VideoRecorder
-from metriplex.video.selection import adapt_environment, create_renderer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from metriplex.plugins import Backend
-    from metriplex.rendering import Environment, Renderer
+    from metriplex.plugins.backends import Backend
+    from metriplex.plugins.interfaces import Environment, Renderer
     from metriplex.run import Run
 
 WorkerMode: TypeAlias = Literal["process", "thread"]

@@ -14,7 +14,7 @@ from metriplex.video.drawing import CLOSED, Drawer, ThreadDrawer, failed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from metriplex.rendering import Renderer
+    from metriplex.plugins.interfaces import Renderer
     from metriplex.video.jobs import RenderJob, RenderResult
 
 logger = logging.getLogger("metriplex")

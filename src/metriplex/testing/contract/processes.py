@@ -6,7 +6,7 @@ import abc
 
 import pytest
 
-from metriplex.plugins import Backend
+from metriplex.plugins.backends import Backend
 from metriplex.testing.child import Child
 from metriplex.testing.contract.base import ContractBase
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from metriplex import ConfigurationError, Environment, PluginError, hookimpl
-from metriplex.video.selection import adapt_environment, create_renderer
+from metriplex.plugins.renderers import adapt_environment, create_renderer
 from video.cases import Dot, Line, taping
 
 if TYPE_CHECKING:

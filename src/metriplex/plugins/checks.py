@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from metriplex.errors import PluginError
-from metriplex.hookspecs import PROJECT, spec_hooks
+from metriplex.plugins.hookspecs import PROJECT, spec_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

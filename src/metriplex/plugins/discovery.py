@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
-from metriplex.hookcheck import closest, listing
+from metriplex.plugins.checks import closest, listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,8 +27,8 @@ from metriplex import (
     Video,
     hookimpl,
 )
-from metriplex.plugins import Backend, create_backends
-from metriplex.routing import Router
+from metriplex.plugins.backends import Backend, create_backends
+from metriplex.plugins.routing import Router
 from metriplex.run import Run
 from metriplex.video.setup import prepare_videos
 

@@ -14,8 +14,9 @@ import pytest
 
 from metriplex import RunInfo, Scalars, hookimpl
 from metriplex.errors import ConfigurationError, PluginError
-from metriplex.hookspecs import BACKEND_HOOKS
-from metriplex.plugins import Backend, PluginReport, create_backends, installed
+from metriplex.plugins.backends import Backend, create_backends
+from metriplex.plugins.hookspecs import BACKEND_HOOKS
+from metriplex.plugins.report import PluginReport, installed
 
 RUN = RunInfo(id="0f", name="run", directory=Path("logs/run"), start_time=0.0)
 RECORDS = [Scalars(step=1, values={"a": 1.0})]

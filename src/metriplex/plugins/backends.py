@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, final, get_type_hints
+from typing import Any, final
 
-from metriplex.discovery import GROUPS, distribution, entry_points, items, load, make, origin
-from metriplex.errors import ConfigurationError, PluginError
-from metriplex.hookcheck import callers, check_hooks, marked_hooks
-from metriplex.hookspecs import SPECS, BackendSpec
-from metriplex.routing import Route, Router
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from importlib import metadata
+from metriplex.errors import ConfigurationError
+from metriplex.plugins.checks import callers
+from metriplex.plugins.discovery import (
+    items,
+    make,
+)
+from metriplex.plugins.hookspecs import BackendSpec
+from metriplex.plugins.routing import Route, Router
 
 DEFAULT_BACKEND = "tensorboard"
 DEFAULT_FLUSH_SECS = 5.0
@@ -30,7 +27,7 @@ class Backend:
     Attributes:
         name: The backend's name in this run.
         plugin: The object whose methods are the hooks.
-        hooks: The hooks of `metriplex.hookspecs.BackendSpec` that it implements.
+        hooks: The hooks of `metriplex.plugins.hookspecs.BackendSpec` that it implements.
         flush_secs: Longest time in seconds that records wait for `flush`; the plugin's attribute
             of that name as it was at construction, 5.0 if it has none.
         video_format: The format in which it takes videos; the plugin's attribute of that name,
@@ -68,7 +65,7 @@ class Backend:
         """Calls the plugin's implementation of a hook on the calling thread, if it has one.
 
         Args:
-            hook: Name of a hook of `metriplex.hookspecs.BackendSpec`.
+            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
             number: That of the first record in the run, which plugins are not told.
             **kwargs: All arguments of the hook; the plugin gets those that it names, and of records
                 what the route leaves of them.
@@ -83,29 +80,6 @@ class Backend:
 
     def _call(self, hook: str, **kwargs: object) -> None:
         getattr(self._callers, hook)(**kwargs)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class PluginReport:
-    """What is known of one installed plugin.
-
-    Attributes:
-        kind: `backend`, `transform`, `renderer` or `environment`.
-        name: Name by which it is asked for.
-        distribution: Name of the distribution that brings it.
-        version: That distribution's version.
-        hooks: The hooks it implements; empty if it is broken, or made by a function whose return
-            type isn't annotated.
-        error: Why it is broken; None if it isn't.
-    """
-
-    kind: str
-    name: str
-    distribution: str
-    version: str
-    hooks: tuple[str, ...]
-    error: str | None
 
 
 def create_backends(requested: object = None) -> list[Backend]:
@@ -139,52 +113,6 @@ def create_backends(requested: object = None) -> list[Backend]:
             candidates = chain([name], (f"{name}_{i}" for i in count(2)))
             backends.append(Backend(next(c for c in candidates if c not in taken), plugin, route))
     return backends
-
-
-def installed() -> list[PluginReport]:
-    """Imports every installed plugin and reports what it is, or why it is broken.
-
-    Returns:
-        One report for every entry point of every group, sorted by kind and name. Nothing that
-        a plugin does while it is imported is raised, except KeyboardInterrupt.
-    """
-    reports: list[PluginReport] = []
-    for kind in GROUPS:
-        entries = sorted(entry_points(kind), key=lambda entry: (entry.name, distribution(entry)))
-        reports += [_report(kind, entry, entries) for entry in entries]
-    return reports
-
-
-def _report(
-    kind: str, entry: metadata.EntryPoint, entries: Iterable[metadata.EntryPoint]
-) -> PluginReport:
-    hooks: tuple[str, ...] = ()
-    error = None
-    rivals = [e for e in entries if e.name == entry.name and e.value != entry.value]
-    try:
-        factory = load(kind, entry)
-        product = _product(factory)
-        marked = tuple(hook for _, hook, _ in marked_hooks(product))
-        if marked or product is factory:
-            hooks = check_hooks(product, SPECS[kind], f"{kind} `{entry.name}`")
-        else:
-            hooks = marked
-    except PluginError as problem:
-        error = str(problem)
-    if rivals and error is None:
-        error = f"the name is also registered by {', '.join(map(origin, rivals))}"
-    return PluginReport(kind, entry.name, *distribution(entry), hooks, error)
-
-
-def _product(factory: Callable[..., object]) -> type | None:
-    """The class of what a factory makes, if that can be known without calling it."""
-    if inspect.isclass(factory):
-        return factory
-    try:
-        product = get_type_hints(factory).get("return")
-    except Exception:  # noqa: BLE001 - an annotation may name anything; it is only a hint
-        return None
-    return product if inspect.isclass(product) and product is not object else None
 
 
 def _flush_secs(plugin: object, name: str) -> float:

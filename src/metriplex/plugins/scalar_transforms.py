@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, final
 
-from metriplex.discovery import items, make
 from metriplex.errors import LoggingError
-from metriplex.hookcheck import callers
-from metriplex.hookspecs import TransformSpec
+from metriplex.plugins.checks import callers
+from metriplex.plugins.discovery import items, make
+from metriplex.plugins.hookspecs import TransformSpec
 from metriplex.records import Scalars
 
 if TYPE_CHECKING:

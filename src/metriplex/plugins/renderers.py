@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from metriplex.discovery import construct, entry_points
 from metriplex.errors import ConfigurationError, MetriplexError
-from metriplex.hookcheck import check_hooks, listing
-from metriplex.hookspecs import PROJECT, SPECS
-from metriplex.rendering import Environment, Renderer
+from metriplex.plugins.checks import check_hooks, listing
+from metriplex.plugins.discovery import construct, entry_points
+from metriplex.plugins.hookspecs import PROJECT, SPECS
+from metriplex.plugins.interfaces import Environment, Renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures a
 
 import pluggy
 
+from metriplex.plugins.interfaces import Environment, Renderer  # noqa: TC001
 from metriplex.records import (
     Artifact,
     Diagnosis,
@@ -37,7 +38,6 @@ from metriplex.records import (
     Text,
     Video,
 )
-from metriplex.rendering import Environment, Renderer  # noqa: TC001
 
 PROJECT = "metriplex"
 

@@ -21,8 +21,8 @@ from metriplex import (
     hookimpl,
 )
 from metriplex.cli import main
-from metriplex.plugins import installed
-from metriplex.transforms import Transforms, create_transforms
+from metriplex.plugins.report import installed
+from metriplex.plugins.scalar_transforms import Transforms, create_transforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from metriplex.errors import ConfigurationError
-from metriplex.hookcheck import closest
-from metriplex.hookspecs import MEDIA_HOOKS
+from metriplex.plugins.checks import closest
+from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Artifact, Media, Scalars
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Router:
 
         Args:
             call: Calls a hook by its name.
-            hook: Name of a hook of `metriplex.hookspecs.BackendSpec`.
+            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
             run: The run.
             **arguments: The hook's other arguments.
 

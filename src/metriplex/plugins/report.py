@@ -1,0 +1,91 @@
+"""A report of every installed plugin, also of broken ones."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final, get_type_hints
+
+from metriplex.errors import PluginError
+from metriplex.plugins.checks import check_hooks, marked_hooks
+from metriplex.plugins.discovery import (
+    GROUPS,
+    distribution,
+    entry_points,
+    load,
+    origin,
+)
+from metriplex.plugins.hookspecs import SPECS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from importlib import metadata
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PluginReport:
+    """What is known of one installed plugin.
+
+    Attributes:
+        kind: `backend`, `transform`, `renderer` or `environment`.
+        name: Name by which it is asked for.
+        distribution: Name of the distribution that brings it.
+        version: That distribution's version.
+        hooks: The hooks it implements; empty if it is broken, or made by a function whose return
+            type isn't annotated.
+        error: Why it is broken; None if it isn't.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...]
+    error: str | None
+
+
+def installed() -> list[PluginReport]:
+    """Imports every installed plugin and reports what it is, or why it is broken.
+
+    Returns:
+        One report for every entry point of every group, sorted by kind and name. Nothing that
+        a plugin does while it is imported is raised, except KeyboardInterrupt.
+    """
+    reports: list[PluginReport] = []
+    for kind in GROUPS:
+        entries = sorted(entry_points(kind), key=lambda entry: (entry.name, distribution(entry)))
+        reports += [_report(kind, entry, entries) for entry in entries]
+    return reports
+
+
+def _report(
+    kind: str, entry: metadata.EntryPoint, entries: Iterable[metadata.EntryPoint]
+) -> PluginReport:
+    hooks: tuple[str, ...] = ()
+    error = None
+    rivals = [e for e in entries if e.name == entry.name and e.value != entry.value]
+    try:
+        factory = load(kind, entry)
+        product = _product(factory)
+        marked = tuple(hook for _, hook, _ in marked_hooks(product))
+        if marked or product is factory:
+            hooks = check_hooks(product, SPECS[kind], f"{kind} `{entry.name}`")
+        else:
+            hooks = marked
+    except PluginError as problem:
+        error = str(problem)
+    if rivals and error is None:
+        error = f"the name is also registered by {', '.join(map(origin, rivals))}"
+    return PluginReport(kind, entry.name, *distribution(entry), hooks, error)
+
+
+def _product(factory: Callable[..., object]) -> type | None:
+    """The class of what a factory makes, if that can be known without calling it."""
+    if inspect.isclass(factory):
+        return factory
+    try:
+        product = get_type_hints(factory).get("return")
+    except Exception:  # noqa: BLE001 - an annotation may name anything; it is only a hint
+        return None
+    return product if inspect.isclass(product) and product is not object else None

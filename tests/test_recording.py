@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ConfigurationError, Image, MetricsCallback, RunInfo, Scalars, Text, hookimpl
-from metriplex.acks import Ack, ack_path, clamp_acks, load_ack
 from metriplex.journal import Close, Entry, Hparams, read_entries
+from metriplex.journal.acks import Ack, ack_path, clamp_acks, load_ack
 from metriplex.plugins.backends import Backend
 from metriplex.recording import BATCH, RunJournal, calls
 from metriplex.run import Run

@@ -9,10 +9,10 @@ import pytest
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, RunInfo, Scalars, hookimpl
-from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.cli import main
 from metriplex.commands.replay import parse_backends
 from metriplex.journal import JournalWriter
+from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import Backend
 from metriplex.replay import JournalSource, replay, replay_events
 from metriplex.sending import send

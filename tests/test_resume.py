@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, Scalars
-from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.journal import Resume, read_entries, superseded
+from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.opening import next_iteration
 
 if TYPE_CHECKING:

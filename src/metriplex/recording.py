@@ -7,9 +7,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, final
 
-from metriplex.acks import clamp_acks
 from metriplex.errors import ConfigurationError
 from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, superseded
+from metriplex.journal.acks import clamp_acks
 from metriplex.plugins.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
 from metriplex.records import Scalars
 from metriplex.tasks import REREAD, Task, join

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import final
 
-from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     Close,
@@ -20,6 +19,7 @@ from metriplex.journal import (
     read_run,
     superseded,
 )
+from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.journal.event_files import EventRun, event_runs
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.discovery import entry_points

@@ -10,9 +10,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
-from metriplex.acks import Ack, ack_path, load_ack
 from metriplex.errors import ClosedError
 from metriplex.finite import FiniteFilter, NonFinite
+from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.lanes import LaneCount
 from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.plugins.scalar_transforms import Transforms

@@ -13,8 +13,8 @@ from metriplex.recording import calls
 from metriplex.workers import FAILURES, RETRY_SECONDS
 
 if TYPE_CHECKING:
-    from metriplex.acks import Ack
     from metriplex.journal import Entry
+    from metriplex.journal.acks import Ack
     from metriplex.plugins.backends import Backend
     from metriplex.records import RunInfo
     from metriplex.tasks import Task

@@ -15,7 +15,7 @@ from metriplex.tasks import REREAD, Task, TaskQueue
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from metriplex.acks import Ack
+    from metriplex.journal.acks import Ack
     from metriplex.recording import RunJournal
 
 logger = logging.getLogger("metriplex")

@@ -27,8 +27,8 @@ import pytest
 from deaths.host import ENVIRONMENT, Service, make_run
 from memory import Memory
 from metriplex import MetricsCallback, Scalars, hookimpl
-from metriplex.acks import load_ack
 from metriplex.journal import Close, read_entries
+from metriplex.journal.acks import load_ack
 from metriplex.replay import replay
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import final
 
 from metriplex.errors import ConfigurationError
+from metriplex.event_files.reader import EventRun, event_runs
 from metriplex.journal import (
     Close,
     Entry,
@@ -20,7 +21,6 @@ from metriplex.journal import (
     superseded,
 )
 from metriplex.journal.acks import Ack, ack_path, load_ack
-from metriplex.journal.event_files import EventRun, event_runs
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.discovery import entry_points
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations

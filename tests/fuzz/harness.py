@@ -19,6 +19,7 @@ with atheris.instrument_imports(include=["metriplex.journal", "metriplex.reading
     from crc32c import crc32c
 
     from metriplex import Scalars, Text, read
+    from metriplex.event_files.reader import event_runs
     from metriplex.journal import (
         Close,
         Hparams,
@@ -28,7 +29,6 @@ with atheris.instrument_imports(include=["metriplex.journal", "metriplex.reading
         read_entries,
         superseded,
     )
-    from metriplex.journal.event_files import event_runs
     from metriplex.journal.lines import seal
     from metriplex.records import RunInfo
 

@@ -20,9 +20,9 @@ from tensorboardX import SummaryWriter
 
 from journal.strategies import pixels, same
 from metriplex import Histogram, Image, PluginError, Scalars, Text, Video
+from metriplex.event_files.protobuf import parse_message
+from metriplex.event_files.reader import event_runs
 from metriplex.journal import Close, Hparams, Resume
-from metriplex.journal.event_files import event_runs
-from metriplex.journal.protobuf import parse_message
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,7 @@ from typing import Any, final
 
 import numpy as np
 
-from metriplex.journal.entries import Close, Hparams, Record
-from metriplex.journal.protobuf import (
+from metriplex.event_files.protobuf import (
     Message,
     double,
     inner,
@@ -20,6 +19,7 @@ from metriplex.journal.protobuf import (
     text,
     unpack,
 )
+from metriplex.journal.entries import Close, Hparams, Record
 from metriplex.records import Clip, Histogram, Image, Scalar, Scalars, Text, Video
 
 # Fields of Summary.Value.

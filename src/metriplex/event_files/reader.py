@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from metriplex.event_files.protobuf import double, inner, last, parse_message, signed
+from metriplex.event_files.tfrecord import read_records
+from metriplex.event_files.values import Values
 from metriplex.journal.entries import Entry, Record, Resume
-from metriplex.journal.event_values import Values
-from metriplex.journal.protobuf import double, inner, last, parse_message, signed
-from metriplex.journal.tfrecord import read_records
 from metriplex.records import RunInfo
 
 _FILE = re.compile(r".*tfevents.*")

@@ -18,16 +18,16 @@ from metriplex import (
     Scalars,
     Text,
     Video,
-    bridge,
     hookimpl,
 )
+from metriplex.bridge import receiver
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
     import pytest
 
-    from metriplex.blocks import Block
+    from metriplex.bridge.decode import Block
 
 
 @final
@@ -149,11 +149,11 @@ def logging_to_memory(
 def host_calls(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """A list that grows by the block of rows of every host call, in any order of arrival."""
     blocks: list[np.ndarray] = []
-    deliver = bridge._deliver
+    deliver = receiver._deliver
 
     def count(fresh: list[Block]) -> None:
         blocks.extend(np.asarray(block.rows) for block in fresh)
         deliver(fresh)
 
-    monkeypatch.setattr(bridge, "_deliver", count)
+    monkeypatch.setattr(receiver, "_deliver", count)
     return blocks

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from memory import host_calls, logging_to_memory
-from metriplex import ConfigurationError, Lane, MetricsCallback, RunInfo, bridge, hookimpl
+from metriplex import ConfigurationError, Lane, MetricsCallback, RunInfo, hookimpl
+from metriplex.bridge import receiver
 from metriplex.lanes import make_lanes
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def test_another_number_of_lanes_is_told_once_and_costs_no_record(
     with logging_to_memory(tmp_path, aggregate=True, **options) as (metrics, memory):
         jax.jit(jax.vmap(iterate, (None, 0)))(metrics, jnp.arange(float(count)))
         jax.effects_barrier()
-        bridge.drain()
+        receiver.wait()
         (warning,) = warnings_of(caplog)  # long before the run is closed
         metrics.run.flush(60)  # nothing that waits is given up
         assert memory.values("aggregate/train/x/mean") == [mean, mean + 1]

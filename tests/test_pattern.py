@@ -25,9 +25,9 @@ from metriplex import (
     LoggingError,
     MetricsCallback,
     TensorBoardCallback,
-    bridge,
     callback_with_numpy_wrapper,
 )
+from metriplex.bridge import receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,7 +252,7 @@ def test_every_dtype_arrives_bit_for_bit(dtype: str) -> None:
     log(array)
     jax.jit(log)(array)
     jax.jit(lambda x: log(x[0, 2]))(array)
-    bridge.barrier()
+    receiver.barrier()
     assert [type(seen[0]) for seen in calls.seen] == [np.ndarray] * 3
     assert [seen[0].dtype for seen in calls.seen] == [jnp.dtype(dtype)] * 3
     assert [seen[0].shape for seen in calls.seen] == [(2, 3), (2, 3), ()]
@@ -265,7 +265,7 @@ def test_even_signalling_nans_keep_their_bits() -> None:
     bits = np.array([0x7F800001, 0xFF812345, 0x80000000, 0x00000001, 0x7FC00000], np.uint32)
     jax.jit(log)(bits.view(np.float32))
     jax.jit(lambda x: log(x[1]))(bits.view(np.float32))
-    bridge.barrier()
+    receiver.barrier()
     assert calls.seen[0][0].view(np.uint32).tolist() == bits.tolist()
     assert calls.seen[1][0].view(np.uint32) == bits[1]
 
@@ -274,7 +274,7 @@ def test_numpy_s_64_bits_and_python_s_numbers_are_exact_without_x64() -> None:
     calls, log = record()
     wide = np.array([2**63 - 1, -(2**63)])
     log(wide, np.float64(0.1), 0.1, 2**62 + 1, 2**80, True, 1, 1.0)
-    bridge.barrier()
+    receiver.barrier()
     ((array, double, *numbers),) = calls.seen
     assert array.dtype == np.int64
     assert array.tolist() == wide.tolist()
@@ -292,7 +292,7 @@ def test_trees_keywords_and_static_leaves_arrive_as_they_were() -> None:
         log({"x": [x, None, "text"]}, tag, scale=(x * 2, 3), flag=None)
 
     program(jnp.arange(2.0))
-    bridge.barrier()
+    receiver.barrier()
     ((tree, same, keywords),) = calls.seen
     assert tree["x"][0].tolist() == [0.0, 1.0]
     assert tree["x"][1:] == [None, "text"]
@@ -305,7 +305,7 @@ def test_a_leaf_that_cannot_be_hashed_is_passed_on() -> None:
     calls, log = record()
     for names in ({"a"}, {"b"}):
         log(names, jnp.int32(1))
-    bridge.barrier()
+    receiver.barrier()
     assert [(seen[0], int(seen[1])) for seen in calls.seen] == [({"a"}, 1), ({"b"}, 1)]
 
 
@@ -321,7 +321,7 @@ def test_calls_come_in_order_under_scan() -> None:
         return jax.lax.scan(turn, jnp.int32(0), length=200)[0]
 
     program()
-    bridge.barrier()
+    receiver.barrier()
     assert [int(seen[0]) for seen in calls.seen] == list(range(200))
     assert calls.threads == {"metriplex-drain"}
 
@@ -330,7 +330,7 @@ def test_each_lane_is_a_call_in_order() -> None:
     calls, log = record()
     x = jnp.arange(12.0).reshape(3, 2, 2)
     jax.jit(jax.vmap(jax.vmap(lambda row: log(row, "lane"))))(x)
-    bridge.barrier()
+    receiver.barrier()
     assert [seen[0].tolist() for seen in calls.seen] == x.reshape(6, 2).tolist()
     assert {seen[1] for seen in calls.seen} == {"lane"}
 
@@ -343,7 +343,7 @@ def test_a_gradient_passes_by() -> None:
         return x**2
 
     assert float(jax.jit(jax.grad(loss))(3.0)) == 6.0
-    bridge.barrier()
+    receiver.barrier()
     assert [float(seen[0]) for seen in calls.seen] == [3.0]
 
 
@@ -365,7 +365,7 @@ def test_what_the_function_raises_is_logged_and_stops_nothing(
 
     with caplog.at_level(logging.ERROR, "metriplex"):
         y = jax.jit(jax.vmap(lambda x: (fragile(x), x + 1)[1]))(jnp.arange(4))
-        bridge.barrier()
+        receiver.barrier()
     assert y.tolist() == [1, 2, 3, 4]
     assert seen == [0, 1, 2, 3]
     (logged,) = caplog.records
@@ -378,7 +378,7 @@ def test_the_function_may_use_jax() -> None:
     sums = []
     log = callback_with_numpy_wrapper(lambda x: sums.append(float(jnp.sum(x))))
     jax.jit(log)(jnp.arange(4.0))
-    bridge.barrier()
+    receiver.barrier()
     assert sums == [6.0]
 
 
@@ -386,9 +386,9 @@ def test_a_wrapper_keeps_its_name_and_a_loop_needs_one_handle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registered = []
-    register = bridge.register
+    register = receiver.register
     monkeypatch.setattr(
-        bridge, "register", lambda sink: (registered.append(sink), register(sink))[1]
+        receiver, "register", lambda sink: (registered.append(sink), register(sink))[1]
     )
 
     @callback_with_numpy_wrapper
@@ -463,6 +463,6 @@ def test_a_callback_may_be_constructed_in_a_host_function(tmp_path: Path) -> Non
             errors.append(error)
 
     jax.jit(start)(jnp.float32(0.5))
-    bridge.barrier()
+    receiver.barrier()
     assert errors == []
     assert [(r.step, dict(r.values)) for r in memory.records] == [(3, {"x": 0.5})]

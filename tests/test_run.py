@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ClosedError, NonFiniteError, RunInfo, Scalars, Text, hookimpl
+from metriplex.bridge.rows import Row
 from metriplex.plugins.backends import Backend
 from metriplex.run import STEPS_PER_SECOND, Run
-from metriplex.sequence import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metriplex import sequence
-from metriplex.sequence import Row, Sequencer
+from metriplex.bridge.rows import Row
+from metriplex.sequence import Sequencer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

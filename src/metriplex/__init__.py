@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metriplex.bridge.host_function import callback_with_numpy_wrapper
 from metriplex.callback import MetricsCallback
 from metriplex.errors import (
     ClosedError,
@@ -13,7 +14,6 @@ from metriplex.errors import (
     TransientError,
     VideoError,
 )
-from metriplex.host_function import callback_with_numpy_wrapper
 from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer

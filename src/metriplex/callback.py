@@ -23,6 +23,7 @@ from metriplex.arguments import (
     join_ends,
     make_config,
 )
+from metriplex.bridge.tracing import require_host
 from metriplex.cluster import join_cluster
 from metriplex.cluster_run import ClusterRun
 from metriplex.companions import accompany
@@ -34,7 +35,6 @@ from metriplex.owner import RunOwner
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
 from metriplex.run import Run
-from metriplex.tracing import require_host
 from metriplex.validation import check_count, check_positive
 
 if TYPE_CHECKING:

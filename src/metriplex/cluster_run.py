@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from metriplex.bridge.rows import Row
     from metriplex.cluster import Cluster
     from metriplex.opening import Opened
     from metriplex.records import Delivery, Media, Scalar
     from metriplex.run import Run
-    from metriplex.sequence import Row
 
 logger = logging.getLogger("metriplex")
 

@@ -13,8 +13,8 @@ from metriplex.naming import check_name
 from metriplex.records import Lane, lane_name
 
 if TYPE_CHECKING:
+    from metriplex.bridge.rows import Row
     from metriplex.records import RunInfo
-    from metriplex.sequence import Row
 
 logger = logging.getLogger("metriplex")
 

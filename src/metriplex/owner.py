@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from metriplex import bridge, shutdown
+from metriplex import shutdown
 from metriplex import state as device
 from metriplex.arguments import check_hparams, check_state
-from metriplex.cluster_run import is_written_here
-from metriplex.drain import (
+from metriplex.bridge import receiver
+from metriplex.bridge.emit import ABORTED
+from metriplex.bridge.ring import (
     expect_drain,
     note_drain,
     note_program,
@@ -26,10 +27,11 @@ from metriplex.drain import (
     report_undrained,
     take_rows,
 )
+from metriplex.bridge.tracing import is_tracing
+from metriplex.cluster_run import is_written_here
 from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
 from metriplex.hparams import flatten_hparams
 from metriplex.media import MediaLogger
-from metriplex.tracing import is_tracing
 from metriplex.training_log import flatten
 from metriplex.validation import check_step
 
@@ -62,7 +64,7 @@ class RunOwner(MediaLogger, abc.ABC):
 
     def _open(self, run: Run | ClusterRun, handle: int | None = None) -> None:
         """Takes the run, and sees to it that it is closed at the end of the process."""
-        handle = bridge.register(run, handle)
+        handle = receiver.register(run, handle)
         self._handle = np.int32(handle)
         self._run = run
         _runs[handle] = run
@@ -164,7 +166,7 @@ class RunOwner(MediaLogger, abc.ABC):
         note_drain(int(self._handle))
         if is_written_here(run):
             blocks, lost = take_rows(state.buffer, state.buffered)
-            bridge.deliver(blocks)
+            receiver.deliver(blocks)
             run.release()
             report_lost(run.info.name, lost, self._config.buffer)
         return replace(state, buffered=state.buffered * 0)  # keeps its sharding
@@ -180,7 +182,7 @@ class RunOwner(MediaLogger, abc.ABC):
             ClosedError: The run is closed.
         """
         run = self._host_run("flush")
-        bridge.barrier()
+        receiver.barrier()
         run.release()
         run.flush(timeout)
 
@@ -236,7 +238,7 @@ class RunOwner(MediaLogger, abc.ABC):
         try:
             _close(int(self._handle), self.run, status, running=False)
         except NonFiniteError as rejected:
-            if error is None or bridge.ABORTED in str(error):
+            if error is None or ABORTED in str(error):
                 raise rejected from error
             logger.error("%s", rejected)  # noqa: TRY400 - the program's own error is the one to show
         except Exception:
@@ -293,14 +295,14 @@ def _close(
 ) -> None:
     try:
         if not running and not run.closed:
-            bridge.barrier()
+            receiver.barrier()
     except BaseException as error:
         if status == "finished":
             status = "interrupted" if _is_interrupt(error) else "failed"
         raise
     finally:
-        bridge.drain()
-        bridge.unregister(handle, run.info.name)
+        receiver.wait()
+        receiver.unregister(handle, run.info.name)
         shutdown.unwatch(handle)
         if not run.closed:
             report_undrained(handle, run.info.name)

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
+from metriplex.bridge.tracing import require_host
 from metriplex.callback import MetricsCallback
 from metriplex.errors import ConfigurationError
 from metriplex.owner import CLOSE_TIMEOUT
-from metriplex.tracing import require_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

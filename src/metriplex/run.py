@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
+from metriplex.bridge.rows import Row
 from metriplex.errors import ClosedError
 from metriplex.finite import FiniteFilter, NonFinite
 from metriplex.journal.acks import Ack, ack_path, load_ack
@@ -17,7 +18,7 @@ from metriplex.lanes import LaneCount
 from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
-from metriplex.sequence import WINDOW, Row, Sequencer
+from metriplex.sequence import WINDOW, Sequencer
 from metriplex.shutdown import hold_if_terminating
 from metriplex.workers import Worker
 

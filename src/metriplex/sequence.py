@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import array
-import dataclasses
-from typing import Any, final
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from metriplex.bridge.rows import Row
 
 WINDOW = 256
 """How many rows may wait for an earlier one before it is taken for lost."""
 
 MEMORY = 2**16
 """How many delivered rows are remembered (8 bytes each), to tell a duplicate from a new program."""
-
-
-@final
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """One decoded row.
-
-    Attributes:
-        kind: `"start"`, `"record"`, `"video"` or `"end"`.
-        sequence: Position in the lane's stream, from 0; None for a row that is delivered as it
-            comes.
-        fingerprint: Equal for two copies of one row.
-        step: Environment steps taken.
-        iteration: The training iteration; None outside one.
-        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
-        values: Tag to value.
-        wall_time: Seconds since the Unix epoch at which the row reached the host.
-        lanes: How many lanes its program has; 0 if the row doesn't tell.
-    """
-
-    kind: str
-    sequence: int | None
-    fingerprint: int
-    step: int
-    iteration: int | None
-    lane: int | None
-    values: dict[str, Any]
-    wall_time: float
-    lanes: int = 0
 
 
 @final

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from metriplex import bridge, counter, episodes
-from metriplex.drain import DRAIN_NEEDS_JIT
+from metriplex import counter, episodes
+from metriplex.bridge.emit import abort, emit, mark
+from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
+from metriplex.bridge.ring import DRAIN_NEEDS_JIT
 from metriplex.errors import LoggingError
 from metriplex.learning_rate import TAG as LEARNING_RATE
 from metriplex.learning_rate import GivenRate, learning_rates
-from metriplex.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
 from metriplex.summary import summarize
 from metriplex.training_log import flatten
 
@@ -163,7 +164,7 @@ def on_iteration(
     state, unsent = _send(config, state, row, due)
     if config.abort:
         # The row is among these, and some were sent already: the host has use for one of each.
-        bridge.abort(unsent, where=jnp.logical_and(_any_nonfinite(values, present), due))
+        abort(unsent, where=jnp.logical_and(_any_nonfinite(values, present), due))
     if config.episode_stats:
         state = replace(state, episodes=episodes.reset_window(state.episodes, due))
     return replace(state, iteration=state.iteration + 1)
@@ -191,7 +192,7 @@ def send_unnumbered(
     """Sends a row that stands in no order with the records."""
     row = make_row(config, run, state, kind, values, {}, iteration)
     row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
-    bridge.emit(row[None], where=gate(config, state, where=where))
+    emit(row[None], where=gate(config, state, where=where))
 
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
@@ -199,7 +200,7 @@ def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> Metr
     if config.drain:
         return state
     if config.buffer:
-        bridge.emit(_valid_rows(state), where=gate(config, state, where=state.buffered > 0))
+        emit(_valid_rows(state), where=gate(config, state, where=state.buffered > 0))
         state = replace(state, buffered=jnp.zeros_like(state.buffered))
     return _send_now(config, state, make_row(config, run, state, Kind.END, {}, {}, state.iteration))
 
@@ -220,7 +221,7 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     }
     axes = _manual_axes()
     where = lax.axis_index(axes) == 0 if axes else True
-    bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
+    emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
 
 
 def _measure(
@@ -270,7 +271,7 @@ def _send(
         one included, if the program stopped at once.
     """
     if not config.buffer:
-        return _send_now(config, state, row, due), bridge.mark(row[None], jnp.asarray(due)[None])
+        return _send_now(config, state, row, due), mark(row[None], jnp.asarray(due)[None])
     place = state.buffered % config.buffer if config.drain else state.buffered
     kept = jnp.where(due, _pad(config, row), state.buffer[place])
     state = _count(
@@ -286,14 +287,14 @@ def _send(
         return state, row[None]
     unsent = _valid_rows(state)
     full = state.buffered == config.buffer
-    bridge.emit(state.buffer, where=gate(config, state, where=full))
+    emit(state.buffer, where=gate(config, state, where=full))
     return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 
 
 def _send_now(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool = True
 ) -> MetricsState:
-    bridge.emit(row[None], where=gate(config, state, where=due))
+    emit(row[None], where=gate(config, state, where=due))
     return _count(state, row, due)
 
 
@@ -314,7 +315,7 @@ def _pad(config: Config, row: jax.Array) -> jax.Array:
 
 def _valid_rows(state: MetricsState) -> jax.Array:
     """The buffer with every row marked invalid that was sent before."""
-    return bridge.mark(state.buffer, jnp.arange(len(state.buffer)) < state.buffered)
+    return mark(state.buffer, jnp.arange(len(state.buffer)) < state.buffered)
 
 
 # ---- mapped axes --------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from metriplex.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from metriplex.bridge.packing import Value
     from metriplex.episodes import EpisodeStats, EpisodeWindow
-    from metriplex.packing import Value
 
 
 @final

@@ -19,7 +19,7 @@ from metriplex.video.payloads import find
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from metriplex.sequence import Row
+    from metriplex.bridge.rows import Row
 
 HEIGHT, WIDTH = 16, 32
 LAST = 5

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from memory import Memory, host_calls
-from metriplex.packing import HEADER, Header
+from metriplex.bridge.packing import HEADER, Header
 from metriplex.video.environments import PatternEnvironment
 from metriplex.video.rollout import rollout
 from video.cases import Dot, Line, Walker, taping

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from metriplex import bridge, counter, state
+from metriplex import counter, state
+from metriplex.bridge.emit import emit
+from metriplex.bridge.packing import Kind
 from metriplex.errors import LoggingError
-from metriplex.packing import Kind
 from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def log_evaluation(
     now = _state(metrics, step, index)
     flat = flatten(values, prefix="", reduce=metrics.config.reduce)
     row = state.make_row(metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration)
-    bridge.emit(row[None], where=state.gate(metrics.config, now, where=True))
+    emit(row[None], where=state.gate(metrics.config, now, where=True))
     _send_video(metrics, now, policy, key)
 
 

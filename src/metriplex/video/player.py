@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from metriplex.sequence import Row
+    from metriplex.bridge.rows import Row
     from metriplex.video.payloads import Payload
 
 _BACKLOG = 2

@@ -16,8 +16,8 @@ from metriplex.video.worker import RenderWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from metriplex.bridge.rows import Row
     from metriplex.plugins.interfaces import Renderer
-    from metriplex.sequence import Row
 
 logger = logging.getLogger("metriplex")
 

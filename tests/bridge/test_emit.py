@@ -17,14 +17,16 @@ import pytest
 from jax import lax
 
 from memory import Memory, logging_to_memory
-from metriplex import MetricsCallback, bridge
-from metriplex.packing import NO_SEQUENCE, Header, Kind, make_schema, pack
+from metriplex import MetricsCallback
+from metriplex.bridge import receiver
+from metriplex.bridge.emit import emit
+from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind, make_schema, pack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from metriplex.sequence import Row
+    from metriplex.bridge.rows import Row
 
 GUARD = 60.0
 """Seconds after which a test gives up waiting; no test passes by waiting this long."""
@@ -51,7 +53,7 @@ def send(handle: Any, value: Any) -> None:
         Header.VALID: 1,
         Header.SEQUENCE: NO_SEQUENCE,
     }
-    bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None])
+    emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None])
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
@@ -59,12 +61,12 @@ def test_a_sink_that_raises_loses_its_own_rows_and_no_other(
     caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     bad, good = Sink(error), Sink()
-    handles = jnp.array([bridge.register(bad), bridge.register(good)], jnp.int32)
+    handles = jnp.array([receiver.register(bad), receiver.register(good)], jnp.int32)
     program = jax.jit(jax.vmap(send))
     program(handles, jnp.arange(2))
-    bridge.barrier()
+    receiver.barrier()
     program(handles, jnp.arange(2) + 10)
-    bridge.barrier()
+    receiver.barrier()
     assert [row.values for row in bad.rows] == [{"a": 10}]
     assert [row.values for row in good.rows] == [{"a": 1}, {"a": 11}]
     assert [record.getMessage() for record in caplog.records] == [
@@ -74,13 +76,13 @@ def test_a_sink_that_raises_loses_its_own_rows_and_no_other(
 
 def test_a_block_that_cannot_be_read_costs_only_itself(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
-    handle = bridge.register(sink)
+    handle = receiver.register(sink)
     broken = np.zeros((1, len(Header)), np.uint32)
     broken[0, Header.VALID] = 1
     broken[0, Header.SCHEMA] = 12345
-    bridge.emit(jnp.asarray(broken))
+    emit(jnp.asarray(broken))
     send(np.int32(handle), 1)
-    bridge.barrier()
+    receiver.barrier()
     assert [row.values for row in sink.rows] == [{"a": 1}]
     assert "could not read a block of rows" in caplog.text
 
@@ -104,15 +106,15 @@ def test_an_interrupt_within_the_host_function_neither_loses_nor_repeats_the_row
                 raise KeyboardInterrupt
 
     sink = Sink()
-    handle = bridge.register(sink)
+    handle = receiver.register(sink)
     schema = make_schema(Kind.END, {})
     rows = pack(schema, dict.fromkeys(Header, 1) | {Header.RUN: handle}, {}, {})[None]
     for late in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(bridge, "_blocks", Interrupted(bridge._blocks, late=late))
+            patch.setattr(receiver, "_blocks", Interrupted(receiver._blocks, late=late))
             with pytest.raises(KeyboardInterrupt):
-                bridge._receive(rows)
-    bridge.drain()
+                receiver.enqueue(rows)
+    receiver.wait()
     assert [row.kind for row in sink.rows] == ["end", "end"]
 
 
@@ -141,7 +143,7 @@ def test_rows_stay_intact_however_far_the_host_lags(tmp_path: Path) -> None:
     size, count = 64, 3000
     held = threading.Event()
     with logging_to_memory(tmp_path) as (metrics, memory):
-        blocker = bridge.register(_Blocker(held))
+        blocker = receiver.register(_Blocker(held))
 
         @jax.jit
         def program(handle: jax.Array) -> None:
@@ -220,10 +222,10 @@ def test_drain_from_the_drain_thread_does_not_wait_for_itself() -> None:
 
     class Drains:
         def receive(self, rows: Sequence[Row]) -> None:
-            bridge.drain()
+            receiver.wait()
             done.set()
 
-    send(np.int32(bridge.register(Drains())), 1)
+    send(np.int32(receiver.register(Drains())), 1)
     assert done.wait(GUARD)
 
 

@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metriplex import bridge
+from metriplex.bridge import receiver
+from metriplex.bridge.emit import emit
+from metriplex.bridge.packing import Header, Kind, make_schema, pack
+from metriplex.bridge.tracing import require_host
 from metriplex.errors import ConfigurationError, LoggingError
-from metriplex.packing import Header, Kind, make_schema, pack
-from metriplex.tracing import require_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from metriplex.sequence import Row
+    from metriplex.bridge.rows import Row
 
 logger = logging.getLogger("metriplex")
 
@@ -29,7 +30,7 @@ P = ParamSpec("P")
 def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, None]:
     """Makes a host function callable from compiled code, with NumPy values.
 
-    The function is called on metriplex's drain thread, where it may take its time, do I/O and even
+    The function is called on metriplex's receiver thread, where it may take its time, do I/O and even
     call jax, after the arrays have reached the host: in the order in which they do, under `vmap`
     once for each lane. What it raises is logged, and stops nothing. A normal end of the process
     waits for its calls.
@@ -53,7 +54,7 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
             f"`callback_with_numpy_wrapper` wraps a function; got {function!r}: pass the function "
             f"itself, not what it returns"
         )
-    _drain_at_exit()
+    _barrier_at_exit()
     handles: dict[Any, int] = {}
 
     @functools.wraps(function)
@@ -68,11 +69,11 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
         try:
             handle = handles.get((treedef, slots))
         except TypeError:  # a static leaf that can't be hashed: this call alone has the handle
-            handle = bridge.register(_Call(function, treedef, slots))
+            handle = receiver.register(_Call(function, treedef, slots))
         if handle is None:
-            handle = handles[treedef, slots] = bridge.register(_Call(function, treedef, slots))
+            handle = handles[treedef, slots] = receiver.register(_Call(function, treedef, slots))
         header = dict.fromkeys(Header, -1) | {Header.RUN: handle, Header.VALID: 1}
-        bridge.emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None])
+        emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None])
 
     return wrapper
 
@@ -139,7 +140,7 @@ class _Call:
         self._slots = slots
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Calls the function once a row. The drain thread calls."""
+        """Calls the function once a row. The receiver thread calls."""
         for row in rows:
             leaves = [slot.static for slot in self._slots]
             for index, value in row.values.items():
@@ -154,6 +155,6 @@ class _Call:
 
 
 @functools.cache
-def _drain_at_exit() -> None:
+def _barrier_at_exit() -> None:
     # Registered after jax was imported, so it runs before jax's own handler.
-    atexit.register(bridge.barrier)
+    atexit.register(receiver.barrier)

@@ -9,13 +9,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriplex.blocks import Block, of_one_shape, read
-from metriplex.packing import Header, Kind, make_schema, pack
+from metriplex.bridge.decode import Block, of_one_shape, read
+from metriplex.bridge.packing import Header, Kind, make_schema, pack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from metriplex.sequence import Row
+    from metriplex.bridge.rows import Row
 
 TAGS = ("a", "b")
 HEADER = {**dict.fromkeys(Header, -1), Header.DEVICES: 1}

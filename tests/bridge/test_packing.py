@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriplex import packing
-from metriplex.errors import LoggingError
-from metriplex.packing import (
+from metriplex.bridge import packing
+from metriplex.bridge.packing import (
     HEADER,
     NO_SEQUENCE,
     Header,
@@ -28,6 +27,7 @@ from metriplex.packing import (
     schema_id,
     unpack,
 )
+from metriplex.errors import LoggingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -237,7 +237,7 @@ def test_what_is_no_real_number_is_refused_by_name(value: Any, dtype: str) -> No
 def test_equal_schemas_have_one_id_in_every_process() -> None:
     slots = (Slot("train/loss", (), "float32", optional=True), Slot("b", (2,), "int8", False))
     code = (
-        "from metriplex.packing import *\n"
+        "from metriplex.bridge.packing import *\n"
         "slots = Slot('train/loss', (), 'float32', True), Slot('b', (2,), 'int8', False)\n"
         "print(schema_id(Schema(Kind.RECORD, slots)))"
     )

@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from memory import logging_to_memory, plain
 from metriplex import ConfigurationError, LoggingError, MetricsCallback, NonFiniteError
-from metriplex.drain import take_rows
-from metriplex.packing import HEADER, Header
+from metriplex.bridge.packing import HEADER, Header
+from metriplex.bridge.ring import take_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from metriplex import (
     TensorBoardCallback,
     callback_with_numpy_wrapper,
 )
-from metriplex.tracing import is_tracing, require_host
+from metriplex.bridge.tracing import is_tracing, require_host
 
 if TYPE_CHECKING:
     from pathlib import Path

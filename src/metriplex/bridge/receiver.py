@@ -1,8 +1,7 @@
-"""The only way from a compiled program to the host.
+"""The host half of the bridge: a queue of blocks, and the thread that reads them.
 
-One unordered `jax.debug.callback` carries a block of rows (`metriplex.packing`), however many
-values and vmapped lanes there are; the host function only enqueues it. A drain thread, one a
-process, decodes blocks and hands their rows to the sink that the row's run handle names.
+The receiver thread, one a process, decodes blocks (`metriplex.bridge.decode`) and passes each row to
+the sink whose run handle the row carries.
 """
 
 from __future__ import annotations
@@ -15,34 +14,25 @@ import os
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from metriplex.blocks import Block, of_one_shape, read
-from metriplex.packing import Header
+from metriplex.bridge.decode import Block, of_one_shape, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from metriplex.sequence import Row
+    from metriplex.bridge.rows import Row
 
 logger = logging.getLogger("metriplex")
-
-ABORTED = (
-    'a NaN or an infinity was logged while `nonfinite="abort"`: the program was stopped; the tag, '
-    "step and lane are in the log and in the error that `flush` and `close` raise"
-)
 
 
 class Sink(Protocol):
     """What rows are delivered to."""
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Takes rows that carry this sink's handle, in order. The drain thread calls."""
+        """Takes rows that carry this sink's handle, in order. The receiver thread calls."""
 
 
 @final
@@ -56,7 +46,7 @@ class _Closed:
 
 
 LINGER = 0.02
-"""Seconds that the drain thread lets blocks gather: reading them together costs the program, which
+"""Seconds that the receiver thread lets blocks gather: reading them together costs the program, which
 needs the interpreter's lock for its next host call, far less than reading them one by one."""
 
 BATCH = 256
@@ -66,19 +56,19 @@ _blocks: queue.SimpleQueue[Block | threading.Event] = queue.SimpleQueue()
 _sinks: dict[int, Sink] = {}
 _closed: dict[int, _Closed] = {}
 _handles = itertools.count(1)
-_drain: threading.Thread | None = None
+_thread: threading.Thread | None = None
 _hurry = threading.Event()
 _start_lock = threading.Lock()
 
 
-# ---- on the device ------------------------------------------------------------------------------
-
-
-def _receive(block: jax.Array) -> None:
-    """The host function: it only enqueues.
+def enqueue(block: jax.Array) -> None:
+    """Queue a block of rows for the receiver thread; the host function that programs call.
 
     jax calls it on the main thread or on threads of XLA. Reading the block here, calling jax or
-    waiting can deadlock (jax issues 24255 and 25861), so the drain thread does that.
+    waiting can deadlock (jax issues 24255 and 25861), so the receiver thread does that.
+
+    Args:
+        block: uint32 `[*lanes, rows, words]`.
     """
     item = Block(block, time.time())
     try:
@@ -89,101 +79,18 @@ def _receive(block: jax.Array) -> None:
         raise
 
 
-def _receive_and_stop(block: jax.Array) -> None:
-    _receive(block)
-    raise FloatingPointError(ABORTED)
-
-
-@jax.custom_batching.custom_vmap
-def _emit(block: jax.Array) -> tuple[()]:
-    jax.debug.callback(_receive, block)
-    return ()
-
-
-@_emit.def_vmap
-def _emit_batch(_size: int, _batched: Any, block: jax.Array) -> tuple[tuple[()], tuple[()]]:
-    return _emit(block), ()  # the lanes are in front of the block now: still one call
-
-
-def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[..., tuple[()]]:
-    """A `call` with a gate and a block, made if any lane's gate is open."""
-
-    @jax.custom_batching.custom_vmap
-    def conditional(gate: jax.Array, block: jax.Array) -> tuple[()]:
-        lax.cond(gate.any(), call, lambda *_: None, gate, block)
-        return ()
-
-    @conditional.def_vmap
-    def _(size: int, batched: Sequence[bool], *arrays: jax.Array) -> tuple[tuple[()], tuple[()]]:
-        spread = (
-            array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
-            for array, is_batched in zip(arrays, batched, strict=True)
-        )
-        return conditional(*spread), ()
-
-    return conditional
-
-
-@_make_conditional
-def _emit_if(gate: jax.Array, block: jax.Array) -> None:
-    # Lanes whose gate is closed travel along with the others, marked as invalid.
-    jax.debug.callback(_receive, mark(block, gate[..., None]))
-
-
-@_make_conditional
-def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
-    # No lane lives on, so no lane's rows are held back.
-    jax.debug.callback(_receive_and_stop, block)
-
-
-def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
-    """Rows, uint32 `[..., words]`, of which only those stay valid that `valid`, `[...]`, names."""
-    is_mark = np.arange(rows.shape[-1]) == Header.VALID
-    return jnp.where(jnp.logical_or(valid[..., None], ~is_mark), rows, jnp.uint32(0))
-
-
-def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
-    """Sends rows to the host; works eagerly and under every transformation of jax.
-
-    Args:
-        block: uint32 `[rows, words]`, from `metriplex.packing.pack`; under vmap the lanes' blocks
-            arrive together in one call.
-        where: Whether to send; data, not control flow, so it may differ from lane to lane.
-    """
-    block = lax.stop_gradient(block)
-    if isinstance(where, bool):
-        if where:
-            _emit(block)
-    else:
-        _emit_if(where, block)
-
-
-def abort(block: jax.Array, *, where: jax.Array) -> None:
-    """Sends rows and stops the compiled program with a `FloatingPointError`.
-
-    Args:
-        block: uint32 `[rows, words]`: rows that would be lost with the program; the host removes
-            those that it has already.
-        where: Whether to do so; under vmap one lane is enough, and all lanes' rows are sent.
-    """
-    _abort_if(where, lax.stop_gradient(block))
-
-
-# ---- on the host --------------------------------------------------------------------------------
-
-
 def register(sink: Sink, handle: int | None = None) -> int:
-    """Gives a sink the handle that rows carry in their header, and starts the drain thread.
+    """Gives a sink the handle that rows carry in their header, and starts the receiver thread.
 
     Args:
         sink: What rows are delivered to.
         handle: A handle that nothing else has; None for the next one of this process.
     """
-    global _drain
+    global _thread
     with _start_lock:
-        if _drain is None or not _drain.is_alive():
-            _drain = threading.Thread(target=_run_drain, name="metriplex-drain", daemon=True)
-            _drain.start()
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_receive, name="metriplex-receiver", daemon=True)
+            _thread.start()
     handle = next(_handles) if handle is None else handle
     _sinks[handle] = sink
     return handle
@@ -195,9 +102,9 @@ def unregister(handle: int, name: str) -> None:
         _closed[handle] = _Closed(name)
 
 
-def drain() -> None:
+def wait() -> None:
     """Waits until every row that has reached the host is with its sink. Any thread."""
-    if _drain is not None and _drain.is_alive() and threading.current_thread() is not _drain:
+    if _thread is not None and _thread.is_alive() and threading.current_thread() is not _thread:
         done = threading.Event()
         _blocks.put(done)
         _hurry.set()
@@ -208,11 +115,11 @@ def deliver(blocks: Iterable[Block]) -> None:
     """Hands over blocks that came by no callback, and waits until their rows are with the sinks."""
     for block in blocks:
         _blocks.put(block)
-    drain()
+    wait()
 
 
 def barrier() -> None:
-    """Waits for the programs that this thread has dispatched, then drains.
+    """Waits for the programs that this thread has dispatched, then for their rows.
 
     `jax.effects_barrier` knows only the programs of its own thread: call this in the thread that
     dispatched them.
@@ -223,10 +130,10 @@ def barrier() -> None:
     try:
         jax.effects_barrier()
     finally:
-        drain()
+        wait()
 
 
-def _run_drain() -> None:
+def _receive() -> None:
     while True:
         items = [_blocks.get()]
         if _blocks.empty():
@@ -286,9 +193,9 @@ def _hand_over(handle: int, rows: list[Row]) -> None:
 
 def _forget_in_child() -> None:
     """A forked child has none of the parent's threads: it must not wait for them, nor log."""
-    global _blocks, _drain, _hurry, _start_lock
+    global _blocks, _thread, _hurry, _start_lock
     _blocks = queue.SimpleQueue()
-    _drain = None
+    _thread = None
     _hurry = threading.Event()
     _start_lock = threading.Lock()
     _sinks.clear()

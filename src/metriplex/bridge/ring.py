@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metriplex.blocks import Block
-from metriplex.packing import Header
+from metriplex.bridge.decode import Block
+from metriplex.bridge.packing import Header
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from metriplex.packing import NO_SEQUENCE, Header, unpack
-from metriplex.sequence import Row
+from metriplex.bridge.packing import NO_SEQUENCE, Header, unpack
+from metriplex.bridge.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Block:
     Attributes:
         rows: uint32 `[*lanes, rows, words]`, an array of jax.
         wall_time: Seconds since the Unix epoch at which it came.
-        taken: Whether the drain thread has had it.
+        taken: Whether the receiver thread has had it.
     """
 
     rows: Any

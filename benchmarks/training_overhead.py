@@ -23,10 +23,11 @@ import jax.numpy as jnp
 from _measure import is_short, print_machine, print_table, ratio, take_turns
 from tensorboardX import SummaryWriter
 
-from metriplex import MetricsCallback, MetricsState, episodes
+from metriplex import MetricsCallback, MetricsState
 from metriplex.demo.ppo import Config, train
-from metriplex.learning_rate import learning_rates
-from metriplex.summary import averages
+from metriplex.device import episodes
+from metriplex.device.learning_rate import learning_rates
+from metriplex.device.summary import averages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from metriplex import MetricsCallback
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
-from metriplex.summary import averages
+from metriplex.device.summary import averages
 
 SEEDS = jnp.arange(8)
 CONFIG = Config(num_envs=8, num_iterations=20, num_epochs=4)

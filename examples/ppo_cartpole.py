@@ -17,7 +17,7 @@ from metriplex.demo.cartpole import CartPole
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, improve
 from metriplex.demo.rollout import collect, reset
-from metriplex.summary import averages
+from metriplex.device.summary import averages
 
 ENV = CartPole()
 CONFIG = Config(num_iterations=40)

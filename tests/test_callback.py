@@ -23,15 +23,8 @@ import optax
 import pytest
 
 from memory import Memory, logging_to_memory, plain
-from metriplex import (
-    ClosedError,
-    MetricsCallback,
-    MetricsState,
-    RunInfo,
-    Scalars,
-    arguments,
-    hookimpl,
-)
+from metriplex import ClosedError, MetricsCallback, MetricsState, RunInfo, Scalars, hookimpl
+from metriplex.device import checks as arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

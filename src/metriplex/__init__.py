@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from metriplex.bridge.host_function import callback_with_numpy_wrapper
 from metriplex.callback import MetricsCallback
+from metriplex.device.state import MetricsState
 from metriplex.errors import (
     ClosedError,
     ConfigurationError,
@@ -34,7 +35,6 @@ from metriplex.records import (
     Video,
     lane_name,
 )
-from metriplex.state import MetricsState
 from metriplex.video.encoding import encode_video
 
 __all__ = [

@@ -6,46 +6,44 @@ import logging
 import time
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
 
 import jax
 
-from metriplex import state as device
 from metriplex.aggregate import Aggregator
-from metriplex.arguments import (
-    check_hparams,
-    check_journal,
-    check_resume,
-    check_state,
-    check_video,
-    check_where,
-    explain_unknown_rate,
-    join_ends,
-    make_config,
-)
 from metriplex.bridge.tracing import require_host
 from metriplex.cluster import join_cluster
 from metriplex.cluster_run import ClusterRun
 from metriplex.companions import accompany
-from metriplex.hparams import flatten_hparams
+from metriplex.device import state as device
+from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends
+from metriplex.device.config import make_config
+from metriplex.finite import NonFinite
+from metriplex.hparams import check_hparams, flatten_hparams
 from metriplex.lanes import make_lanes
 from metriplex.naming import run_name
-from metriplex.opening import Opened, open_run
+from metriplex.opening import Opened, check_resume, open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
+from metriplex.recording import check_journal
 from metriplex.run import Run
-from metriplex.validation import check_count, check_positive
+from metriplex.validation import check_choice, check_count, check_positive
+from metriplex.video.options import check_video
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
-    from metriplex.across import AxisName
-    from metriplex.finite import NonFinite
-    from metriplex.state import Config, MetricsState
+    from metriplex.device.axes import AxisName
+    from metriplex.device.config import Config
+    from metriplex.device.state import MetricsState
+    from metriplex.video.program import VideoProgram
 
 logger = logging.getLogger("metriplex")
+
+Static: TypeAlias = "tuple[Config, VideoProgram | None]"
+"""The static half of the pytree: programs of equal ones are shared."""
 
 
 @final
@@ -187,7 +185,7 @@ class MetricsCallback(RunOwner):
             buffer=buffer,
             buffer_width=buffer_width,
             axis_name=axis_name,
-            nonfinite=nonfinite,
+            abort=check_choice("nonfinite", nonfinite, get_args(NonFinite)) == "abort",
             transport=transport,
             video_interval=video_interval,
         )
@@ -214,7 +212,6 @@ class MetricsCallback(RunOwner):
             from metriplex.video.setup import prepare_videos  # only those who want videos need it
 
             videos = prepare_videos(env, plugins, renderer=renderer, **shown)
-            config = replace(config, video=videos and videos.program)
         now = time.time()
         named = run_name(name, env, policy, datetime.fromtimestamp(now))
         rest: dict[str, Any] = {"resume": resume, "resume_step": resume_step}
@@ -239,6 +236,7 @@ class MetricsCallback(RunOwner):
         else:
             run = ClusterRun(cluster, log_dir, named, now, rest, start)
             place, handle = run.place, cluster.handle
+        self._video = videos and videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
         self._open(run, handle)
 
@@ -340,8 +338,8 @@ class MetricsCallback(RunOwner):
         if opt_state is not None or given is not None:
             explain_unknown_rate(opt_state, given, training_log)
         where = check_where(where)
-        if self._config.video is not None:
-            self._config.video.send(
+        if self._video is not None:
+            self._video.send(
                 self._config,
                 self.handle,
                 state,
@@ -369,21 +367,21 @@ class MetricsCallback(RunOwner):
 
     # ---- as a pytree ----------------------------------------------------------------------------
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any]], Config]:
-        """The run handle is the only leaf; the configuration is static."""
-        return ((jax.tree_util.GetAttrKey("handle"), self._handle),), self._config
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any]], Static]:
+        """Return the run handle, the only leaf, with its key, and the static half."""
+        return ((jax.tree_util.GetAttrKey("handle"), self._handle),), (self._config, self._video)
 
-    def tree_flatten(self) -> tuple[tuple[Any], Config]:
-        """As `tree_flatten_with_keys`, without keys."""
+    def tree_flatten(self) -> tuple[tuple[Any], Static]:
+        """Return the run handle and the static half, without keys."""
         self._note_program()
-        return (self._handle,), self._config
+        return (self._handle,), (self._config, self._video)
 
     @classmethod
-    def tree_unflatten(cls, config: Config, leaves: Sequence[Any]) -> Self:
-        """The inverse of `tree_flatten`."""
+    def tree_unflatten(cls, static: Static, leaves: Sequence[Any]) -> Self:
+        """Return a callback of the same run; the inverse of `tree_flatten`."""
         self = object.__new__(cls)
         (self._handle,) = leaves
-        self._config = config
+        self._config, self._video = static
         self._run = None
         return self
 
@@ -393,3 +391,8 @@ class MetricsCallback(RunOwner):
     def config(self) -> Config:
         """What of the construction shapes the compiled program."""
         return self._config
+
+    @property
+    def video(self) -> VideoProgram | None:
+        """What plays and sends evaluation rollouts; None if there are no videos."""
+        return self._video

@@ -138,3 +138,19 @@ def _plain(value: Any) -> Scalar | str:
         if is_key or len(value.shape) != 1 or not 0 < len(value) <= _LONG:
             return f"{value.dtype}{list(value.shape)}"
     return getattr(value, "__qualname__", None) or str(value)
+
+
+def check_hparams(hparams: Any) -> Any:
+    """Gives back what has names for its values; None is empty.
+
+    Raises:
+        LoggingError: It has none.
+    """
+    if named_children(hparams) is not None:
+        return hparams
+    if hparams is None:
+        return {}
+    raise LoggingError(
+        f"`hparams` must have names for its values; got {hparams!r} of type "
+        f"`{type(hparams).__name__}`: pass a dictionary, a dataclass or the like"
+    )

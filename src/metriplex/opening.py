@@ -6,14 +6,24 @@ import contextlib
 import dataclasses
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from metriplex.errors import ConfigurationError
-from metriplex.journal import check_free, newest_step, next_number, read_entries, read_run
+from metriplex.journal import (
+    check_free,
+    newest_step,
+    next_number,
+    read_entries,
+    read_run,
+)
 from metriplex.naming import create_directory
 from metriplex.recording import RunJournal, open_journal
 from metriplex.records import Lane, RunInfo, Scalars
+from metriplex.validation import (
+    check_count,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -197,3 +207,28 @@ def next_iteration(run_dir: Path, end: int, step: int) -> int:
             return found
         end, size = start, 4 * size
     return 0
+
+
+def check_resume(resume: Any, name: Any, step: Any, journal: Any) -> None:
+    """Makes sure that what is given beside `resume` fits.
+
+    Raises:
+        ConfigurationError: It doesn't.
+    """
+    if resume is None:
+        if step is not None:
+            raise ConfigurationError(
+                f"`resume_step` is {step!r}, and nothing is resumed: pass `resume=` too"
+            )
+        return
+    if name is not None:
+        raise ConfigurationError(
+            f"a run that is resumed keeps its name; got `name={name!r}` beside `resume`: leave it "
+            f"out"
+        )
+    if journal is None:
+        raise ConfigurationError(
+            "a run is resumed by its journal; got `journal=False` beside `resume`: leave it out"
+        )
+    if step is not None:
+        check_count("resume_step", step, least=0)

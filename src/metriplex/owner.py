@@ -15,8 +15,6 @@ import numpy as np
 from jax.core import Tracer
 
 from metriplex import shutdown
-from metriplex import state as device
-from metriplex.arguments import check_hparams, check_state
 from metriplex.bridge import receiver
 from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import (
@@ -29,10 +27,12 @@ from metriplex.bridge.ring import (
 )
 from metriplex.bridge.tracing import is_tracing
 from metriplex.cluster_run import is_written_here
+from metriplex.device import state as device
+from metriplex.device.checks import check_state
+from metriplex.device.training_log import flatten
 from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
-from metriplex.hparams import flatten_hparams
+from metriplex.hparams import check_hparams, flatten_hparams
 from metriplex.media import MediaLogger
-from metriplex.training_log import flatten
 from metriplex.validation import check_step
 
 if TYPE_CHECKING:
@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from metriplex.cluster_run import ClusterRun
+    from metriplex.device.config import Config
+    from metriplex.device.state import MetricsState
     from metriplex.records import Delivery
     from metriplex.run import Run
-    from metriplex.state import Config, MetricsState
+    from metriplex.video.program import VideoProgram
 
 logger = logging.getLogger("metriplex")
 
@@ -56,9 +58,10 @@ _runs: weakref.WeakValueDictionary[int, Run | ClusterRun] = weakref.WeakValueDic
 class RunOwner(MediaLogger, abc.ABC):
     """Holds a run handle, and on the host the run itself."""
 
-    __slots__ = ("__weakref__", "_config", "_handle", "_run")
+    __slots__ = ("__weakref__", "_config", "_handle", "_run", "_video")
 
     _config: Config
+    _video: VideoProgram | None
     _handle: Any
     _run: Run | ClusterRun | None
 
@@ -68,7 +71,7 @@ class RunOwner(MediaLogger, abc.ABC):
         self._handle = np.int32(handle)
         self._run = run
         _runs[handle] = run
-        if self._config.drain:
+        if self._config.ring:
             expect_drain(handle)
         shutdown.watch(handle, functools.partial(_close, handle, run))
 
@@ -129,7 +132,7 @@ class RunOwner(MediaLogger, abc.ABC):
         self._check_open()
         flat = flatten(values, prefix="", reduce=self._config.reduce)
         if is_tracing():
-            if self._config.drain:
+            if self._config.ring:
                 raise LoggingError(
                     '`log` inside of compiled code calls the host, which `transport="drain"` never '
                     "does: log it by `on_iteration(training_log=)`, or outside"
@@ -158,7 +161,7 @@ class RunOwner(MediaLogger, abc.ABC):
         run = self._host_run("drain")
         self._check_open()
         check_state(self._config, state)
-        if not self._config.drain:
+        if not self._config.ring:
             raise LoggingError(
                 '`drain` takes records out of the state, where only `transport="drain"` keeps '
                 "them: construct the callback with it, or don't call `drain`"
@@ -265,7 +268,7 @@ class RunOwner(MediaLogger, abc.ABC):
 
     def _note_program(self) -> None:
         """Remembers that there is a state, which has to be drained."""
-        if self._config.drain and self._run is not None:
+        if self._config.ring and self._run is not None:
             note_program(int(self._handle))
 
     def _require_host(self, method: str) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, final, get_args
+
+import numpy as np
 
 from metriplex.errors import ConfigurationError
-from metriplex.journal import Close, Hparams, JournalWriter, Resume, read_entries, superseded
+from metriplex.journal import (
+    Close,
+    FsyncPolicy,
+    Hparams,
+    JournalWriter,
+    Resume,
+    read_entries,
+    superseded,
+)
 from metriplex.journal.acks import clamp_acks
 from metriplex.plugins.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
 from metriplex.records import Scalars
 from metriplex.tasks import REREAD, Task, join
+from metriplex.validation import (
+    check_choice,
+    check_count,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -229,3 +245,29 @@ def _below(entries: Iterable[Entry], end: int) -> Iterator[Entry]:
         if entry.number >= end:
             return
         yield entry
+
+
+JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
+
+
+def check_journal(journal: Any) -> dict[str, Any] | None:
+    """The options of a run's journal; None if there is to be none.
+
+    Raises:
+        ConfigurationError: They aren't usable.
+    """
+    if isinstance(journal, bool | np.bool_):
+        return {} if journal else None
+    if not isinstance(journal, Mapping) or not set(journal) <= set(JOURNAL_OPTIONS):
+        raise ConfigurationError(
+            f"`journal` must be True, False or a dictionary of {', '.join(JOURNAL_OPTIONS)}; got "
+            f"{journal!r}"
+        )
+    options = dict(journal)
+    if "fsync" in options:
+        check_choice("fsync", options["fsync"], get_args(FsyncPolicy))
+    if "max_bytes" in options:
+        options["max_bytes"] = check_count("max_bytes", options["max_bytes"], least=1)
+    if "flush_secs" in options:
+        options["flush_secs"] = check_positive("flush_secs", options["flush_secs"])
+    return options

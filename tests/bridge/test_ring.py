@@ -58,7 +58,7 @@ def logged(tmp_path: Path, way: str, **options: Any) -> list[Any]:
         program = wrap(lambda state, x: chunk(metrics, state, x))
         for _ in range(CHUNKS):
             state = program(state, xs)
-            if metrics._config.drain:
+            if metrics._config.ring:
                 state = metrics.drain(state)
     return [(record.lane, *plain([record])) for record in memory.records]
 

@@ -14,8 +14,8 @@ from metriplex import MetricsCallback
 from metriplex.demo.pendulum import FORCES, Pendulum, PendulumState
 from metriplex.demo.ppo import train
 from metriplex.demo.tasks import TASKS
+from metriplex.device.summary import averages
 from metriplex.errors import ConfigurationError
-from metriplex.summary import averages
 
 mujoco: Any = pytest.importorskip("mujoco")
 pytest.importorskip("mujoco.mjx")

@@ -13,8 +13,8 @@ from metriplex import MetricsCallback
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Batch, Config, loss, train
 from metriplex.demo.rollout import Rollout
+from metriplex.device.summary import averages
 from metriplex.errors import ConfigurationError
-from metriplex.summary import averages
 
 SHORT = Config(num_envs=4, rollout_length=32, num_iterations=3, hidden=(16,))
 TAGS = {

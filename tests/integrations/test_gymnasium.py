@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from memory import logging_to_memory
-from metriplex import episodes as device
+from metriplex.device import episodes as device
+from metriplex.device.summary import averages
 from metriplex.errors import LoggingError
 from metriplex.integrations.gymnasium import VectorEpisodes
-from metriplex.summary import averages
 
 
 @final

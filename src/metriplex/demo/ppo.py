@@ -15,8 +15,8 @@ from metriplex.demo.cartpole import CartPole
 from metriplex.demo.environment import Environment  # noqa: TC001 - part of public annotations
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.rollout import EnvStates, Rollout, collect, gae, reset
+from metriplex.device.state import MetricsState  # noqa: TC001
 from metriplex.errors import ConfigurationError
-from metriplex.state import MetricsState  # noqa: TC001
 
 Log: TypeAlias = dict[str, jax.Array]
 """Tag to scalar."""

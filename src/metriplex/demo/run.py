@@ -15,9 +15,9 @@ from metriplex.demo import viewer
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
 from metriplex.demo.tasks import TASKS
+from metriplex.device.summary import averages
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.discovery import entry_points
-from metriplex.summary import averages
 
 NUM_VIDEOS = 5
 """From the first iteration to the end of training."""

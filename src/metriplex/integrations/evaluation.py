@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from metriplex import counter, state
 from metriplex.bridge.emit import emit
 from metriplex.bridge.packing import Kind
+from metriplex.device import counter, state
+from metriplex.device.axes import gate
+from metriplex.device.training_log import flatten
 from metriplex.errors import LoggingError
-from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import jax
 
     from metriplex.callback import MetricsCallback
-    from metriplex.state import MetricsState
+    from metriplex.device.state import MetricsState
 
 
 def log_evaluation(
@@ -46,7 +47,7 @@ def log_evaluation(
     Raises:
         LoggingError: The run was constructed with `transport="drain"`.
     """
-    if metrics.config.drain:
+    if metrics.config.ring:
         raise LoggingError(
             '`transport="drain"` takes records from a state that the training loop carries, and an '
             "evaluation has none: construct the `MetricsCallback` without it"
@@ -54,7 +55,7 @@ def log_evaluation(
     now = _state(metrics, step, index)
     flat = flatten(values, prefix="", reduce=metrics.config.reduce)
     row = state.make_row(metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration)
-    emit(row[None], where=state.gate(metrics.config, now, where=True))
+    emit(row[None], where=gate(metrics.config.axis_name, True, has_lane=False))
     _send_video(metrics, now, policy, key)
 
 
@@ -87,7 +88,7 @@ def _state(
 def _send_video(
     metrics: MetricsCallback, now: MetricsState, policy: Any, key: jax.Array | None
 ) -> None:
-    video = metrics.config.video
+    video = metrics.video
     if video is not None:
         video.send(
             metrics.config,

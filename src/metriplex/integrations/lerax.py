@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from lerax.callback import AbstractCallback, AbstractCallbackState, AbstractCallbackStepState
 
-from metriplex import counter, episodes
+from metriplex.device import counter, episodes
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from metriplex.callback import MetricsCallback
-    from metriplex.state import MetricsState
+    from metriplex.device.state import MetricsState
 
 
 @final
@@ -68,7 +68,7 @@ class LeraxCallback(AbstractCallback):
                 "`episode_stats=True` can't be had from lerax, which keeps what its steps count "
                 "from one iteration to the next: construct the `MetricsCallback` without it"
             )
-        if metrics.config.drain:
+        if metrics.config.ring:
             raise ConfigurationError(
                 '`transport="drain"` can\'t be had from lerax, whose `learn` keeps the state of '
                 "callbacks to itself: construct the `MetricsCallback` without it"

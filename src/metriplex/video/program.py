@@ -15,8 +15,10 @@ from jax.core import eval_jaxpr
 from metriplex.bridge.emit import emit
 from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind
 from metriplex.bridge.tracing import is_tracing
+from metriplex.device.axes import gate
+from metriplex.device.config import Config
+from metriplex.device.state import NO_LANE, MetricsState, make_row
 from metriplex.plugins.interfaces import Environment  # noqa: TC001 - part of public annotations
-from metriplex.state import NO_LANE, Config, MetricsState, gate, make_row
 from metriplex.video.payloads import Parts, Play, States, name, register
 from metriplex.video.rollout import rollout
 
@@ -89,7 +91,7 @@ class VideoProgram:
             row = make_row(config, run, state, Kind.VIDEO, values, {}, at)
             row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
             row = row.at[Header.LANE].set(lax.bitcast_convert_type(lane, jnp.uint32))
-            emit(row[None], where=gate(config, state, where=True))
+            emit(row[None], where=gate(config.axis_name, True, has_lane=state.lane is not None))
 
         lane = jnp.asarray(NO_LANE if state.lane is None else state.lane, jnp.int32)
         try:

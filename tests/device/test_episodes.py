@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from metriplex import ConfigurationError, LoggingError
-from metriplex.episodes import (
-    EpisodeStats,
-    EpisodeWindow,
-    init_stats,
-    reset_window,
-    update,
-)
-from metriplex.summary import averages, window
+from metriplex.device.episodes import EpisodeStats, EpisodeWindow, init_stats, reset_window, update
+from metriplex.device.summary import averages, window
 
 ALPHA = 0.9
 TIME, ENVS = 24, 3

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metriplex.across import AxisName, highest, total
+from metriplex.device.axes import AxisName, highest, total
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from metriplex.bridge.packing import Value
-    from metriplex.episodes import EpisodeStats, EpisodeWindow
+    from metriplex.device.episodes import EpisodeStats, EpisodeWindow
 
 
 @final

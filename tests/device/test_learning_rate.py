@@ -17,7 +17,7 @@ from flax.training.train_state import TrainState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriplex.learning_rate import TAG, explain_unknown, learning_rates
+from metriplex.device.learning_rate import TAG, explain_unknown, learning_rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from metriplex import MetricsCallback
-from metriplex.across import highest, total
+from metriplex.device.axes import highest, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable

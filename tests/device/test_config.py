@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from memory import Memory, logging_to_memory
 from metriplex import ConfigurationError, LoggingError, MetricsCallback, MetriplexError, PluginError
-from metriplex import state as device
-from metriplex.arguments import check_hparams, check_where, make_config
-from metriplex.state import Config
+from metriplex.device import state as device
+from metriplex.device.checks import check_where
+from metriplex.device.config import Config, make_config
+from metriplex.hparams import check_hparams
 from metriplex.validation import check_count, check_step
 
 if TYPE_CHECKING:

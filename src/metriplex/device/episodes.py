@@ -2,7 +2,7 @@
 
 Every leaf is `[num_envs]` and every operation of `update` is elementwise over the environments, so
 that one partition spec shards the whole state and a step costs no reduction and no communication:
-`metriplex.summary` reduces, once a record.
+`metriplex.device.summary` reduces, once a record.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ConfigurationError, LoggingError
-from metriplex.counter import Counter, add, to_int, zero
+from metriplex.device.counter import Counter, add, to_int, zero
 
 _NEAR = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 5 * 10**9, 2**63, 2**64 - 1]
 _counts = st.one_of(

@@ -1,4 +1,6 @@
-"""Sums and maxima over mapped axes, of many values by one exchange: pure, on the device.
+"""Mapped axes: which of them hold environments or lanes, and exchanges over them. Pure.
+
+Sums and maxima of many values take one exchange between devices.
 
 At an exchange every device waits for the slowest, and where the devices are threads of one host
 XLA takes several times as long for a tuple of scalars as for one vector of them.
@@ -56,3 +58,49 @@ def _exchange(tree: Tree, axis_name: AxisName | None, reduce: Callable[..., jax.
             leaves[place] = reduced[start : start + size].reshape(shape)
             start += size
     return cast("Tree", jax.tree.unflatten(structure, leaves))
+
+
+def manual_axes() -> tuple[str, ...]:
+    """Return the axes of the `shard_map` or `pmap` that is being traced."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def split_axes(
+    axis_name: AxisName | None, *, has_lane: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the axes that values are reduced over, and the manual axes that hold lanes.
+
+    Args:
+        axis_name: Mapped axes over which the environments are spread; None for all manual axes,
+            unless the state has a lane.
+        has_lane: True if `init` was given a lane.
+    """
+    manual = manual_axes()
+    if axis_name is None:
+        reduced = () if has_lane else manual
+    else:
+        reduced = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    return reduced, tuple(axis for axis in manual if axis not in reduced)
+
+
+def gate(
+    axis_name: AxisName | None, where: jax.Array | bool, *, has_lane: bool
+) -> jax.Array | bool:
+    """Close the gate `where` on all but the first of the devices that hold the same values.
+
+    Args:
+        axis_name: As for `split_axes`.
+        where: bool `[]`, the gate.
+        has_lane: As for `split_axes`.
+    """
+    reduced, _ = split_axes(axis_name, has_lane=has_lane)
+    same = tuple(axis for axis in reduced if axis in manual_axes())
+    return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where
+
+
+def sharded_like(new: jax.Array, old: jax.Array) -> jax.Array:
+    """Reshard an array as another one: a scan's carry keeps its type on an Explicit mesh."""
+    there, spec = jax.typeof(new).sharding, jax.typeof(old).sharding.spec
+    if there.spec == spec:
+        return new
+    return jax.sharding.reshard(new, jax.sharding.NamedSharding(there.mesh, spec))

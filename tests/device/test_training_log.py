@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ConfigurationError, LoggingError
-from metriplex.training_log import flatten
+from metriplex.device.training_log import flatten
 
 
 class Losses(NamedTuple):

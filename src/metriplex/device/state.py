@@ -3,69 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from metriplex import counter, episodes
 from metriplex.bridge.emit import abort, emit, mark
 from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
 from metriplex.bridge.ring import DRAIN_NEEDS_JIT
+from metriplex.device import counter, episodes
+from metriplex.device.axes import gate, manual_axes, sharded_like, split_axes
+from metriplex.device.config import Config
+from metriplex.device.learning_rate import TAG as LEARNING_RATE
+from metriplex.device.learning_rate import learning_rates
+from metriplex.device.summary import summarize
+from metriplex.device.training_log import flatten
 from metriplex.errors import LoggingError
-from metriplex.learning_rate import TAG as LEARNING_RATE
-from metriplex.learning_rate import GivenRate, learning_rates
-from metriplex.summary import summarize
-from metriplex.training_log import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jax.typing import ArrayLike, DTypeLike
 
-    from metriplex.across import AxisName
-    from metriplex.video.program import VideoProgram
 
 NO_LANE = -1
-
-
-@final
-@dataclass(frozen=True)
-class Config:
-    """What of a callback's construction shapes the compiled program: equal configurations share it.
-
-    Attributes:
-        alpha: Weight of the newest episode in the averages.
-        episode_stats: Whether count, minimum, maximum and mean of the newest episodes are logged.
-        reduce: What happens to arrays in the training log; None makes them errors.
-        learning_rate: The rate, or a schedule, for optimizer states that hold none.
-        log_every: Iterations between two records.
-        buffer: Rows that are kept on the device before they are sent; 0 sends each at once.
-        buffer_width: Words that a buffered row may take.
-        axis_name: Mapped axes over which the environments are spread; None for all axes of
-            `shard_map` or `pmap`.
-        abort: Whether a NaN or an infinity stops the program.
-        video: What plays and sends evaluation rollouts; None if there are no videos.
-        drain: Whether rows stay in the buffer, a ring, until the host takes them.
-        first_step: Environment steps that were taken before the first one.
-        first_iteration: Index of the first training iteration.
-    """
-
-    alpha: float = 0.9
-    episode_stats: bool = False
-    reduce: Literal["mean"] | None = None
-    learning_rate: GivenRate | None = None
-    log_every: int = 1
-    buffer: int = 0
-    buffer_width: int = 64
-    axis_name: AxisName | None = None
-    abort: bool = False
-    video: VideoProgram | None = None
-    drain: bool = False
-    first_step: int = 0
-    first_iteration: int = 0
 
 
 @final
@@ -104,10 +67,10 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
         buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
         buffered=_zero(jnp.int32),
     )
-    axes = _manual_axes()
+    axes = manual_axes()
     if not axes:
         return state
-    if config.drain:
+    if config.ring:
         raise LoggingError(DRAIN_NEEDS_JIT)
     # Under shard_map the carry of a scan must vary over the same mesh axes before and after; a
     # selection between equals takes over the axes over which its condition varies.
@@ -130,7 +93,7 @@ def on_step(
 ) -> MetricsState:
     """Takes in one step or a rollout; see `MetricsCallback.on_step`."""
     stats = episodes.update(state.episodes, reward, done, alpha=config.alpha)
-    stats = jax.tree.map(_sharded_like, stats, state.episodes)
+    stats = jax.tree.map(sharded_like, stats, state.episodes)
     steps = jnp.size(reward)
     for axis in _axes(config, state)[0]:
         steps *= lax.axis_size(axis)
@@ -172,7 +135,7 @@ def on_iteration(
 
 def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
     """Tells the host that a program starts; see `MetricsCallback.on_training_start`."""
-    if config.drain:
+    if config.ring:
         return state
     # Not numbered: under vmap the state may not differ between lanes yet, and then this row would
     # take a number that each lane waits for.
@@ -192,15 +155,15 @@ def send_unnumbered(
     """Sends a row that stands in no order with the records."""
     row = make_row(config, run, state, kind, values, {}, iteration)
     row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
-    emit(row[None], where=gate(config, state, where=where))
+    emit(row[None], where=_gate(config, state, where))
 
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
     """Sends what is buffered, and tells the host that the program ends."""
-    if config.drain:
+    if config.ring:
         return state
     if config.buffer:
-        emit(_valid_rows(state), where=gate(config, state, where=state.buffered > 0))
+        emit(_valid_rows(state), where=_gate(config, state, state.buffered > 0))
         state = replace(state, buffered=jnp.zeros_like(state.buffered))
     return _send_now(config, state, make_row(config, run, state, Kind.END, {}, {}, state.iteration))
 
@@ -219,7 +182,7 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
         Header.DEVICE: -1,
         Header.DEVICES: 1,
     }
-    axes = _manual_axes()
+    axes = manual_axes()
     where = lax.axis_index(axes) == 0 if axes else True
     emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
 
@@ -272,7 +235,7 @@ def _send(
     """
     if not config.buffer:
         return _send_now(config, state, row, due), mark(row[None], jnp.asarray(due)[None])
-    place = state.buffered % config.buffer if config.drain else state.buffered
+    place = state.buffered % config.buffer if config.ring else state.buffered
     kept = jnp.where(due, _pad(config, row), state.buffer[place])
     state = _count(
         replace(
@@ -283,18 +246,18 @@ def _send(
         row,
         due,
     )
-    if config.drain:
+    if config.ring:
         return state, row[None]
     unsent = _valid_rows(state)
     full = state.buffered == config.buffer
-    emit(state.buffer, where=gate(config, state, where=full))
+    emit(state.buffer, where=_gate(config, state, full))
     return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 
 
 def _send_now(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool = True
 ) -> MetricsState:
-    emit(row[None], where=gate(config, state, where=due))
+    emit(row[None], where=_gate(config, state, due))
     return _count(state, row, due)
 
 
@@ -318,37 +281,12 @@ def _valid_rows(state: MetricsState) -> jax.Array:
     return mark(state.buffer, jnp.arange(len(state.buffer)) < state.buffered)
 
 
-# ---- mapped axes --------------------------------------------------------------------------------
-
-
-def _manual_axes() -> tuple[str, ...]:
-    """The axes of the `shard_map` or `pmap` that is being traced."""
-    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
-
-
 def _axes(config: Config, state: MetricsState) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The axes over which values are reduced, and the manual ones that hold lanes of their own."""
-    manual = _manual_axes()
-    if config.axis_name is None:
-        reduced = manual if state.lane is None else ()
-    else:
-        named = config.axis_name
-        reduced = (named,) if isinstance(named, str) else tuple(named)
-    return reduced, tuple(axis for axis in manual if axis not in reduced)
+    return split_axes(config.axis_name, has_lane=state.lane is not None)
 
 
-def gate(config: Config, state: MetricsState, *, where: jax.Array | bool) -> jax.Array | bool:
-    """Of the devices that hold the same values only the first one sends."""
-    same = tuple(axis for axis in _axes(config, state)[0] if axis in _manual_axes())
-    return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where
-
-
-def _sharded_like(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Keeps the type of a scan's carry on an Explicit mesh, where the rewards bring theirs."""
-    there, spec = jax.typeof(new).sharding, jax.typeof(old).sharding.spec
-    if there.spec == spec:
-        return new
-    return jax.sharding.reshard(new, jax.sharding.NamedSharding(there.mesh, spec))
+def _gate(config: Config, state: MetricsState, where: jax.Array | bool) -> jax.Array | bool:
+    return gate(config.axis_name, where, has_lane=state.lane is not None)
 
 
 def _zero_from(key: jax.Array) -> jax.Array:

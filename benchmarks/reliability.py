@@ -36,8 +36,8 @@ from _measure import (
 )
 
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
+from metriplex.delivery.run_journal import RunJournal
 from metriplex.plugins.backends import Backend
-from metriplex.recording import RunJournal
 from metriplex.replay import replay
 from metriplex.run import Run
 

@@ -11,12 +11,12 @@ from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, RunInfo, Scalars, hookimpl
 from metriplex.cli import main
 from metriplex.commands.replay import parse_backends
+from metriplex.delivery.worker import FAILURES
 from metriplex.journal import JournalWriter
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import Backend
 from metriplex.replay import JournalSource, replay, replay_events
 from metriplex.sending import send
-from metriplex.workers import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

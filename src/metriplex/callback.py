@@ -15,6 +15,7 @@ from metriplex.bridge.tracing import require_host
 from metriplex.cluster import join_cluster
 from metriplex.cluster_run import ClusterRun
 from metriplex.companions import accompany
+from metriplex.delivery.run_journal import check_journal
 from metriplex.device import state as device
 from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends
 from metriplex.device.config import make_config
@@ -26,7 +27,6 @@ from metriplex.opening import Opened, check_resume, open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
-from metriplex.recording import check_journal
 from metriplex.run import Run
 from metriplex.validation import check_choice, check_count, check_positive
 from metriplex.video.options import check_video
@@ -117,7 +117,7 @@ class MetricsCallback(RunOwner):
             journal in their turn; without a journal they are dropped.
         journal: Whether everything is kept in the run's directory too, from where backends that
             lag behind or fail get it later; or a dictionary of options: `fsync`, `max_bytes` and
-            `flush_secs` of `metriplex.recording.RunJournal`.
+            `flush_secs` of `metriplex.delivery.run_journal.RunJournal`.
         video_interval: Iterations between two evaluation videos, `eval/video`, or 0 for none. They
             need `env` and `on_iteration(policy=)`. Whatever goes wrong with them is a warning.
         video_num_steps: Steps of a video; an episode that ends is followed by a new one.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from metriplex.delivery.run_journal import RunJournal, open_journal
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     check_free,
@@ -19,7 +20,6 @@ from metriplex.journal import (
     read_run,
 )
 from metriplex.naming import create_directory
-from metriplex.recording import RunJournal, open_journal
 from metriplex.records import Lane, RunInfo, Scalars
 from metriplex.validation import (
     check_count,

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
+from metriplex.delivery.calls import calls
+from metriplex.delivery.worker import FAILURES, RETRY_SECONDS
 from metriplex.errors import ConfigurationError
-from metriplex.recording import calls
-from metriplex.workers import FAILURES, RETRY_SECONDS
 
 if TYPE_CHECKING:
+    from metriplex.delivery.calls import Task
     from metriplex.journal import Entry
     from metriplex.journal.acks import Ack
     from metriplex.plugins.backends import Backend
     from metriplex.records import RunInfo
-    from metriplex.tasks import Task
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Is told the backend's name, how many records are done, and how many there are to do."""

@@ -18,9 +18,9 @@ if "HOST_ONLY" in os.environ:
     package.__path__ = [str(CORE)]
     sys.modules["metriplex"] = package
 
+from metriplex.delivery.run_journal import RunJournal  # noqa: E402
 from metriplex.plugins.backends import Backend  # noqa: E402
 from metriplex.plugins.hookspecs import hookimpl  # noqa: E402
-from metriplex.recording import RunJournal  # noqa: E402
 from metriplex.records import RunInfo, Scalars  # noqa: E402
 from metriplex.run import Run  # noqa: E402
 

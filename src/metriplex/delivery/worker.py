@@ -9,14 +9,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from metriplex.delivery.calls import REREAD, Task, TaskQueue
 from metriplex.records import Delivery, RunInfo
-from metriplex.tasks import REREAD, Task, TaskQueue
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from metriplex.delivery.run_journal import RunJournal
     from metriplex.journal.acks import Ack
-    from metriplex.recording import RunJournal
 
 logger = logging.getLogger("metriplex")
 

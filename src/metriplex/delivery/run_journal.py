@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 
+from metriplex.delivery.calls import REREAD, Task, calls
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     Close,
@@ -22,8 +23,6 @@ from metriplex.journal import (
 )
 from metriplex.journal.acks import clamp_acks
 from metriplex.plugins.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
-from metriplex.records import Scalars
-from metriplex.tasks import REREAD, Task, join
 from metriplex.validation import (
     check_choice,
     check_count,
@@ -31,15 +30,12 @@ from metriplex.validation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from metriplex.journal import Entry, FsyncPolicy, Record
     from metriplex.records import RunInfo
 
 logger = logging.getLogger("metriplex")
-
-BATCH = 1000
-"""How many records that are read again are given to a backend in one call."""
 
 
 @final
@@ -189,45 +185,6 @@ def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal 
             f"the journal in {str(run.directory)!r} can't be opened ({type(error).__name__}: "
             f"{error}): mend that, give another `log_dir`, or pass `journal=False`"
         ) from error
-
-
-def calls(entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None) -> Iterator[Task]:
-    """The calls that deliver entries to a backend, scalars by the thousand.
-
-    Args:
-        entries: In the order of their numbers.
-        skip: Tells which of them are left out.
-    """
-    waiting: list[Task] = []
-    for entry in entries:
-        if skip is not None and skip(entry):
-            continue
-        task = _call(entry)
-        if task is None:
-            continue
-        if waiting and (task.hook != "log_scalars" or len(waiting) == BATCH):
-            yield join(waiting)
-            waiting = []
-        if task.hook == "log_scalars":
-            waiting.append(task)
-        else:
-            yield task
-    if waiting:
-        yield join(waiting)
-
-
-def _call(entry: Entry) -> Task | None:
-    number, record = entry.number, entry.record
-    if isinstance(record, Scalars):
-        hook, argument = "log_scalars", ("records", (record,))
-    elif isinstance(record, Hparams):
-        hook, argument = "log_hparams", ("hparams", record.values)
-    elif isinstance(record, Resume | Close):
-        return None
-    else:
-        hook, name = MEDIA_HOOKS[type(record)]
-        argument = (name, record)
-    return Task(hook, argument, number, number + 1, 1)
 
 
 _ARGUMENTS = {"log_scalars": "records", "log_hparams": "hparams", **dict(MEDIA_HOOKS.values())}

@@ -7,8 +7,20 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any, final
 
+from metriplex.journal import (
+    Close,
+    Hparams,
+    Resume,
+)
+from metriplex.plugins.hookspecs import MEDIA_HOOKS
+from metriplex.records import Scalars
+
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable, Iterable, Iterator
+
+    from metriplex.journal import Entry
+
 
 REREAD = "reread"
 """The task that stands for records which are in the journal alone."""
@@ -121,3 +133,46 @@ def join(tasks: list[Task]) -> Task:
         itertools.chain.from_iterable(task.argument[1] for task in tasks if task.argument)
     )
     return Task("log_scalars", ("records", records), tasks[0].first, tasks[-1].end, len(records))
+
+
+BATCH = 1000
+"""How many records that are read again are given to a backend in one call."""
+
+
+def calls(entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None) -> Iterator[Task]:
+    """The calls that deliver entries to a backend, scalars by the thousand.
+
+    Args:
+        entries: In the order of their numbers.
+        skip: Tells which of them are left out.
+    """
+    waiting: list[Task] = []
+    for entry in entries:
+        if skip is not None and skip(entry):
+            continue
+        task = _call(entry)
+        if task is None:
+            continue
+        if waiting and (task.hook != "log_scalars" or len(waiting) == BATCH):
+            yield join(waiting)
+            waiting = []
+        if task.hook == "log_scalars":
+            waiting.append(task)
+        else:
+            yield task
+    if waiting:
+        yield join(waiting)
+
+
+def _call(entry: Entry) -> Task | None:
+    number, record = entry.number, entry.record
+    if isinstance(record, Scalars):
+        hook, argument = "log_scalars", ("records", (record,))
+    elif isinstance(record, Hparams):
+        hook, argument = "log_hparams", ("hparams", record.values)
+    elif isinstance(record, Resume | Close):
+        return None
+    else:
+        hook, name = MEDIA_HOOKS[type(record)]
+        argument = (name, record)
+    return Task(hook, argument, number, number + 1, 1)

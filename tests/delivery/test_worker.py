@@ -21,9 +21,9 @@ from metriplex import (
     Video,
     hookimpl,
 )
+from metriplex.delivery.worker import FAILURES, Worker
 from metriplex.plugins.backends import Backend
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
-from metriplex.workers import FAILURES, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -39,7 +39,7 @@ from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
 from metriplex.delivery.run_journal import RunJournal
 from metriplex.plugins.backends import Backend
 from metriplex.replay import replay
-from metriplex.run import Run
+from metriplex.run.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

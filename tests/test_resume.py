@@ -14,7 +14,7 @@ from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, Scalars
 from metriplex.journal import Resume, read_entries, superseded
 from metriplex.journal.acks import Ack, ack_path, load_ack
-from metriplex.opening import next_iteration
+from metriplex.run.opening import next_iteration
 
 if TYPE_CHECKING:
     from pathlib import Path

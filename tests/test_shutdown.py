@@ -26,7 +26,8 @@ PREAMBLE = """
 import asyncio, ctypes, os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 import jax, jax.numpy as jnp
-from metriplex import ClosedError, MetricsCallback, hookimpl, shutdown
+from metriplex import ClosedError, MetricsCallback, hookimpl
+from metriplex.run import shutdown
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 folder = sys.argv[1]

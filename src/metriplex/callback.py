@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
 
 import jax
 
-from metriplex.aggregate import Aggregator
 from metriplex.bridge.tracing import require_host
 from metriplex.cluster import join_cluster
 from metriplex.cluster_run import ClusterRun
-from metriplex.companions import accompany
 from metriplex.delivery.run_journal import check_journal
 from metriplex.device import state as device
 from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends
 from metriplex.device.config import make_config
-from metriplex.finite import NonFinite
-from metriplex.hparams import check_hparams, flatten_hparams
-from metriplex.lanes import make_lanes
 from metriplex.naming import run_name
-from metriplex.opening import Opened, check_resume, open_run
 from metriplex.owner import RunOwner
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
-from metriplex.run import Run
+from metriplex.run.aggregate import Aggregator
+from metriplex.run.background import accompany
+from metriplex.run.hparams import check_hparams, flatten_hparams
+from metriplex.run.lanes import make_lanes
+from metriplex.run.nonfinite import NonFinite
+from metriplex.run.opening import Opened, check_resume, open_run
+from metriplex.run.run import Run
 from metriplex.validation import check_choice, check_count, check_positive
 from metriplex.video.options import check_video
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, final
 import jax
 
 from metriplex.errors import ConfigurationError
-from metriplex.opening import Place
 from metriplex.records import Lane, RunInfo
+from metriplex.run.opening import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,8 @@ from metriplex.errors import ClosedError, ConfigurationError, MetriplexError
 from metriplex.journal import has_journal, read_run
 from metriplex.kept import Kept
 from metriplex.naming import free_directory, local_directory
-from metriplex.opening import Place, look_up, open_run
 from metriplex.records import RunInfo
+from metriplex.run.opening import Place, look_up, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from metriplex.bridge.rows import Row
     from metriplex.cluster import Cluster
-    from metriplex.opening import Opened
     from metriplex.records import Delivery, Media, Scalar
-    from metriplex.run import Run
+    from metriplex.run.opening import Opened
+    from metriplex.run.run import Run
 
 logger = logging.getLogger("metriplex")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metriplex.run import Run
+    from metriplex.run.run import Run
 
 logger = logging.getLogger("metriplex")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from metriplex.run import Run
+    from metriplex.run.run import Run
 
 ARTIFACTS = "artifacts"
 """Where a run's directory keeps the files that belong to it."""

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from metriplex import shutdown
 from metriplex.bridge import receiver
 from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import (
@@ -31,8 +30,9 @@ from metriplex.device import state as device
 from metriplex.device.checks import check_state
 from metriplex.device.training_log import flatten
 from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
-from metriplex.hparams import check_hparams, flatten_hparams
 from metriplex.media import MediaLogger
+from metriplex.run import shutdown
+from metriplex.run.hparams import check_hparams, flatten_hparams
 from metriplex.validation import check_step
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from metriplex.device.config import Config
     from metriplex.device.state import MetricsState
     from metriplex.records import Delivery
-    from metriplex.run import Run
+    from metriplex.run.run import Run
     from metriplex.video.program import VideoProgram
 
 logger = logging.getLogger("metriplex")

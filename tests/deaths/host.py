@@ -22,7 +22,7 @@ from metriplex.delivery.run_journal import RunJournal  # noqa: E402
 from metriplex.plugins.backends import Backend  # noqa: E402
 from metriplex.plugins.hookspecs import hookimpl  # noqa: E402
 from metriplex.records import RunInfo, Scalars  # noqa: E402
-from metriplex.run import Run  # noqa: E402
+from metriplex.run.run import Run  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

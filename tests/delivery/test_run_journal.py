@@ -18,7 +18,7 @@ from metriplex.delivery.run_journal import BATCH, RunJournal
 from metriplex.journal import Close, Entry, Hparams, read_entries
 from metriplex.journal.acks import Ack, ack_path, clamp_acks, load_ack
 from metriplex.plugins.backends import Backend
-from metriplex.run import Run
+from metriplex.run.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

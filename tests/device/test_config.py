@@ -19,7 +19,7 @@ from metriplex import ConfigurationError, LoggingError, MetricsCallback, Metripl
 from metriplex.device import state as device
 from metriplex.device.checks import check_where
 from metriplex.device.config import Config, make_config
-from metriplex.hparams import check_hparams
+from metriplex.run.hparams import check_hparams
 from metriplex.validation import check_count, check_step
 
 if TYPE_CHECKING:

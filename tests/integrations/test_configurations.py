@@ -8,7 +8,7 @@ import pytest
 
 from memory import Memory
 from metriplex import MetricsCallback
-from metriplex.hparams import flatten_hparams
+from metriplex.run.hparams import flatten_hparams
 
 
 @pytest.mark.parametrize("kind", ["ConfigDict", "FrozenConfigDict"])

@@ -29,7 +29,7 @@ from metriplex import (
 )
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.routing import Router
-from metriplex.run import Run
+from metriplex.run.run import Run
 from metriplex.video.setup import prepare_videos
 
 if TYPE_CHECKING:

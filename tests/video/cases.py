@@ -13,7 +13,7 @@ import numpy as np
 
 from memory import Memory
 from metriplex import MetricsCallback, Renderer
-from metriplex.run import Run
+from metriplex.run.run import Run
 from metriplex.video.payloads import find
 
 if TYPE_CHECKING:

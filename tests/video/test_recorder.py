@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, PluginError, hookimpl
-from metriplex.run import Run
+from metriplex.run.run import Run
 from video.cases import HEIGHT, WIDTH, Dot, Line, Walker, by_value
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from metriplex.plugins.discovery import construct, find, load
 from metriplex.plugins.hookspecs import SPECS, hookimpl
 from metriplex.plugins.renderers import create_renderer
 from metriplex.records import RunInfo
-from metriplex.run import Run
+from metriplex.run.run import Run
 from metriplex.video.ffmpeg import find_ffmpeg
 from metriplex.video.jobs import RenderJob
 from metriplex.video.worker import RenderWorker

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from metriplex.plugins.backends import Backend
     from metriplex.plugins.interfaces import Environment, Renderer
-    from metriplex.run import Run
+    from metriplex.run.run import Run
 
 WorkerMode: TypeAlias = Literal["process", "thread"]
 

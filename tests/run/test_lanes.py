@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata
 from memory import host_calls, logging_to_memory
 from metriplex import ConfigurationError, Lane, MetricsCallback, RunInfo, hookimpl
 from metriplex.bridge import receiver
-from metriplex.lanes import make_lanes
+from metriplex.run.lanes import make_lanes
 
 if TYPE_CHECKING:
     from pathlib import Path

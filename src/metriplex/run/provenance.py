@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metriplex.hparams import MASK, is_secret
+from metriplex.run.hparams import MASK, is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

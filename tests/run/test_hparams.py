@@ -14,7 +14,7 @@ from flax import linen, struct
 from flax.core import FrozenDict
 
 from metriplex.errors import LoggingError
-from metriplex.hparams import flatten_hparams
+from metriplex.run.hparams import flatten_hparams
 
 
 @dataclass

@@ -10,16 +10,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, final
 
-from metriplex import provenance
 from metriplex.errors import ClosedError
 from metriplex.records import Text
+from metriplex.run import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from metriplex.records import Scalar
-    from metriplex.run import Run
-    from metriplex.system import Probe
+    from metriplex.run.run import Run
+    from metriplex.run.system_metrics import Probe
 
 logger = logging.getLogger("metriplex")
 
@@ -138,7 +138,7 @@ def accompany(run: Run, *, provenance: bool | None, seconds: float) -> None:
     if os.environ.get(SWITCH) != "0" if provenance is None else provenance:
         run.companions.append(ProvenanceReport(run.log_media))
     if seconds:
-        from metriplex.system import Probe  # only those who want samples need it
+        from metriplex.run.system_metrics import Probe  # only those who want samples need it
 
         def log(sample: Mapping[str, Scalar]) -> None:
             run.log_scalars(run.newest_step, sample)

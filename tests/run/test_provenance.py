@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 import pytest
 
-from metriplex import provenance
+from metriplex.run import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metriplex import sequence
 from metriplex.bridge.rows import Row
-from metriplex.sequence import Sequencer
+from metriplex.run.sequencer import Sequencer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,18 +77,18 @@ def test_a_lane_may_begin_at_a_later_number() -> None:
 
 def test_a_gap_that_nobody_fills_is_passed_after_a_window_of_rows() -> None:
     sequencer = Sequencer()
-    waiting = [row(number) for number in range(1, sequence.WINDOW + 1)]
+    waiting = [row(number) for number in range(1, sequencer.WINDOW + 1)]
     assert push_all(sequencer, waiting) == []
-    last = row(sequence.WINDOW + 1)
+    last = row(sequencer.WINDOW + 1)
     assert sequencer.push(last) == [*waiting, last]
-    assert sequencer.expected == sequence.WINDOW + 2
+    assert sequencer.expected == sequencer.WINDOW + 2
 
 
 def test_a_row_that_comes_after_its_gap_was_passed_is_late_not_lost() -> None:
     sequencer = Sequencer()
-    arrivals = [0, *range(2, sequence.WINDOW + 3), 1, 1, sequence.WINDOW + 3]
+    arrivals = [0, *range(2, sequencer.WINDOW + 3), 1, 1, sequencer.WINDOW + 3]
     due = numbers(push_all(sequencer, map(row, arrivals)))
-    assert due == [0, *range(2, sequence.WINDOW + 3), 1, sequence.WINDOW + 3]
+    assert due == [0, *range(2, sequencer.WINDOW + 3), 1, sequencer.WINDOW + 3]
     assert sequencer.duplicates == 1
 
 
@@ -144,7 +143,7 @@ def test_the_end_of_a_program_does_not_make_the_next_rows_of_it_duplicates() -> 
 def test_duplicates_are_known_as_far_back_as_the_memory_reaches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sequence, "MEMORY", 8)
+    monkeypatch.setattr(sequencer, "MEMORY", 8)
     sequencer = Sequencer(2)
     rows = [row(number) for number in range(2, 25)]
     assert push_all(sequencer, rows) == rows
@@ -155,7 +154,7 @@ def test_duplicates_are_known_as_far_back_as_the_memory_reaches(
 
 def test_of_rows_before_a_gap_none_is_taken_for_a_duplicate_of_another_number() -> None:
     sequencer = Sequencer()
-    rows = [row(0), row(1), *map(row, range(5, sequence.WINDOW + 6))]
+    rows = [row(0), row(1), *map(row, range(5, sequencer.WINDOW + 6))]
     assert push_all(sequencer, rows) == rows
     assert push_all(sequencer, [row(7), row(6), row(5)]) == []
     other = dataclasses.replace(row(4), fingerprint=rows[0].fingerprint)
@@ -164,8 +163,8 @@ def test_of_rows_before_a_gap_none_is_taken_for_a_duplicate_of_another_number() 
 
 def test_memory_of_a_long_stream_is_bounded() -> None:
     sequencer = Sequencer()
-    for number in range(sequence.MEMORY + 100):
+    for number in range(sequencer.MEMORY + 100):
         sequencer.push(row(number))
-    assert len(sequencer._memory._ring) == sequence.MEMORY
+    assert len(sequencer._memory._ring) == sequencer.MEMORY
     assert sequencer.push(row(100)) == []
     assert numbers(sequencer.push(row(99))) == [99]

@@ -9,9 +9,10 @@ import jax
 import pytest
 
 from memory import Memory
-from metriplex import MetricsCallback, system
-from metriplex.companions import ProvenanceReport, SystemSampler
+from metriplex import MetricsCallback
 from metriplex.errors import ClosedError, ConfigurationError
+from metriplex.run import system_metrics
+from metriplex.run.background import ProvenanceReport, SystemSampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ def test_the_system_is_sampled_until_the_end() -> None:
         samples.append(sample)
         sampled.set()
 
-    sampler = SystemSampler(take, system.Probe(), 1e-3)
+    sampler = SystemSampler(take, system_metrics.Probe(), 1e-3)
     assert sampled.wait(LONG)
     sampler.close(LONG)
     count = len(samples)
@@ -107,8 +108,8 @@ class Nvml:
 
 def test_what_the_gpus_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = Nvml()
-    monkeypatch.setattr(system, "_start_nvml", lambda: nvml)
-    probe = system.Probe()
+    monkeypatch.setattr(system_metrics, "_start_nvml", lambda: nvml)
+    probe = system_metrics.Probe()
     gpus = {name: value for name, value in probe.sample().items() if "gpu" in name}
     probe.close()
     probe.close()
@@ -132,7 +133,7 @@ def test_without_psutil_the_error_says_what_to_install(monkeypatch: pytest.Monke
         importlib.util, "find_spec", lambda name: None if name == "psutil" else find(name)
     )
     with pytest.raises(ConfigurationError, match=r"pip install 'metriplex\[system\]'"):
-        system.Probe()
+        system_metrics.Probe()
 
 
 def test_a_run_tells_where_it_comes_from_and_what_it_takes(

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, final
 from metriplex.bridge.rows import Row
 from metriplex.delivery.worker import Worker
 from metriplex.errors import ClosedError
-from metriplex.finite import FiniteFilter, NonFinite
 from metriplex.journal.acks import Ack, ack_path, load_ack
-from metriplex.lanes import LaneCount
 from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
-from metriplex.sequence import WINDOW, Sequencer
-from metriplex.shutdown import hold_if_terminating
+from metriplex.run.lanes import LaneCount
+from metriplex.run.nonfinite import FiniteFilter, NonFinite
+from metriplex.run.sequencer import WINDOW, Sequencer
+from metriplex.run.shutdown import hold_if_terminating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from metriplex.aggregate import Aggregator
-    from metriplex.companions import Companion
     from metriplex.delivery.run_journal import RunJournal
     from metriplex.plugins.backends import Backend
+    from metriplex.run.aggregate import Aggregator
+    from metriplex.run.background import Companion
 
 logger = logging.getLogger("metriplex")
 

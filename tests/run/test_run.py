@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from metriplex import ClosedError, NonFiniteError, RunInfo, Scalars, Text, hookimpl
 from metriplex.bridge.rows import Row
 from metriplex.plugins.backends import Backend
-from metriplex.run import STEPS_PER_SECOND, Run
+from metriplex.run.run import STEPS_PER_SECOND, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from metriplex.finite import NonFinite
+    from metriplex.run.nonfinite import NonFinite
 
 INFO = RunInfo(id="0f", name="walk", directory=Path("logs/walk"), start_time=0.0)
 LONG = 60.0

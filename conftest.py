@@ -22,7 +22,7 @@ collect_ignore_glob = [
     for project in Path(__file__).parent.glob("backends/*/pyproject.toml")
     if importlib.util.find_spec(f"metriplex_{project.parent.name}") is None
 ]
-collect_ignore = ["tests/cluster_program.py"]  # a program of several processes
+collect_ignore = ["tests/processes/cluster_program.py"]  # a program of several processes
 collect_ignore += [
     f"src/metriplex/integrations/{library}.py"
     for library in ("lerax", "stable_baselines3")

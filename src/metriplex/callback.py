@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
 import jax
 
 from metriplex.bridge.tracing import require_host
-from metriplex.cluster import join_cluster
-from metriplex.cluster_run import ClusterRun
+from metriplex.cluster.processes import join_cluster
+from metriplex.cluster.run import ClusterRun
 from metriplex.delivery.run_journal import check_journal
 from metriplex.device import state as device
 from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends

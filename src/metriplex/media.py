@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metriplex.cluster_run import ClusterRun
+from metriplex.cluster.pending import copy
+from metriplex.cluster.run import ClusterRun
 from metriplex.errors import LoggingError
-from metriplex.kept import copy
 from metriplex.records import Artifact, Histogram, Image, Text, Video
 from metriplex.validation import check_count, check_step, check_tag
 

@@ -25,7 +25,7 @@ from metriplex.bridge.ring import (
     take_rows,
 )
 from metriplex.bridge.tracing import is_tracing
-from metriplex.cluster_run import is_written_here
+from metriplex.cluster.run import is_written_here
 from metriplex.device import state as device
 from metriplex.device.checks import check_state
 from metriplex.device.training_log import flatten
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from metriplex.cluster_run import ClusterRun
+    from metriplex.cluster.run import ClusterRun
     from metriplex.device.config import Config
     from metriplex.device.state import MetricsState
     from metriplex.records import Delivery

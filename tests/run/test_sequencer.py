@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metriplex.bridge.rows import Row
+from metriplex.run import sequencer
 from metriplex.run.sequencer import Sequencer
 
 if TYPE_CHECKING:

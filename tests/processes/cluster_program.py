@@ -225,7 +225,7 @@ def hidden() -> None:
 
 def host_alone() -> None:
     """A loop of the host logs without any program, and is killed without having flushed."""
-    from metriplex import cluster_run
+    from metriplex.cluster import run as cluster_run
 
     cluster_run.HOLD_SECONDS = 0.0
     metrics = shared("loop")
@@ -244,7 +244,7 @@ def endless_again() -> None:
 
 def alone() -> None:
     """Process 0 forgets to construct what the others do."""
-    from metriplex import cluster
+    from metriplex.cluster import processes as cluster
 
     cluster.JOIN_SECONDS = 0.5
     if PROCESS != 0:

@@ -16,9 +16,9 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, final
 
+from metriplex.cluster.pending import Kept
 from metriplex.errors import ClosedError, ConfigurationError, MetriplexError
 from metriplex.journal import has_journal, read_run
-from metriplex.kept import Kept
 from metriplex.naming import free_directory, local_directory
 from metriplex.records import RunInfo
 from metriplex.run.opening import Place, look_up, open_run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metriplex.bridge.rows import Row
-    from metriplex.cluster import Cluster
+    from metriplex.cluster.processes import Cluster
     from metriplex.records import Delivery, Media, Scalar
     from metriplex.run.opening import Opened
     from metriplex.run.run import Run

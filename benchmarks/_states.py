@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from metriplex.video.environments import PatternEnvironment
-from metriplex.video.rollout import rollout
+from metriplex.video.play.environments import PatternEnvironment
+from metriplex.video.play.rollout import rollout
 
 if TYPE_CHECKING:
     from metriplex import Renderer

@@ -23,7 +23,7 @@ from _states import states_of
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.pendulum import Pendulum
 from metriplex.plugins.renderers import create_renderer
-from metriplex.video.encoding import encode
+from metriplex.video.encode.clip import encode
 
 if TYPE_CHECKING:
     from metriplex import Renderer

@@ -36,8 +36,8 @@ from tensorboardX import SummaryWriter
 
 from metriplex.demo.pendulum import Pendulum
 from metriplex.plugins.renderers import create_renderer
-from metriplex.video.encoding import encode
-from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.encode.clip import encode
+from metriplex.video.encode.ffmpeg import find_ffmpeg
 from metriplex_tensorboard.protos import Event
 
 PEER = "`add_video` (moviepy)"

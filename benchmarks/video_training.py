@@ -35,10 +35,10 @@ from metriplex import MetricsCallback, MetricsState, Video
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.ppo import Config, train
 from metriplex.plugins.renderers import create_renderer
-from metriplex.video.drawing import draw_clip
-from metriplex.video.environments import PatternEnvironment
-from metriplex.video.jobs import RenderJob
-from metriplex.video.rollout import rollout
+from metriplex.video.draw.drawer import draw_clip
+from metriplex.video.draw.jobs import RenderJob
+from metriplex.video.play.environments import PatternEnvironment
+from metriplex.video.play.rollout import rollout
 
 ENV = CartPole()
 OFF = "no videos"

@@ -15,7 +15,7 @@ from metriplex.cli import main
 from metriplex.doctor.machine import check_ffmpeg, check_log_directory, check_temporary_files
 from metriplex.doctor.report import Finding, layout, plain, summary
 from metriplex.doctor.trials import run_trial
-from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.encode.ffmpeg import find_ffmpeg
 
 if TYPE_CHECKING:
     from pathlib import Path

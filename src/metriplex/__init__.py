@@ -35,7 +35,7 @@ from metriplex.records import (
     Video,
     lane_name,
 )
-from metriplex.video.encoding import encode_video
+from metriplex.video.encode.clip import encode_video
 
 __all__ = [
     "Artifact",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from metriplex.device.axes import AxisName
     from metriplex.device.config import Config
     from metriplex.device.state import MetricsState
-    from metriplex.video.program import VideoProgram
+    from metriplex.video.play.program import VideoProgram
 
 logger = logging.getLogger("metriplex")
 

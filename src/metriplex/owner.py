@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from metriplex.device.state import MetricsState
     from metriplex.records import Delivery
     from metriplex.run.run import Run
-    from metriplex.video.program import VideoProgram
+    from metriplex.video.play.program import VideoProgram
 
 logger = logging.getLogger("metriplex")
 

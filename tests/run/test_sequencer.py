@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metriplex.bridge.rows import Row
-from metriplex.run import sequencer
+from metriplex.run import sequencer as module
 from metriplex.run.sequencer import Sequencer
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def test_the_end_of_a_program_does_not_make_the_next_rows_of_it_duplicates() -> 
 def test_duplicates_are_known_as_far_back_as_the_memory_reaches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sequencer, "MEMORY", 8)
+    monkeypatch.setattr(module, "MEMORY", 8)
     sequencer = Sequencer(2)
     rows = [row(number) for number in range(2, 25)]
     assert push_all(sequencer, rows) == rows

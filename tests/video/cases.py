@@ -14,7 +14,7 @@ import numpy as np
 from memory import Memory
 from metriplex import MetricsCallback, Renderer
 from metriplex.run.run import Run
-from metriplex.video.payloads import find
+from metriplex.video.play.payloads import find
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -25,15 +25,15 @@ from metriplex.plugins.hookspecs import SPECS, hookimpl
 from metriplex.plugins.renderers import create_renderer
 from metriplex.records import RunInfo
 from metriplex.run.run import Run
-from metriplex.video.ffmpeg import find_ffmpeg
-from metriplex.video.jobs import RenderJob
-from metriplex.video.worker import RenderWorker
+from metriplex.video.draw.jobs import RenderJob
+from metriplex.video.draw.worker import RenderWorker
+from metriplex.video.encode.ffmpeg import find_ffmpeg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from metriplex.records import Clip, Scalars
-    from metriplex.video.jobs import RenderResult
+    from metriplex.video.draw.jobs import RenderResult
 
 _WAIT_SECS = 30.0
 _DRAW_SECS = 60.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import ConfigurationError
 from metriplex.naming import create_directory
-from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.encode.ffmpeg import find_ffmpeg
 
 _RUN = "metriplex_doctor"
 _AT_ONCE = 8

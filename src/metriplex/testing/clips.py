@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.encode.ffmpeg import find_ffmpeg
 
 
 def read_clip(data: bytes) -> np.ndarray:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metriplex.plugins.interfaces import Renderer
-    from metriplex.video.jobs import RenderResult
+    from metriplex.video.draw.jobs import RenderResult
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 """The environment variables that lead to a display."""
@@ -61,8 +61,8 @@ def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) 
     Raises:
         metriplex.ConfigurationError: The renderer can't be pickled.
     """
-    from metriplex.video.jobs import RenderJob
-    from metriplex.video.worker import RenderWorker
+    from metriplex.video.draw.jobs import RenderJob
+    from metriplex.video.draw.worker import RenderWorker
 
     results: list[RenderResult] = []
     worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=timeout_secs)

@@ -10,7 +10,7 @@ import numpy as np
 from metriplex.errors import ClosedError
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.testing.stored import Stored
-from metriplex.video.encoding import encode_video
+from metriplex.video.encode.clip import encode_video
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

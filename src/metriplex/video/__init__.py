@@ -1,1 +1,5 @@
-"""Evaluation videos: the rollout on the device, drawing and encoding off the training path."""
+"""Evaluation videos: played in the program, drawn and encoded away from the training.
+
+`play` knows jax and the device; `draw` has the threads and the process that draw; `encode` knows
+NumPy and the picture formats alone.
+"""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.plugins.renderers import adapt_environment, create_renderer
-from metriplex.video.environments import PatternEnvironment
-from metriplex.video.program import VideoProgram
-from metriplex.video.recorder import TAG, VideoRecorder
+from metriplex.video.draw.recorder import TAG, VideoRecorder
+from metriplex.video.play.environments import PatternEnvironment
+from metriplex.video.play.program import VideoProgram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ import pytest
 from metriplex.records import Artifact, Histogram, Image, Text, Video
 from metriplex.testing.clips import read_clip
 from metriplex.testing.contract.base import ContractBase, check_names
-from metriplex.video.encoding import encode_video
+from metriplex.video.encode.clip import encode_video
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ import traceback
 from typing import TYPE_CHECKING, final
 
 from metriplex.errors import VideoError
-from metriplex.video.encoding import Clip, ClipEncoder
-from metriplex.video.jobs import RenderJob, RenderResult
+from metriplex.video.draw.jobs import RenderJob, RenderResult
+from metriplex.video.encode.clip import Clip, ClipEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

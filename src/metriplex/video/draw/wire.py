@@ -1,4 +1,4 @@
-"""Messages between the training process and the drawing process: a length, then a pickle."""
+"""Packets between the training process and the drawing process: a length, then a pickle."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def pack(message: Any) -> bytes:
     Args:
         message: Anything that cloudpickle can pickle, also what was defined in `__main__`.
     """
-    return frame(cloudpickle.dumps(message))
+    return packet(cloudpickle.dumps(message))
 
 
-def frame(pickled: bytes) -> bytes:
+def packet(pickled: bytes) -> bytes:
     """Something that is pickled already, as it is sent."""
     return HEADER.pack(len(pickled)) + pickled
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from metriplex.video.policies import adapt_policy
+from metriplex.video.play.policies import adapt_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from metriplex.plugins.interfaces import Environment
-    from metriplex.video.policies import Actor
+    from metriplex.video.play.policies import Actor
 
 
 def rollout(
@@ -34,7 +34,7 @@ def rollout(
 
     Args:
         env: The environment, adapted.
-        policy: The policy, see `metriplex.video.policies.adapt_policy`.
+        policy: The policy, see `metriplex.video.play.policies.adapt_policy`.
         key: Typed PRNG key; the same key gives the same rollout.
         num_steps: How many states are recorded, the first one of an episode included.
         select: What is kept of each state.

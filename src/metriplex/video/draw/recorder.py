@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from metriplex.errors import ClosedError
 from metriplex.records import Video
-from metriplex.video.jobs import RenderJob, RenderResult
-from metriplex.video.payloads import States, find
-from metriplex.video.player import Player
-from metriplex.video.worker import RenderWorker
+from metriplex.video.draw.jobs import RenderJob, RenderResult
+from metriplex.video.draw.player import Player
+from metriplex.video.draw.worker import RenderWorker
+from metriplex.video.play.payloads import States, find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from metriplex.errors import VideoError
-from metriplex.video import encoding
-from metriplex.video.encoding import Clip, ClipEncoder, encode
-from metriplex.video.ffmpeg import find_ffmpeg
+from metriplex.video.encode import clip
+from metriplex.video.encode.clip import Clip, ClipEncoder, encode
+from metriplex.video.encode.ffmpeg import find_ffmpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,7 +185,7 @@ def test_mp4_plays_at_any_rate(fps: float) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (9, 2), (33, 51)])
 @pytest.mark.parametrize("count", [1, 3])
 def test_odd_and_tiny_sizes(kind: str, height: int, width: int, count: int) -> None:
-    if kind == "mp4" and encoding.find_ffmpeg() is None:
+    if kind == "mp4" and clip.find_ffmpeg() is None:
         return
     frames = np.full((count, height, width, 3), (200, 100, 50), np.uint8)
 
@@ -346,15 +346,15 @@ def test_a_full_disk(kind: str, ffmpeg: bool, tmp_path: Path) -> None:
     program = f"""
         import resource, tempfile
         import numpy as np
-        from metriplex.video import encoding
+        from metriplex.video.encode import clip
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         tempfile.tempdir = {str(tmp_path)!r}
         if not {ffmpeg}:
-            encoding.find_ffmpeg = lambda: None
+            clip.find_ffmpeg = lambda: None
         frames = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
         try:
-            encoding.encode(frames, fps=50.0, format={kind!r})
-        except encoding.VideoError as error:
+            clip.encode(frames, fps=50.0, format={kind!r})
+        except clip.VideoError as error:
             print(error)
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
@@ -376,9 +376,9 @@ def test_memory_does_not_grow_with_the_clip(kind: str, ffmpeg: bool) -> None:
     program = f"""
         import resource
         import numpy as np
-        from metriplex.video import encoding
+        from metriplex.video.encode import clip
         if not {ffmpeg}:
-            encoding.find_ffmpeg = lambda: None
+            clip.find_ffmpeg = lambda: None
         frame = np.zeros((200, 320, 3), np.uint8)
         def draw(count):
             for index in range(count):
@@ -387,9 +387,9 @@ def test_memory_does_not_grow_with_the_clip(kind: str, ffmpeg: bool) -> None:
         def peak(who):
             return resource.getrusage(who).ru_maxrss // 1024
         everyone = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-        encoding.encode(draw(80), fps=50.0, format={kind!r})
+        clip.encode(draw(80), fps=50.0, format={kind!r})
         before = sum(map(peak, everyone))
-        encoding.encode(draw(600), fps=50.0, format={kind!r})  # 115 MB
+        clip.encode(draw(600), fps=50.0, format={kind!r})  # 115 MB
         print(sum(map(peak, everyone)) - before)
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from memory import Memory, host_calls
 from metriplex.bridge.packing import HEADER, Header
-from metriplex.video.environments import PatternEnvironment
-from metriplex.video.rollout import rollout
+from metriplex.video.play.environments import PatternEnvironment
+from metriplex.video.play.rollout import rollout
 from video.cases import Dot, Line, Walker, taping
 
 if TYPE_CHECKING:

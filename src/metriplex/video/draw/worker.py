@@ -9,13 +9,13 @@ import threading
 from typing import TYPE_CHECKING, final
 
 from metriplex.errors import ConfigurationError, VideoError
-from metriplex.video.drawing import CLOSED, Drawer, ThreadDrawer, failed
+from metriplex.video.draw.drawer import CLOSED, Drawer, ThreadDrawer, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from metriplex.plugins.interfaces import Renderer
-    from metriplex.video.jobs import RenderJob, RenderResult
+    from metriplex.video.draw.jobs import RenderJob, RenderResult
 
 logger = logging.getLogger("metriplex")
 
@@ -203,7 +203,7 @@ def _process_drawer(
     renderer: Renderer, nice: int, timeout_secs: float, environment: Mapping[str, str]
 ) -> Drawer:
     try:
-        from metriplex.video.process import ProcessDrawer
+        from metriplex.video.draw.process import ProcessDrawer
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"videos are drawn in a process of their own, which needs `{error.name}`: "

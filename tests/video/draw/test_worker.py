@@ -22,8 +22,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from metriplex import ConfigurationError, Renderer
-from metriplex.video.jobs import RenderJob, RenderResult
-from metriplex.video.worker import RenderWorker
+from metriplex.video.draw.jobs import RenderJob, RenderResult
+from metriplex.video.draw.worker import RenderWorker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +163,7 @@ def children() -> set[int]:
     threads = Path("/proc/self/task").glob("*/children")
     pids = {pid for thread in threads for pid in thread.read_text().split()}
     drawing = [
-        b"metriplex.video.child" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids
+        b"metriplex.video.draw.child" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids
     ]
     return {int(pid) for pid, draws in zip(pids, drawing, strict=True) if draws}
 
@@ -609,8 +609,8 @@ PROGRAM = """
 import atexit, os, signal, sys
 import numpy as np
 from metriplex import Renderer
-from metriplex.video.jobs import RenderJob
-from metriplex.video.worker import RenderWorker
+from metriplex.video.draw.jobs import RenderJob
+from metriplex.video.draw.worker import RenderWorker
 print("imported", flush=True)
 
 class Column(Renderer):

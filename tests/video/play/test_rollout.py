@@ -14,9 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.policy import ActorCritic
-from metriplex.video.environments import PatternEnvironment
-from metriplex.video.policies import adapt_policy
-from metriplex.video.rollout import play, rollout
+from metriplex.video.play.environments import PatternEnvironment
+from metriplex.video.play.policies import adapt_policy
+from metriplex.video.play.rollout import play, rollout
 from video.cases import Line, State, Walker
 
 STEPS = 30

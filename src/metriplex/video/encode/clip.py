@@ -12,9 +12,9 @@ import numpy as np
 
 from metriplex.errors import VideoError
 from metriplex.records import Clip, Video
-from metriplex.video.encoders import Encoder, FFmpegGif, Mp4, PillowGif, PillowWebP
-from metriplex.video.ffmpeg import find_ffmpeg
-from metriplex.video.timing import Timing, rate
+from metriplex.video.encode.encoders import Encoder, FFmpegGif, Mp4, PillowGif, PillowWebP
+from metriplex.video.encode.ffmpeg import find_ffmpeg
+from metriplex.video.encode.timing import Timing, rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from metriplex.bridge.rows import Row
-    from metriplex.video.payloads import Payload
+    from metriplex.video.play.payloads import Payload
 
 _BACKLOG = 2
 """Rollouts that may wait, each with the parameters of a policy."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from metriplex.errors import ConfigurationError, VideoError
-from metriplex.video import messages
-from metriplex.video.drawing import CLOSED, Drawer, failed
-from metriplex.video.jobs import RenderJob, RenderResult
-from metriplex.video.priority import come_forward, stand_back, waited_secs
+from metriplex.video.draw import wire
+from metriplex.video.draw.drawer import CLOSED, Drawer, failed
+from metriplex.video.draw.jobs import RenderJob, RenderResult
+from metriplex.video.draw.priority import come_forward, stand_back, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class ProcessDrawer(Drawer):
             ConfigurationError: The renderer can't be pickled.
         """
         try:
-            self._renderer = messages.pack(renderer)
+            self._renderer = wire.pack(renderer)
         except Exception as error:
             raise ConfigurationError(
                 f"renderer `{type(renderer).__name__}` can't be sent to the drawing process, as it "
@@ -85,7 +85,7 @@ class ProcessDrawer(Drawer):
         """See `Drawer.draw`."""
         label = job.without_states()
         try:
-            result = self._converse(messages.pack(job))
+            result = self._converse(wire.pack(job))
         except Exception as error:  # noqa: BLE001 - told in the result
             printed = self._end(0.0)
             result = failed(label, VideoError(CLOSED) if self._stopped else error)
@@ -190,7 +190,7 @@ class Child:
             # A process group, so that ffmpeg can be ended with it and Ctrl-C reaches neither. Not a
             # session: Linux weighs niceness only within one.
             self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
-                [sys.executable, "-P", "-m", "metriplex.video.child", *map(str, arguments)],
+                [sys.executable, "-P", "-m", "metriplex.video.draw.child", *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -246,7 +246,7 @@ class Child:
         if self._output in ready:
             self._printing = self._read_output()
         if self._replies in ready:
-            chunk = os.read(self._replies, messages.CHUNK)
+            chunk = os.read(self._replies, wire.CHUNK)
             if not chunk:
                 raise EOFError
             self._received += chunk
@@ -254,7 +254,7 @@ class Child:
             # What is left in the pipe when it dies is told by the end of its replies.
             with contextlib.suppress(BrokenPipeError):
                 unsent = unsent[os.write(self._jobs, unsent) :]
-        return unsent, messages.unpack(self._received)
+        return unsent, wire.unpack(self._received)
 
     def kill(self) -> None:
         """Ends it and its children at once; from any thread."""
@@ -294,7 +294,7 @@ class Child:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _read_output(self) -> bool:
-        chunk = os.read(self._output, messages.CHUNK)
+        chunk = os.read(self._output, wire.CHUNK)
         self.tail = (self.tail + chunk)[-_TAIL:]
         return bool(chunk)
 

@@ -19,8 +19,8 @@ from metriplex.device.axes import gate
 from metriplex.device.config import Config
 from metriplex.device.state import NO_LANE, MetricsState, make_row
 from metriplex.plugins.interfaces import Environment  # noqa: TC001 - part of public annotations
-from metriplex.video.payloads import Parts, Play, States, name, register
-from metriplex.video.rollout import rollout
+from metriplex.video.play.payloads import Parts, Play, States, name, register
+from metriplex.video.play.rollout import rollout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence

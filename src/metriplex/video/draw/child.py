@@ -1,4 +1,4 @@
-"""The drawing process: `python -m metriplex.video.child JOBS REPLIES DIRECTORY PARENT`.
+"""The drawing process: `python -m metriplex.video.draw.child JOBS REPLIES DIRECTORY PARENT`.
 
 It is sent a renderer, then job after job, on the descriptor JOBS, and answers on REPLIES: for each
 job numbers (how many frames are drawn), then the `RenderResult`. It ends when nobody can send it
@@ -17,13 +17,13 @@ import sys
 from typing import TYPE_CHECKING, final
 
 from metriplex.errors import VideoError
-from metriplex.video import messages
-from metriplex.video.drawing import draw_clip, failed
-from metriplex.video.jobs import RenderJob
+from metriplex.video.draw import wire
+from metriplex.video.draw.drawer import draw_clip, failed
+from metriplex.video.draw.jobs import RenderJob
 
 if TYPE_CHECKING:
     from metriplex.plugins.interfaces import Renderer
-    from metriplex.video.jobs import RenderResult
+    from metriplex.video.draw.jobs import RenderResult
 
 _LOOK_UP_SECONDS = 5.0
 """How often the parent is looked for: other children of it may hold JOBS open."""
@@ -43,10 +43,10 @@ def main(jobs: int, replies: int, directory: str, parent: int) -> None:
     artist = None
     try:
         _wait(jobs, parent)
-        artist = _Artist(messages.read(jobs), replies)
+        artist = _Artist(wire.read(jobs), replies)
         while True:
             _wait(jobs, parent)
-            messages.write(replies, artist.draw(messages.read(jobs)))
+            wire.write(replies, artist.draw(wire.read(jobs)))
     except (EOFError, BrokenPipeError):
         pass
     finally:
@@ -89,7 +89,7 @@ class _Artist:
         self._renderer = None
 
     def _tell(self, frames: int) -> None:
-        messages.write(self._replies, frames)
+        wire.write(self._replies, frames)
 
 
 def _wait(descriptor: int, parent: int) -> None:

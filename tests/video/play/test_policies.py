@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from metriplex.video.policies import adapt_policy
+from metriplex.video.play.policies import adapt_policy
 
 KEY = jax.random.key(7)
 OBSERVATION = jnp.array([1.0, 2.0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from metriplex.video.priority import LOWEST, come_forward, stand_back, waited_secs
+from metriplex.video.draw.priority import LOWEST, come_forward, stand_back, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metriplex.video.policies import Actor, adapt_policy
-from metriplex.video.rollout import play
+from metriplex.video.play.policies import Actor, adapt_policy
+from metriplex.video.play.rollout import play
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

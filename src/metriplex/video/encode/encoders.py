@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from metriplex.video.ffmpeg import FFmpeg, raw_input
-from metriplex.video.gif import add_colors, set_durations, write_gif
-from metriplex.video.webp import write_webp
+from metriplex.video.encode.ffmpeg import FFmpeg, raw_input
+from metriplex.video.encode.gif import add_colors, set_durations, write_gif
+from metriplex.video.encode.webp import write_webp
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from metriplex.video.encoding import Clip
+    from metriplex.video.encode.clip import Clip
 
 
 @final

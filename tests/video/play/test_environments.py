@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from metriplex.demo.cartpole import CartPole
-from metriplex.video.environments import PatternEnvironment
+from metriplex.video.play.environments import PatternEnvironment
 from video.cases import Line
 
 KEY = jax.random.key(1)

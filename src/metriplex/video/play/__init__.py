@@ -1,0 +1,1 @@
+"""Playing rollouts: in the compiled program, or step by step on the host."""

@@ -38,7 +38,7 @@ from _measure import (
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
 from metriplex.delivery.run_journal import RunJournal
 from metriplex.plugins.backends import Backend
-from metriplex.replay import replay
+from metriplex.replay.journal import replay
 from metriplex.run.run import Run
 
 if TYPE_CHECKING:

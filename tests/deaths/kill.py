@@ -16,7 +16,7 @@ from pathlib import Path
 from deaths.host import Service, make_run
 from metriplex.journal import read_entries
 from metriplex.records import Scalars
-from metriplex.replay import replay
+from metriplex.replay.journal import replay
 
 LONG = 60.0
 

@@ -29,7 +29,7 @@ from memory import Memory
 from metriplex import MetricsCallback, Scalars, hookimpl
 from metriplex.journal import Close, read_entries
 from metriplex.journal.acks import load_ack
-from metriplex.replay import replay
+from metriplex.replay.journal import replay
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

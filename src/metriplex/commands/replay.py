@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError
+from metriplex.event_files.replay import replay_events
 from metriplex.reading import find_run
-from metriplex.replay import replay, replay_events
+from metriplex.replay.journal import replay
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from metriplex.sending import Replayed
+    from metriplex.replay.sender import Replayed
 
 NAME = "replay"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from itertools import chain, count
 from typing import Any, final
 
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.checks import callers
 from metriplex.plugins.discovery import (
+    entry_points,
     items,
     make,
 )
@@ -124,3 +127,17 @@ def _flush_secs(plugin: object, name: str) -> float:
             f"got {seconds!r}"
         )
     return float(seconds)
+
+
+def make_backends(requested: object) -> list[Backend]:
+    """As `create_backends`; `name_2` makes the second backend of a name again."""
+    if not isinstance(requested, Mapping):
+        return create_backends(requested)
+    installed = {entry.name for entry in entry_points("backend")}
+    made = []
+    for name, options in requested.items():
+        stem = re.sub(r"_\d+$", "", name)
+        known = name if name in installed or stem not in installed else stem
+        (one,) = create_backends({known: options})
+        made.append(Backend(name, one.plugin))
+    return made

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from metriplex.errors import VideoError
-from metriplex.video.encode import clip
+from metriplex.video.encode import clip as clips
 from metriplex.video.encode.clip import Clip, ClipEncoder, encode
 from metriplex.video.encode.ffmpeg import find_ffmpeg
 
@@ -34,7 +34,7 @@ FFMPEG = find_ffmpeg() or ""
 @pytest.fixture(params=["ffmpeg", "no ffmpeg"])
 def any_ffmpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "no ffmpeg":
-        monkeypatch.setattr(encoding, "find_ffmpeg", lambda: None)
+        monkeypatch.setattr(clips, "find_ffmpeg", lambda: None)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_mp4_plays_at_any_rate(fps: float) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (9, 2), (33, 51)])
 @pytest.mark.parametrize("count", [1, 3])
 def test_odd_and_tiny_sizes(kind: str, height: int, width: int, count: int) -> None:
-    if kind == "mp4" and clip.find_ffmpeg() is None:
+    if kind == "mp4" and clips.find_ffmpeg() is None:
         return
     frames = np.full((count, height, width, 3), (200, 100, 50), np.uint8)
 
@@ -284,7 +284,7 @@ def test_unknown_format_and_sizes_that_no_file_can_have() -> None:
 
 
 def test_an_mp4_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "find_ffmpeg", lambda: None)
+    monkeypatch.setattr(clips, "find_ffmpeg", lambda: None)
     with pytest.raises(VideoError, match="pip install imageio-ffmpeg"):
         encode([GOOD], fps=50.0, format="mp4")
 
@@ -313,7 +313,7 @@ def test_an_ffmpeg_that_fails(
     scratch: Path,
 ) -> None:
     program = executable(tmp_path_factory.mktemp("bin") / "ffmpeg", script)
-    monkeypatch.setattr(encoding, "find_ffmpeg", lambda: program)
+    monkeypatch.setattr(clips, "find_ffmpeg", lambda: program)
     with pytest.raises(VideoError, match=message):
         encode(flat(200), fps=50.0, format=kind)
 
@@ -333,7 +333,7 @@ def test_an_ffmpeg_that_is_killed_half_way(kind: str, scratch: Path) -> None:
 
 
 def test_an_ffmpeg_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
-    monkeypatch.setattr(encoding, "find_ffmpeg", lambda: "/nowhere/ffmpeg")
+    monkeypatch.setattr(clips, "find_ffmpeg", lambda: "/nowhere/ffmpeg")
     with pytest.raises(VideoError, match="can't be started"):
         encode(flat(3), fps=50.0, format="gif")
 

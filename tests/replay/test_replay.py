@@ -12,11 +12,12 @@ from metriplex import ConfigurationError, MetricsCallback, MetricsState, RunInfo
 from metriplex.cli import main
 from metriplex.commands.replay import parse_backends
 from metriplex.delivery.worker import FAILURES
+from metriplex.event_files.replay import replay_events
 from metriplex.journal import JournalWriter
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import Backend
-from metriplex.replay import JournalSource, replay, replay_events
-from metriplex.sending import send
+from metriplex.replay.journal import JournalSource, replay
+from metriplex.replay.sender import send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

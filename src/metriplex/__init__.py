@@ -19,7 +19,7 @@ from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer
 from metriplex.plugins.routing import Route
-from metriplex.reading import RunData, read
+from metriplex.reading.run_data import RunData, read
 from metriplex.records import (
     Artifact,
     Clip,

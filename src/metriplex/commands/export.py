@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError, PluginError
-from metriplex.reading import Columns, read
+from metriplex.reading.run_data import Columns, read
 
 if TYPE_CHECKING:
     import argparse

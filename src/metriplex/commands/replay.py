@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.replay import replay_events
-from metriplex.reading import find_run
+from metriplex.reading.run_data import find_run
 from metriplex.replay.journal import replay
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 
-from metriplex.columns import Column, join, occurrences, scatter, to_array
 from metriplex.errors import ConfigurationError
 from metriplex.journal.codec import decode
 from metriplex.journal.entries import Close, Hparams
@@ -22,6 +21,7 @@ from metriplex.journal.reader import (
     read_lines,
     read_run,
 )
+from metriplex.reading.columns import Column, join, occurrences, scatter, to_array
 from metriplex.records import (
     Artifact,
     Histogram,

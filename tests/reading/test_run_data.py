@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from journal.strategies import media_records, same, write
 from metriplex import ConfigurationError, MetricsCallback, Scalars, Text, read
 from metriplex.cli import main
-from metriplex.columns import occurrences, to_array
 from metriplex.commands import export
 from metriplex.journal import Close, Hparams, Resume
+from metriplex.reading.columns import occurrences, to_array
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metriplex.reading import Columns
+    from metriplex.reading.run_data import Columns
 
 NAN = math.nan
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from metriplex.bridge.host_function import callback_with_numpy_wrapper
-from metriplex.callback import MetricsCallback
+from metriplex.callback.callback import MetricsCallback
+from metriplex.callback.compat import JITSummaryWriter, TensorBoardCallback
 from metriplex.device.state import MetricsState
 from metriplex.errors import (
     ClosedError,
@@ -15,7 +16,6 @@ from metriplex.errors import (
     TransientError,
     VideoError,
 )
-from metriplex.pattern import JITSummaryWriter, TensorBoardCallback
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer
 from metriplex.plugins.routing import Route

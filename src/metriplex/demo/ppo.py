@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metriplex.callback import MetricsCallback  # noqa: TC001
+from metriplex.callback.callback import MetricsCallback  # noqa: TC001
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.environment import Environment  # noqa: TC001 - part of public annotations
 from metriplex.demo.policy import ActorCritic

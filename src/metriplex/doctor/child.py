@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, final
 import jax
 import numpy as np
 
-from metriplex.callback import MetricsCallback
+from metriplex.callback.callback import MetricsCallback
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import MetriplexError
 from metriplex.plugins.backends import Backend

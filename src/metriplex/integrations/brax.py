@@ -13,7 +13,7 @@ from metriplex.integrations.evaluation import record_video
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from metriplex.callback import MetricsCallback
+    from metriplex.callback.callback import MetricsCallback
 
 _RENAMED = {"episode/sum_reward": "episode/return", "eval/episode_reward": "eval/return"}
 _EPISODE = ("episode/return", "episode/length")

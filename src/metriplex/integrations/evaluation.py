@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import jax
 
-    from metriplex.callback import MetricsCallback
+    from metriplex.callback.callback import MetricsCallback
     from metriplex.device.state import MetricsState
 
 

@@ -13,7 +13,7 @@ from metriplex.device import counter, episodes
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from metriplex.callback import MetricsCallback
+    from metriplex.callback.callback import MetricsCallback
     from metriplex.device.state import MetricsState
 
 

@@ -13,7 +13,7 @@ from metriplex.integrations.evaluation import log_evaluation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metriplex.callback import MetricsCallback
+    from metriplex.callback.callback import MetricsCallback
 
 
 def eval_callback(

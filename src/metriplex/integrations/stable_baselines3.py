@@ -18,7 +18,7 @@ from stable_baselines3.common.logger import (
 )
 
 if TYPE_CHECKING:
-    from metriplex.callback import MetricsCallback
+    from metriplex.callback.callback import MetricsCallback
 
 _RENAMED = {
     "rollout/ep_rew_mean": "episode/return",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memory import logging_to_memory
 from metriplex import Artifact, Histogram, Image, LoggingError, MetricsCallback
-from metriplex.media import _equal_bins
+from metriplex.callback.media_methods import _equal_bins
 
 if TYPE_CHECKING:
     from collections.abc import Callable

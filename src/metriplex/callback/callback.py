@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
 import jax
 
 from metriplex.bridge.tracing import require_host
+from metriplex.callback.host_methods import RunOwner
 from metriplex.cluster.processes import join_cluster
 from metriplex.cluster.run import ClusterRun
 from metriplex.delivery.run_journal import check_journal
@@ -18,7 +19,6 @@ from metriplex.device import state as device
 from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends
 from metriplex.device.config import make_config
 from metriplex.naming import run_name
-from metriplex.owner import RunOwner
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
 from metriplex.run.aggregate import Aggregator

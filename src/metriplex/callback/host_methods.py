@@ -25,12 +25,12 @@ from metriplex.bridge.ring import (
     take_rows,
 )
 from metriplex.bridge.tracing import is_tracing
+from metriplex.callback.media_methods import MediaLogger
 from metriplex.cluster.run import is_written_here
 from metriplex.device import state as device
 from metriplex.device.checks import check_state
 from metriplex.device.training_log import flatten
 from metriplex.errors import ClosedError, LoggingError, MetriplexError, NonFiniteError
-from metriplex.media import MediaLogger
 from metriplex.run import shutdown
 from metriplex.run.hparams import check_hparams, flatten_hparams
 from metriplex.validation import check_step

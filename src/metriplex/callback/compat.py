@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
 from metriplex.bridge.tracing import require_host
-from metriplex.callback import MetricsCallback
+from metriplex.callback.callback import MetricsCallback
+from metriplex.callback.host_methods import CLOSE_TIMEOUT
 from metriplex.errors import ConfigurationError
-from metriplex.owner import CLOSE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

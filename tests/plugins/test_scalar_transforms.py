@@ -20,7 +20,7 @@ from metriplex import (
     Scalars,
     hookimpl,
 )
-from metriplex.cli import main
+from metriplex.commands.main import main
 from metriplex.plugins.report import installed
 from metriplex.plugins.scalar_transforms import Transforms, create_transforms
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from journal.strategies import media_records, same, write
 from metriplex import ConfigurationError, MetricsCallback, Scalars, Text, read
-from metriplex.cli import main
 from metriplex.commands import export
+from metriplex.commands.main import main
 from metriplex.journal import Close, Hparams, Resume
 from metriplex.reading.columns import occurrences, to_array
 

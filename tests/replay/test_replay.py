@@ -9,7 +9,7 @@ import pytest
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, RunInfo, Scalars, hookimpl
-from metriplex.cli import main
+from metriplex.commands.main import main
 from metriplex.commands.replay import parse_backends
 from metriplex.delivery.worker import FAILURES
 from metriplex.event_files.replay import replay_events

@@ -1,1 +1,1 @@
-"""Subcommands of `metriplex`, a module each: `add_parser` says what it takes, `run` does it."""
+"""The `metriplex` command and its subcommands. They print, and run in the main thread."""

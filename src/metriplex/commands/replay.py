@@ -55,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigurationError: There is no such run, or a process still writes it.
         PluginError: A backend is not installed, or broken.
     """
-    from metriplex.progress import progress_bar  # what it draws with is no part of the host half
+    from metriplex.commands.progress import (  # what it draws with is no part of the host half
+        progress_bar,
+    )
 
     backends = parse_backends(arguments.to, arguments.option)
     options = {"everything": arguments.all}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from metriplex.cli import main, plugin_table
+from metriplex.commands.main import main, plugin_table
 from metriplex.errors import (
     ConfigurationError,
     MetriplexError,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from metriplex.cli import main
+from metriplex.commands.main import main
 from metriplex.doctor.machine import check_ffmpeg, check_log_directory, check_temporary_files
 from metriplex.doctor.report import Finding, layout, plain, summary
 from metriplex.doctor.trials import run_trial

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, final
 import jax
 import jax.numpy as jnp
 import pytest
-
 from deaths.host import ENVIRONMENT, Service, make_run
+
 from memory import Memory
 from metriplex import MetricsCallback, Scalars, hookimpl
 from metriplex.journal import Close, read_entries

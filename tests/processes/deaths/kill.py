@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from deaths.host import Service, make_run
+
 from metriplex.journal import read_entries
 from metriplex.records import Scalars
 from metriplex.replay.journal import replay

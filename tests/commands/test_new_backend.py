@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from metriplex import ConfigurationError
-from metriplex.cli import main
+from metriplex.commands.main import main
 from metriplex.commands.new_backend import new_backend
 
 

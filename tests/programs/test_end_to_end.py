@@ -27,7 +27,7 @@ from metriplex import MetricsCallback, MetricsState
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOLVED = 475.0
 
 Curve = list[tuple[int, float]]

@@ -14,7 +14,7 @@ import pytest
 
 from metriplex.testing import BackendContract
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BACKENDS = ("console", "tensorboard")
 
 

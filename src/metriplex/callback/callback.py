@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
 import jax
 
 from metriplex.bridge.tracing import require_host
+from metriplex.callback.assembly import name_devices
 from metriplex.callback.host_methods import RunOwner
 from metriplex.cluster.processes import join_cluster
 from metriplex.cluster.run import ClusterRun
@@ -22,7 +23,7 @@ from metriplex.naming import run_name
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
 from metriplex.run.aggregate import Aggregator
-from metriplex.run.background import accompany
+from metriplex.run.background import start_background
 from metriplex.run.hparams import check_hparams, flatten_hparams
 from metriplex.run.lanes import make_lanes
 from metriplex.run.nonfinite import NonFinite
@@ -226,7 +227,13 @@ class MetricsCallback(RunOwner):
                 videos.record(run)
             if flat or described:
                 run.log_hparams(flat)
-            accompany(run, provenance=provenance, seconds=system_metrics)
+            run.background += start_background(
+                run.log_media,
+                lambda sample: run.log_scalars(run.newest_step, sample),
+                name_devices,
+                provenance=provenance,
+                system_seconds=system_metrics,
+            )
             return run
 
         cluster = join_cluster(abort=config.abort)

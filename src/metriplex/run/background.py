@@ -1,9 +1,8 @@
-"""What goes along with a run on a thread of its own, and logs into it."""
+"""Background threads of a run: provenance, system metrics."""
 
 from __future__ import annotations
 
 import abc
-import collections
 import logging
 import os
 import threading
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from metriplex.records import Scalar
-    from metriplex.run.run import Run
     from metriplex.run.system_metrics import Probe
 
 logger = logging.getLogger("metriplex")
@@ -29,7 +27,7 @@ SWITCH = "METRIPLEX_PROVENANCE"
 """The environment variable that switches it off where it is `0`."""
 
 
-class Companion(abc.ABC):
+class BackgroundThread(abc.ABC):
     """A thread that begins with the run and has ended when the run's backends are closed."""
 
     def __init__(self, name: str) -> None:
@@ -58,16 +56,8 @@ class Companion(abc.ABC):
         """What the thread does; it returns soon after `_closing` is set."""
 
 
-def name_devices() -> str:
-    """This process's devices, such as `8 x NVIDIA H100`; initialises jax."""
-    import jax
-
-    kinds = collections.Counter(device.device_kind for device in jax.local_devices())
-    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-
-
 @final
-class ProvenanceReport(Companion):
+class ProvenanceReport(BackgroundThread):
     """Logs once where the run comes from, as a table under `run/provenance`.
 
     Args:
@@ -76,16 +66,14 @@ class ProvenanceReport(Companion):
             initialised, and never before.
     """
 
-    def __init__(
-        self, log_text: Callable[[Text], None], devices: Callable[[], str] = name_devices
-    ) -> None:
+    def __init__(self, log_text: Callable[[Text], None], devices: Callable[[], str]) -> None:
         self._log_text = log_text
         self._devices = devices
         self._started = False
         super().__init__("provenance")
 
     def program_started(self) -> None:
-        """See `Companion.program_started`."""
+        """See `BackgroundThread.program_started`."""
         self._started = True
         self._closing.set()
 
@@ -99,7 +87,7 @@ class ProvenanceReport(Companion):
 
 
 @final
-class SystemSampler(Companion):
+class SystemSampler(BackgroundThread):
     """Logs `system/...` every so many seconds, at the newest step.
 
     Args:
@@ -124,23 +112,31 @@ class SystemSampler(Companion):
             self._probe.close()
 
 
-def accompany(run: Run, *, provenance: bool | None, seconds: float) -> None:
-    """Starts what goes along with a run.
+def start_background(
+    log_text: Callable[[Text], None],
+    log_sample: Callable[[Mapping[str, Scalar]], None],
+    name_devices: Callable[[], str],
+    *,
+    provenance: bool | None,
+    system_seconds: float,
+) -> list[BackgroundThread]:
+    """Start the background threads of a run.
 
     Args:
-        run: The run.
-        provenance: Whether it is logged where the run comes from; None for what `SWITCH` says.
-        seconds: Between two samples of the system; 0 for none.
+        log_text: Logs the provenance.
+        log_sample: Logs a sample of the system, at the run's newest step.
+        name_devices: Names the devices, as for `ProvenanceReport`.
+        provenance: Whether to log the provenance; None for what `SWITCH` says.
+        system_seconds: Seconds between two samples of the system; 0 for none.
 
     Raises:
         ConfigurationError: `psutil`, which samples need, is not installed.
     """
+    threads: list[BackgroundThread] = []
     if os.environ.get(SWITCH) != "0" if provenance is None else provenance:
-        run.companions.append(ProvenanceReport(run.log_media))
-    if seconds:
+        threads.append(ProvenanceReport(log_text, name_devices))
+    if system_seconds:
         from metriplex.run.system_metrics import Probe  # only those who want samples need it
 
-        def log(sample: Mapping[str, Scalar]) -> None:
-            run.log_scalars(run.newest_step, sample)
-
-        run.companions.append(SystemSampler(log, Probe(), seconds))
+        threads.append(SystemSampler(log_sample, Probe(), system_seconds))
+    return threads

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from metriplex.delivery.run_journal import RunJournal
     from metriplex.plugins.backends import Backend
     from metriplex.run.aggregate import Aggregator
-    from metriplex.run.background import Companion
+    from metriplex.run.background import BackgroundThread
 
 logger = logging.getLogger("metriplex")
 
@@ -37,8 +37,8 @@ STEPS_PER_SECOND = "time/steps_per_second"
 JOURNAL_QUEUE = 65_536
 """Records that may wait for the journal before newer ones are dropped."""
 
-COMPANION_SECONDS = 5.0
-"""How long `close` waits for what goes along with the run, each."""
+BACKGROUND_SECONDS = 5.0
+"""How long `close` waits for each background thread."""
 
 JOURNAL_SECONDS = 2.0
 """How long `close` waits for the journal at least, when backends have used up all the time."""
@@ -73,7 +73,7 @@ class Run:
     Attributes:
         info: What backends know of the run.
         recorder: Makes videos, if there are any.
-        companions: What goes along with the run until it is closed.
+        background: Background threads of the run, until it is closed.
         newest_step: The greatest step that was logged.
         aggregator: Makes statistics over lanes, if they are wanted.
         lane_count: Compares the lanes that come with those that were described.
@@ -116,7 +116,7 @@ class Run:
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
         self.recorder: Recorder | None = None
-        self.companions: list[Companion] = []
+        self.background: list[BackgroundThread] = []
         self.newest_step = 0
         self._started = False
         self.lane_count = LaneCount(info)
@@ -135,8 +135,8 @@ class Run:
         """Takes rows as they come from the device. The drain thread calls."""
         if not self._started:
             self._started = True
-            for companion in self.companions:
-                companion.program_started()
+            for thread in self.background:
+                thread.program_started()
         with self._lock:
             self.lane_count.look(rows)
             if self.aggregator is not None and self.lane_count.here:
@@ -224,8 +224,8 @@ class Run:
             return
         deadline = time.monotonic() + timeout
         try:
-            for companion in self.companions:
-                companion.close(min(timeout / 4, COMPANION_SECONDS))
+            for thread in self.background:
+                thread.close(min(timeout / 4, BACKGROUND_SECONDS))
             if self.recorder is not None and not self._closed:
                 for worker in self._all:
                     worker.start_flush()  # scalars do not wait for videos

@@ -8,9 +8,9 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-CORE = Path(__file__).parent.parent.parent / "src" / "metriplex"
+CORE = Path(__file__).parents[3] / "src" / "metriplex"
 
-ENVIRONMENT = {**os.environ, "HOST_ONLY": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+ENVIRONMENT = {**os.environ, "HOST_ONLY": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 """Of processes that do without jax, which takes a second to import."""
 
 if "HOST_ONLY" in os.environ:

@@ -13,11 +13,10 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from deaths.host import Service, make_run
-
 from metriplex.journal import read_entries
 from metriplex.records import Scalars
 from metriplex.replay.journal import replay
+from processes.deaths.host import Service, make_run
 
 LONG = 60.0
 

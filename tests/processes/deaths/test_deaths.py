@@ -1,6 +1,6 @@
 """Deaths of a run that need no training: what was promised is there, whoever did it.
 
-Ends of a whole program (exit, exceptions, Ctrl-C, SIGTERM) are in `tests/test_shutdown.py`.
+Ends of a whole program (exit, exceptions, Ctrl-C, SIGTERM) are in `tests/processes/test_shutdown.py`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, final
 import jax
 import jax.numpy as jnp
 import pytest
-from deaths.host import ENVIRONMENT, Service, make_run
 
 from memory import Memory
 from metriplex import MetricsCallback, Scalars, hookimpl
 from metriplex.journal import Close, read_entries
 from metriplex.journal.acks import load_ack
 from metriplex.replay.journal import replay
+from processes.deaths.host import ENVIRONMENT, Service, make_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -46,8 +46,8 @@ def kept(directory: Path) -> list[int]:
 
 
 def python(body: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a process that knows `deaths.host`, but not jax."""
-    program = f"import os, sys, time\nfrom pathlib import Path\nfrom deaths.host import *\n{body}"
+    """Runs a process that knows `processes.deaths.host`, but not jax."""
+    program = f"import os, sys, time\nfrom pathlib import Path\nfrom processes.deaths.host import *\n{body}"
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
         env=ENVIRONMENT,

@@ -80,18 +80,18 @@ def test_a_lane_may_begin_at_a_later_number() -> None:
 
 def test_a_gap_is_skipped_after_a_window_of_rows() -> None:
     sequencer = Sequencer()
-    waiting = [row(number) for number in range(1, sequencer.WINDOW + 1)]
+    waiting = [row(number) for number in range(1, module.WINDOW + 1)]
     assert push_all(sequencer, waiting) == []
-    last = row(sequencer.WINDOW + 1)
+    last = row(module.WINDOW + 1)
     assert sequencer.push(last) == [*waiting, last]
-    assert sequencer.expected == sequencer.WINDOW + 2
+    assert sequencer.expected == module.WINDOW + 2
 
 
 def test_a_row_that_arrives_after_its_gap_was_skipped_is_late_not_lost() -> None:
     sequencer = Sequencer()
-    arrivals = [0, *range(2, sequencer.WINDOW + 3), 1, 1, sequencer.WINDOW + 3]
+    arrivals = [0, *range(2, module.WINDOW + 3), 1, 1, module.WINDOW + 3]
     due = numbers(push_all(sequencer, map(row, arrivals)))
-    assert due == [0, *range(2, sequencer.WINDOW + 3), 1, sequencer.WINDOW + 3]
+    assert due == [0, *range(2, module.WINDOW + 3), 1, module.WINDOW + 3]
     assert sequencer.duplicates == 1
 
 
@@ -157,7 +157,7 @@ def test_duplicates_are_detected_within_the_memory(
 
 def test_equal_fingerprints_of_different_numbers_are_no_duplicates() -> None:
     sequencer = Sequencer()
-    rows = [row(0), row(1), *map(row, range(5, sequencer.WINDOW + 6))]
+    rows = [row(0), row(1), *map(row, range(5, module.WINDOW + 6))]
     assert push_all(sequencer, rows) == rows
     assert push_all(sequencer, [row(7), row(6), row(5)]) == []
     other = dataclasses.replace(row(4), fingerprint=rows[0].fingerprint)
@@ -166,8 +166,8 @@ def test_equal_fingerprints_of_different_numbers_are_no_duplicates() -> None:
 
 def test_the_memory_for_a_long_stream_is_bounded() -> None:
     sequencer = Sequencer()
-    for number in range(sequencer.MEMORY + 100):
+    for number in range(module.MEMORY + 100):
         sequencer.push(row(number))
-    assert len(sequencer._memory._ring) == sequencer.MEMORY
+    assert len(sequencer._memory._ring) == module.MEMORY
     assert sequencer.push(row(100)) == []
     assert numbers(sequencer.push(row(99))) == [99]

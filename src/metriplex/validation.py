@@ -13,7 +13,7 @@ from metriplex.errors import ConfigurationError, LoggingError
 
 
 def check_count(name: str, value: Any, *, least: int) -> int:
-    """Return `value` as an int; raise a ConfigurationError unless it is at least `least`."""
+    """Return `value` as an int; raise a ConfigurationError unless it is an int >= `least`."""
     try:
         count = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:

@@ -291,7 +291,7 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
         return
     with file:
         file.seek(offset)
-        rest, final = b"", False
+        remaining, final = b"", False
         while True:
             block = file.read(_BLOCK)
             if not block:
@@ -299,12 +299,12 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
                     break
                 final = True  # the writer has left this segment: read its last bytes
                 continue
-            *lines, rest = (rest + block).split(b"\n")
+            *lines, remaining = (remaining + block).split(b"\n")
             for line in lines:
                 yield line, offset
                 offset += len(line) + 1
-        if rest:
-            yield rest, offset if final else None
+        if remaining:
+            yield remaining, offset if final else None
 
 
 def _has_successor(path: Path, run_dir: Path) -> bool:

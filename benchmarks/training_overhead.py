@@ -23,11 +23,16 @@ import jax.numpy as jnp
 from _measure import is_short, print_machine, print_table, ratio, take_turns
 from tensorboardX import SummaryWriter
 
-from metriplex import MetricsCallback, MetricsState
+from metriplex import (
+    EpisodeStats,
+    MetricsCallback,
+    MetricsState,
+    average_stats,
+    init_stats,
+    learning_rates,
+    update_stats,
+)
 from metriplex.demo.ppo import Config, train
-from metriplex.device import episodes
-from metriplex.device.learning_rate import learning_rates
-from metriplex.device.summary import averages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +76,7 @@ class Padded:
         return self.metrics.on_training_end(state)
 
 
-PeerState: TypeAlias = tuple[episodes.EpisodeStats, jax.Array]
+PeerState: TypeAlias = tuple[EpisodeStats, jax.Array]
 
 _writer: SummaryWriter
 """What the peers write to: of the round that is running, so that one program serves all rounds."""
@@ -95,7 +100,7 @@ class Peer:
     one_callback: bool
 
     def init(self, num_envs: int) -> PeerState:
-        return episodes.init_stats(num_envs, window=False), jnp.int32(0)
+        return init_stats(num_envs, window=False), jnp.int32(0)
 
     def on_training_start(self, state: PeerState) -> PeerState:
         return state
@@ -105,13 +110,13 @@ class Peer:
     ) -> PeerState:
         stats, step = state
         done = jnp.logical_or(terminated, truncated)
-        return episodes.update(stats, reward, done, alpha=0.9), step + reward.size
+        return update_stats(stats, reward, done, alpha=0.9), step + reward.size
 
     def on_iteration(
         self, state: PeerState, *, training_log: Log, opt_state: Any, **_: Any
     ) -> PeerState:
         stats, step = state
-        mean_return, mean_length, _finished = averages(stats)
+        mean_return, mean_length, _finished = average_stats(stats)
         log = padded(training_log, others=NUM_EPISODE_SCALARS + 1)
         values = {
             "episode/return": mean_return,

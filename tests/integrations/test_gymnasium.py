@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from memory import logging_to_memory
-from metriplex.device import episodes as device
-from metriplex.device.summary import averages
+from metriplex import average_stats, init_stats, update_stats
 from metriplex.errors import LoggingError
 from metriplex.integrations.gymnasium import VectorEpisodes
 
@@ -65,10 +64,10 @@ def test_averages_are_those_of_compiled_code() -> None:
     assert ours.averages() == {}
     for one, end in zip(reward, done, strict=True):
         ours.update(one, end, np.zeros(3, bool))
-    stats = device.update(
-        device.init_stats(3, window=False), jnp.asarray(reward), jnp.asarray(done), alpha=0.9
+    stats = update_stats(
+        init_stats(3, window=False), jnp.asarray(reward), jnp.asarray(done), alpha=0.9
     )
-    mean_return, mean_length, _ = averages(stats)
+    mean_return, mean_length, _ = average_stats(stats)
     assert ours.averages() == pytest.approx(
         {"return": float(mean_return), "length": float(mean_length)}, rel=1e-4
     )

@@ -87,7 +87,7 @@ class LeraxCallback(AbstractCallback):
         """Takes in one step of one environment."""
         # lerax passes on a reward that holds the value of what comes after a time limit
         reward = ctx.locals.get("reward", ctx.reward)
-        stats = episodes.update(
+        stats = episodes.update_stats(
             ctx.state.episodes, reward[None], ctx.done[None], alpha=self.metrics.config.alpha
         )
         return StepState(stats, ctx.state.steps + 1)

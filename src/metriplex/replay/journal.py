@@ -64,7 +64,7 @@ class JournalSource:
         self._writer.close()
 
 
-def replay(
+def replay_run(
     run_dir: Path,
     backends: object,
     *,

@@ -1,4 +1,4 @@
-"""Episode statistics against a naive loop, and under every transform that a training loop uses."""
+"""Episode statistics agree with a naive loop, under every jax transformation that loops use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Naive:
-    """One environment, in Python's float64."""
+    """Statistics of one environment, in Python's float64."""
 
     running: float = 0.0
     steps: int = 0

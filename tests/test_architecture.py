@@ -400,7 +400,9 @@ def test_import_metriplex_loads_no_sdk() -> None:
     assert set(loaded) & SDKS == set()
     assert [module for module in loaded if module.startswith("metriplex_")] == []
     rooms = {room(module.partition(".")[2]) for module in loaded if module.startswith("metriplex.")}
-    assert rooms & TOP == set()
+    assert rooms & (TOP | {"replay"}) == set()
+    assert "metriplex.video.encode" not in loaded
+    assert [name for name in metriplex.__all__ if not hasattr(metriplex, name)] == []
 
 
 def test_the_host_half_works_where_jax_is_not_installed() -> None:

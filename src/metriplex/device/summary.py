@@ -102,10 +102,12 @@ def _widen(value: jax.Array) -> jax.Array:
 def average_stats(
     stats: EpisodeStats, axis_name: AxisName | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Average return and length over the environments that have finished an episode.
+    """Return the average return and length of finished episodes, over all environments.
 
-    Each value is the mean of the environments' moving averages. Environments that have not finished
-    an episode don't count.
+    Each average is the mean of `stats.return_ema` (or `stats.length_ema`) over the environments
+    with `stats.finished`:
+
+        average = sum(where(finished, ema, 0)) / max(sum(finished), 1)
 
     Args:
         stats: The statistics.
@@ -136,7 +138,7 @@ def averages_of(sums: AverageSums) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def window_stats(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, jax.Array]:
-    """Count, minimum, maximum and mean of the episodes finished since `reset_window`.
+    """Return count, minimum, maximum and mean of the episodes finished since `reset_window`.
 
     Each episode counts once; there is no moving average.
 

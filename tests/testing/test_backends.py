@@ -219,7 +219,7 @@ def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: 
         "outcome": "xfailed",
         "reason": "it keeps no bools",
         "subject": "scalars",
-        "demand": "True and False come back, at least as 1 and 0.",
+        "demand": "True and False are stored, at least as 1 and 0.",
     }
     body = ""
     marks = {"Plain": "", "Xfail": "@pytest.mark.xfail", "Skip": "@pytest.mark.skip(reason='no')"}

@@ -125,7 +125,7 @@ def devices(config: Config, iterations: int, rounds: int) -> None:
                 mesh=mesh,
                 in_specs=P(AXIS),
                 out_specs=P(AXIS),
-                check_vma=False,  # the demo's training starts with states that are equal on all devices
+                check_vma=False,  # the demo starts with states that are equal on all devices
             )(own)
         )
 

@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "plugins", help="list every installed plugin, also the broken ones"
     )
     plugins.set_defaults(run=_plugins)
-    doctor = commands.add_parser("doctor", help="try what is installed, say how to mend what fails")
+    doctor = commands.add_parser("doctor", help="check the machine and every installed plugin")
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
     export.add_parser(commands)

@@ -212,7 +212,7 @@ def iteration_by_iteration(train: Any, metrics: MetricsCallback) -> Any:
     carry = train.begin(metrics, start)
     for key in jax.random.split(run, ITERATIONS):
         (learner, state), _ = iterate(metrics, carry, key)
-        carry = learner, metrics.drain(state) if metrics.config.drain else state
+        carry = learner, metrics.drain(state) if metrics.config.ring else state
     metrics.on_training_end(carry[1])
     return carry[0][2]
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ConfigurationError, Image, MetricsCallback, RunInfo, Scalars, Text, hookimpl
-from metriplex.delivery.calls import REREAD, Task, TaskQueue, calls
-from metriplex.delivery.run_journal import BATCH, RunJournal
+from metriplex.delivery.calls import BATCH, REREAD, Task, TaskQueue, calls
+from metriplex.delivery.run_journal import RunJournal
 from metriplex.journal import Close, Entry, Hparams, read_entries
 from metriplex.journal.acks import Ack, ack_path, clamp_acks, load_ack
 from metriplex.plugins.backends import Backend

@@ -157,16 +157,7 @@ def join_cluster(*, abort: bool) -> Cluster | None:
 
 
 def _encode(info: RunInfo, place: Place) -> str:
-    lanes = [[lane.name, dict(lane.hparams)] for lane in info.lanes]
-    fields = {
-        "id": info.id,
-        "name": info.name,
-        "directory": str(info.directory),
-        "start_time": info.start_time,
-        "total_steps": info.total_steps,
-        "resume_step": info.resume_step,
-        "lanes": lanes,
-    }
+    fields = dataclasses.asdict(info) | {"directory": str(info.directory)}
     return json.dumps({"info": fields, "place": dataclasses.asdict(place)})
 
 
@@ -174,6 +165,6 @@ def _decode(answer: dict[str, Any]) -> tuple[RunInfo, Place]:
     if "error" in answer:
         raise ConfigurationError(answer["error"])
     info = answer["info"]
-    lanes = tuple(Lane(name, hparams) for name, hparams in info.pop("lanes"))
+    lanes = tuple(Lane(**lane) for lane in info.pop("lanes"))
     directory = Path(info.pop("directory"))
     return RunInfo(**info, directory=directory, lanes=lanes), Place(**answer["place"])

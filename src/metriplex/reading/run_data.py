@@ -121,7 +121,8 @@ class RunData:
     @property
     def lanes(self) -> list[int | None]:
         """Sorted lanes with scalars: `[None]` for a run that is not vmapped."""
-        return sorted({lane for lane, _ in self._series}, key=_lane_key)
+        lanes = {lane for lane, _ in self._series}
+        return sorted(lanes, key=lambda lane: -1 if lane is None else lane)
 
     @property
     def tags(self) -> list[str]:
@@ -339,7 +340,3 @@ def find_run(run: str | os.PathLike[str]) -> Path:
 
 def _column_name(tag: str) -> str:
     return f"tag:{tag}" if tag in _KEYS else tag
-
-
-def _lane_key(lane: int | None) -> int:
-    return -1 if lane is None else lane

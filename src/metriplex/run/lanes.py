@@ -176,6 +176,10 @@ class LaneCount:
         if count == len(described):
             return
         self._warned = True
+        effect, advice = "have no name and no hyper-parameters of their own", ""
+        if count < len(described):
+            effect = "stay empty"
+            advice = ", and `on_iteration(key=)` where lanes differ in nothing that is logged"
         logger.warning(
             "run `%s`: its program has %s, while `lanes` or `lane_names` describe %d, `%s` to "
             "`%s`: lanes from `%s` on %s; give one value and one name a lane, counted over all "
@@ -186,10 +190,6 @@ class LaneCount:
             described[0].name,
             described[-1].name,
             self._run.lane_name(min(count, len(described))),
-            "have no name and no hyper-parameters of their own"
-            if count > len(described)
-            else "stay empty",
-            ""
-            if count > len(described)
-            else ", and `on_iteration(key=)` where lanes differ in nothing that is logged",
+            effect,
+            advice,
         )

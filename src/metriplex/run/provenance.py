@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -19,24 +20,14 @@ if TYPE_CHECKING:
 GIT_SECONDS = 20.0
 """Timeout of a git command, for work trees on slow file systems."""
 
-_PACKAGES = {
-    "metriplex": "metriplex",
-    "jax": "jax",
-    "jaxlib": "jaxlib",
-    "numpy": "numpy",
-    "optax": "optax",
-    "flax": "flax",
-    "equinox": "equinox",
-    "haiku": "dm-haiku",
-    "gymnax": "gymnax",
-    "brax": "brax",
-    "mujoco": "mujoco",
-    "mujoco_playground": "playground",
-    "rejax": "rejax",
-    "lerax": "lerax",
-    "gymnasium": "gymnasium",
-}
-"""Module to distribution, for packages that affect a training."""
+_MODULES = (
+    *("metriplex", "jax", "jaxlib", "numpy", "optax", "flax", "equinox", "haiku", "gymnax"),
+    *("brax", "mujoco", "mujoco_playground", "rejax", "lerax", "gymnasium"),
+)
+"""Modules of packages that affect a training."""
+
+_DISTRIBUTIONS = {"haiku": "dm-haiku", "mujoco_playground": "playground"}
+"""Module to distribution, where the names differ."""
 
 
 def collect() -> dict[str, str]:
@@ -96,14 +87,12 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """Return the versions of the packages of `_PACKAGES` that this process has imported."""
+    """Return the versions of the packages of `_MODULES` that this process has imported."""
     versions = {}
-    for module, distribution in _PACKAGES.items():
-        if module in sys.modules:
-            try:
-                versions[distribution] = metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                continue
+    for module in filter(sys.modules.__contains__, _MODULES):
+        distribution = _DISTRIBUTIONS.get(module, module)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[distribution] = metadata.version(distribution)
     return versions
 
 

@@ -1,9 +1,9 @@
-"""What logging adds to the wall time of a training: PPO on CartPole, 20 scalars an iteration.
+"""Measure the wall time that logging adds to a training: PPO on CartPole, 20 scalars per iteration.
 
-The same compiled program with and without logging to TensorBoard, without the time of compiling.
-The peers log the same 20 scalars of the same training with tensorboardX: by one
-`jax.debug.callback` a scalar that calls `SummaryWriter.add_scalar`, and by one ordered
-`jax.debug.callback` with a dictionary whose host function does that for each value.
+The same program runs with and without logging to TensorBoard; compilation is not measured. The
+peers log the same 20 scalars of the same training with tensorboardX: one with a
+`jax.debug.callback` per scalar that calls `SummaryWriter.add_scalar`, the other with one ordered
+`jax.debug.callback` of a dictionary, whose host function calls `add_scalar` for each value.
 
     python benchmarks/training_overhead.py [--short]
 """
@@ -46,7 +46,7 @@ Log: TypeAlias = dict[str, Any]
 
 
 def padded(log: Log, others: int) -> Log:
-    """PPO's training log, filled up so that `NUM_SCALARS` values are logged with the others."""
+    """Return PPO's training log, padded so that `NUM_SCALARS` values are logged in total."""
     missing = NUM_SCALARS - len(log) - others
     return log | {f"padding_{index:02d}": log["loss"] + index for index in range(missing)}
 
@@ -55,7 +55,7 @@ def padded(log: Log, others: int) -> Log:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Padded:
-    """A `MetricsCallback` whose training log is filled up."""
+    """A `MetricsCallback` whose training log is padded."""
 
     metrics: MetricsCallback
 
@@ -79,7 +79,7 @@ class Padded:
 PeerState: TypeAlias = tuple[EpisodeStats, jax.Array]
 
 _writer: SummaryWriter
-"""What the peers write to: of the round that is running, so that one program serves all rounds."""
+"""Writer of the peers in the current round; a global, so that one program serves all rounds."""
 
 
 def _add_scalar(tag: str, value: jax.Array, step: jax.Array) -> None:
@@ -95,7 +95,7 @@ def _add_scalars(values: Mapping[str, jax.Array], step: jax.Array) -> None:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Peer:
-    """Logs what metriplex logs, by tensorboardX; takes its episode statistics in the same way."""
+    """Log the same scalars and episode statistics as metriplex with tensorboardX."""
 
     one_callback: bool
 

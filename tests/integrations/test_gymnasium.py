@@ -1,4 +1,4 @@
-"""Gymnasium: the averages are those of the episodes that its own wrapper reports."""
+"""Gymnasium: the averages equal those of the episodes that its own wrapper reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metriplex.integrations.gymnasium import VectorEpisodes
 
 @final
 class Three:
-    """What of a vector environment is read."""
+    """A vector environment with only the attributes that are read."""
 
     num_envs = 3
 
@@ -74,7 +74,7 @@ def test_averages_are_those_of_compiled_code() -> None:
     assert ours.steps == 150
 
 
-def test_the_step_that_resets_is_not_counted() -> None:
+def test_a_step_that_resets_is_not_counted() -> None:
     ours = VectorEpisodes(Three("AutoresetMode.NEXT_STEP"), alpha=1.0)
     never = np.zeros(3, bool)
     for done in ([True, False, False], [False] * 3, [False] * 3, [True, False, False]):
@@ -83,6 +83,6 @@ def test_the_step_that_resets_is_not_counted() -> None:
     assert ours.steps == 11
 
 
-def test_a_wrong_shape_is_named() -> None:
+def test_a_wrong_shape_raises() -> None:
     with pytest.raises(LoggingError, match=r"`reward` has shape \[2\], and .* 3 sub-environments"):
         VectorEpisodes(Three("NEXT_STEP")).update(np.ones(2), np.zeros(3, bool), np.zeros(3, bool))

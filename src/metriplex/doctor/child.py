@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from metriplex.callback.callback import MetricsCallback
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import MetriplexError
 from metriplex.plugins.backends import Backend
-from metriplex.plugins.checks import check_hooks, marked_hooks
+from metriplex.plugins.checks import check_hooks
 from metriplex.plugins.discovery import construct, find, load
-from metriplex.plugins.hookspecs import SPECS, hookimpl
+from metriplex.plugins.hookspecs import hookimpl
+from metriplex.plugins.host import Host
 from metriplex.plugins.renderers import create_renderer
 from metriplex.records import RunInfo
 from metriplex.run.run import Run
@@ -96,8 +97,9 @@ def _try_backend(kind: str, name: str) -> Finding:
         return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     start = time.monotonic()
     plugin = construct(kind, name, None)
-    backend = Backend(name, plugin)
-    said, refusal = _diagnosis(plugin, name)
+    host = Host()
+    backend = Backend(name, plugin, host=host)
+    said, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
     if said:  # a trial would leave a run in its service
@@ -122,11 +124,12 @@ def _try_renderer(kind: str, name: str) -> Finding:
     if needs := _needed_options(kind, name):
         return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     plugin = construct(kind, name, None)
-    check_hooks(plugin, SPECS[kind], f"{kind} `{name}`")
-    said, refusal = _diagnosis(plugin, name)
+    host = Host()
+    host.register(kind, [(name, plugin)])
+    said, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
-    example = _ask(plugin, "example_environment")
+    example = host.hook.example_environment()
     if example is None:
         return Finding(WARNING, name, f"{said}not tried, as it brings no `example_environment`")
     env, states = example
@@ -152,7 +155,7 @@ def _try_renderer(kind: str, name: str) -> Finding:
 def _try_other(kind: str, name: str) -> Finding:
     if needs := _needed_options(kind, name):
         return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
-    hooks = check_hooks(construct(kind, name, None), SPECS[kind], f"{kind} `{name}`")
+    hooks = check_hooks(construct(kind, name, None), kind, name)
     return Finding(OK, name, f"has the hooks {', '.join(hooks)}")
 
 
@@ -167,21 +170,14 @@ def _needed_options(kind: str, name: str) -> str:
     return ", ".join(f"`{option}`" for option in needed)
 
 
-def _diagnosis(plugin: object, name: str) -> tuple[str, Finding | None]:
+def _diagnosis(host: Host, name: str) -> tuple[str, Finding | None]:
     """What a plugin says of this machine, and a finding if that ends the trial."""
-    found = _ask(plugin, "diagnose")
+    found = host.hook.diagnose()
     if found is None:
         return "", None
     if not found.works:
         return "", Finding(BROKEN, name, str(found.summary), str(found.remedy))
     return f"{found.summary}; ", None
-
-
-def _ask(plugin: object, hook: str) -> Any:
-    for method, implemented, _ in marked_hooks(plugin):
-        if implemented == hook:
-            return getattr(plugin, method)()
-    return None
 
 
 def _nothing_to_see(clips: Mapping[str, Clip]) -> str:

@@ -15,7 +15,6 @@ from metriplex.plugins.discovery import (
     load,
     origin,
 )
-from metriplex.plugins.hookspecs import SPECS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,10 +68,8 @@ def _report(
         factory = load(kind, entry)
         product = _product(factory)
         marked = tuple(hook for _, hook, _ in marked_hooks(product))
-        if marked or product is factory:
-            hooks = check_hooks(product, SPECS[kind], f"{kind} `{entry.name}`")
-        else:
-            hooks = marked
+        checked = marked or product is factory
+        hooks = check_hooks(product, kind, entry.name) if checked else ()
     except PluginError as problem:
         error = str(problem)
     if rivals and error is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import pytest
 
 from metriplex import MetricsCallback, PluginError, RunInfo, Scalars, hookimpl
+from metriplex.delivery import calls
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.hookspecs import BACKEND_HOOKS, HOOKS, SPECS
 from metriplex.plugins.host import Host
@@ -64,9 +65,9 @@ def test_a_call_of_one_backend_reaches_no_other_one_registered_before_or_later()
     host = Host()
     first = Backend("first", Closing(), host=host)
     second = Backend("second", Closing(), host=host)
-    second.call("close_run", run=RUN, status="finished")
+    second.call(calls.close_run(0, "finished"), RUN)
     third = Backend("third", Closing(), host=host)
-    second.call("close_run", run=RUN, status="failed")
+    second.call(calls.close_run(0, "failed"), RUN)
     assert [vars(one.plugin)["statuses"] for one in (first, second, third)] == [
         [],
         ["finished", "failed"],
@@ -78,7 +79,7 @@ def test_one_object_serves_two_runs_at_once() -> None:
     plugin = Closing()
     backends = [Backend(name, plugin, host=Host()) for name in ("a", "b")]
     threads = [
-        threading.Thread(target=backend.call, args=("close_run",), kwargs={"run": RUN, "status": s})
+        threading.Thread(target=backend.call, args=(calls.close_run(0, s), RUN))
         for backend, s in zip(backends, ("finished", "failed"), strict=True)
     ]
     for thread in threads:
@@ -103,7 +104,7 @@ def test_dataclasses_are_plugins_also_when_they_are_equal() -> None:
 
     first, second = Log("x"), Log("x")
     backends = create_backends([first, second])
-    backends[1].call("close_run", run=RUN, status="failed")
+    backends[1].call(calls.close_run(0, "failed"), RUN)
     assert (first.seen, second.seen) == ([], ["failed"])
     assert [backend.plugin for backend in backends] == [first, second]
 
@@ -129,7 +130,7 @@ def test_properties_of_a_plugin_are_not_run() -> None:
         def flush(self) -> None:
             run.append("flushed")
 
-    Backend("lazy", Lazy()).call("flush", run=RUN)
+    Backend("lazy", Lazy()).call(calls.flush(0), RUN)
     assert run == ["flushed"]
 
 

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 
-from metriplex.delivery.calls import REREAD, Task, calls
+from metriplex.delivery.calls import Call, Gap, log_entries
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     Close,
     FsyncPolicy,
-    Hparams,
     JournalWriter,
     Resume,
     read_entries,
     superseded,
 )
 from metriplex.journal.acks import clamp_acks
-from metriplex.plugins.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
+from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.validation import (
     check_choice,
     check_count,
@@ -30,9 +29,10 @@ from metriplex.validation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from metriplex.journal import Entry, FsyncPolicy, Record
+    from metriplex.delivery.calls import Queued
+    from metriplex.journal import Entry
     from metriplex.records import RunInfo
 
 logger = logging.getLogger("metriplex")
@@ -87,30 +87,28 @@ class RunJournal:
         self._failing = False
         self._changed = threading.Condition()
 
-    def call(self, hook: str, *, number: int, **arguments: Any) -> None:
-        """Does what a backend's hook would; the worker's thread calls.
+    def call(self, call: Call, run: RunInfo) -> None:  # noqa: ARG002 - a journal is of one run
+        """Write the records of a call, as a backend would. The worker's thread calls.
 
         Args:
-            hook: A hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            number: Number of the first record, or for a call without records of the next one.
-            **arguments: The hook's arguments.
+            call: The call.
+            run: The run.
 
         Raises:
             OSError: Nothing of the call is lost or written twice if it is made again.
         """
         settled = 0
         try:
-            if hook == "flush":
+            if call.hook == "flush":
                 self._writer.flush()
-                settled = number
-            elif hook == "close_run":
-                self._writer.append(number, [Close(arguments["status"])])
+                settled = call.end
+            elif call.hook == "close_run":
+                self._writer.append(call.end, [Close(call.arguments["status"])])
                 self._writer.flush()
-                settled = number + 1
-            elif hook != "open_run":
-                records = _records(hook, arguments)
-                self._writer.append(number, records)
-                self._appended = number + len(records)
+                settled = call.end + 1
+            elif call.records:
+                self._writer.append(call.first, call.records)
+                self._appended = call.end
         except BaseException:
             self._settle(failing=True)
             raise
@@ -126,25 +124,25 @@ class RunJournal:
         with contextlib.suppress(OSError):  # the worker has told of it
             self._writer.close()
 
-    def read(self, first: int, end: int) -> Iterator[Task]:
-        """Reads records again, and waits for those that are still to be written. Any thread.
+    def read(self, first: int, end: int) -> Iterator[Queued]:
+        """Read records again, and wait for those that are still to be written. Any thread.
 
         Args:
             first: Number of the first record.
             end: The number after the last one.
 
         Yields:
-            Calls to a backend. A call of `REREAD` stands for records that the journal could not
-            take so far: the disk is full, for example.
+            Calls to a backend. A gap stands for records that the journal could not write so far:
+            the disk is full, for example.
         """
         skip = superseded(self._run_dir) if first < self.start else None
         while first < end:
             upto = min(self._wait_beyond(first), end)
             if upto <= first:
-                yield Task(REREAD, first=first, end=end)
+                yield Gap(first, end)
                 return
             entries = read_entries(self._run_dir, first, damage=self._tell)
-            yield from calls(_below(entries, upto), skip)
+            yield from log_entries(_below(entries, upto), skip)
             first = upto
 
     def _wait_beyond(self, number: int) -> int:
@@ -185,16 +183,6 @@ def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal 
             f"the journal in {str(run.directory)!r} can't be opened ({type(error).__name__}: "
             f"{error}): mend that, give another `log_dir`, or pass `journal=False`"
         ) from error
-
-
-_ARGUMENTS = {"log_scalars": "records", "log_hparams": "hparams", **dict(MEDIA_HOOKS.values())}
-
-
-def _records(hook: str, arguments: Mapping[str, Any]) -> Sequence[Record]:
-    value = arguments[_ARGUMENTS[hook]]
-    if hook == "log_scalars":
-        return value
-    return [Hparams(value) if hook == "log_hparams" else value]
 
 
 def _below(entries: Iterable[Entry], end: int) -> Iterator[Entry]:

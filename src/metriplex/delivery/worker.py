@@ -7,14 +7,16 @@ import itertools
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
-from metriplex.delivery.calls import REREAD, Task, TaskQueue
+from metriplex.delivery import calls
+from metriplex.delivery.calls import Call, CallQueue, Gap
 from metriplex.records import Delivery, RunInfo
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from metriplex.delivery.calls import Queued
     from metriplex.delivery.run_journal import RunJournal
     from metriplex.journal.acks import Ack
 
@@ -44,8 +46,8 @@ class Target(Protocol):
     def hooks(self) -> Collection[str]:
         """The hooks that it has."""
 
-    def call(self, hook: str, *, number: int, **arguments: Any) -> None:
-        """Calls a hook; `number` is that of the first record which the call delivers."""
+    def call(self, call: Call, run: RunInfo) -> None:
+        """Call a hook of a run."""
 
 
 @final
@@ -86,7 +88,7 @@ class Worker:
         self._patient = patient
         self._journal = journal
         self._ack = ack
-        self._tasks = TaskQueue(queue_size, rereads=journal is not None)
+        self._queue = CallQueue(queue_size, rereads=journal is not None)
         self._changed = threading.Condition()
         self._end = start
         self._position = start if ack is None else ack.acked
@@ -102,30 +104,26 @@ class Worker:
         self._hurry = threading.Event()
         self._flushed_at = -float("inf")
         if self._position < start:
-            self._tasks.leave(self._position, start)
+            self._queue.leave(self._position, start)
         self._thread = threading.Thread(
             target=self._work, name=f"metriplex-{target.name}", daemon=True
         )
         self._thread.start()
 
-    def submit(self, first: int, hook: str, argument: tuple[str, Any], records: int) -> None:
-        """Queues a call. Any thread.
+    def submit(self, call: Call) -> None:
+        """Queue a call; do nothing if the backend doesn't have its hook. Any thread.
 
         Args:
-            first: Number of the first record; never less than that of an earlier call.
-            hook: The hook to call; nothing happens if the backend doesn't have it.
-            argument: The hook's argument beside `run`: its name and value, a tuple for several
-                records.
-            records: How many records that are.
+            call: The call; its first record comes after all earlier calls.
         """
         with self._changed:
-            self._end = first + records
-            if hook not in self.target.hooks:
+            self._end = call.end
+            if call.hook not in self.target.hooks:
                 return
-            self._submitted += records
+            self._submitted += len(call.records)
             if self._suspended or self._closing or self._ended:
                 return
-            kept = self._tasks.add(Task(hook, argument, first, self._end, records))
+            kept = self._queue.add(call)
             self._changed.notify()
             if kept or self._overflowed or self._journal is not None:
                 return
@@ -134,7 +132,7 @@ class Worker:
             "backend `%s` is too slow or hangs: %d records wait for it; newer ones are dropped for "
             "this backend until it has caught up, and counted",
             self.target.name,
-            self._tasks.size,
+            self._queue.size,
         )
 
     def start_flush(self) -> threading.Event:
@@ -144,7 +142,7 @@ class Worker:
             if self._suspended or self._ended:
                 done.set()
             else:
-                self._tasks.add(Task("flush", first=self._end, end=self._end, done=done))
+                self._queue.add(calls.flush(self._end, done))
                 self._changed.notify()
         return done
 
@@ -153,7 +151,7 @@ class Worker:
         self._hurry.set()
         with self._changed:
             self._closing = True
-            self._tasks.add(Task("close_run", ("status", status), self._end, self._end))
+            self._queue.add(calls.close_run(self._end, status))
             self._changed.notify()
 
     def join(self, timeout: float) -> bool:
@@ -180,63 +178,66 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            opened = self._call(Task("open_run"))
-            while (task := self._next_task()).hook != "close_run":
-                if task.hook == "flush":
-                    self._flush(task.end)
-                elif task.hook == REREAD:
-                    self._reread(task)
+            opened = self._call(calls.open_run())
+            while True:
+                queued = self._next()
+                if isinstance(queued, Gap):
+                    self._reread(queued)
+                elif queued.hook == "close_run":
+                    self._flush(queued.end)
+                    if opened:
+                        self._call(queued)
+                    return
+                elif queued.hook == "flush":
+                    self._flush(queued.end)
+                    if queued.done is not None:
+                        queued.done.set()
                 elif not self._suspended:
-                    self._deliver(task)
-                if task.done is not None:
-                    task.done.set()
-            self._flush(task.end)
-            if opened:
-                self._call(task)
+                    self._deliver(queued)
         finally:
             with self._changed:
                 self._ended = True
-                for done in self._tasks.events():
+                for done in self._queue.events():
                     done.set()
 
-    def _next_task(self) -> Task:
+    def _next(self) -> Queued:
         """Waits for the next call, or for the time of a flush."""
         with self._changed:
             while True:
-                if not self._tasks and not self._suspended:
+                if not self._queue and not self._suspended:
                     self._position = self._end  # beyond what the backend has no hook for
                 wait = None
                 if self._dirty:
                     wait = self._flushed_at + self.target.flush_secs - time.monotonic()
                     if wait <= 0:
-                        return Task("flush")
-                if self._tasks:
-                    return self._tasks.take()
+                        return calls.flush(0)
+                if self._queue:
+                    return self._queue.take()
                 self._changed.wait(wait)
 
-    def _deliver(self, task: Task) -> None:
-        if self._call(task):
+    def _deliver(self, call: Call) -> None:
+        if self._call(call):
             with self._changed:
-                self._delivered += task.records
+                self._delivered += len(call.records)
             self._failures = 0
             self._dirty = True
-            self._position = task.end
+            self._position = call.end
 
-    def _reread(self, task: Task) -> None:
+    def _reread(self, gap: Gap) -> None:
         """Delivers from the journal what found no room in memory."""
         if self._journal is None:
             return
-        for call in self._journal.read(task.first, task.end):
+        for call in self._journal.read(gap.first, gap.end):
             if self._suspended:
                 break
-            if call.hook == REREAD:
+            if isinstance(call, Gap):
                 self._miss(call.first, call.end)
             elif call.hook in self.target.hooks:
                 self._deliver(call)
             if self._dirty and time.monotonic() - self._flushed_at >= self.target.flush_secs:
                 self._flush()
         if not self._suspended:
-            self._position = task.end
+            self._position = gap.end
 
     def _miss(self, first: int, end: int) -> None:
         """Passes records that were not delivered; a replay makes up for them if it can."""
@@ -251,7 +252,7 @@ class Worker:
             self._position = max(self._position, reached)
         position = self._position
         if not self._suspended and "flush" in self.target.hooks:
-            self._dirty = not self._call(Task("flush", first=position, end=position))
+            self._dirty = not self._call(calls.flush(position))
         if not self._dirty and not self._suspended:
             self._acknowledge(position)
         self._flushed_at = time.monotonic()
@@ -262,23 +263,22 @@ class Worker:
             with contextlib.suppress(OSError):  # then a replay sends more than it has to
                 self._ack.save()
 
-    def _call(self, task: Task) -> bool:
+    def _call(self, call: Call) -> bool:
         """Makes one call, again after an `OSError`; whether it succeeded."""
-        arguments = dict([task.argument]) if task.argument else {}
         last = False
         for tries, pause in enumerate(self._pauses(), 1):
             try:
-                self.target.call(task.hook, number=task.first, run=self._run, **arguments)
+                self.target.call(call, self._run)
             except OSError as error:
                 self._note(error)
                 if pause is None or last:
-                    self._fail(task, error)
+                    self._fail(call, error)
                     return False
                 if tries == OUTAGE:
-                    self._tell_of_outage(task, error)
+                    self._tell_of_outage(call, error)
             except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends nobody's run
                 self._note(error)
-                self._fail(task, error)
+                self._fail(call, error)
                 return False
             else:
                 if tries > OUTAGE:
@@ -295,38 +295,38 @@ class Worker:
         with self._changed:
             self._error = _describe(error)
 
-    def _tell_of_outage(self, task: Task, error: BaseException) -> None:
+    def _tell_of_outage(self, call: Call, error: BaseException) -> None:
         if self._patient:
             logger.warning(
                 "backend `%s` keeps failing in `%s` (%s); it is tried again until the run is "
                 "closed, and training goes on",
                 self.target.name,
-                task.hook,
+                call.hook,
                 _describe(error),
             )
 
-    def _fail(self, task: Task, error: BaseException) -> None:
+    def _fail(self, call: Call, error: BaseException) -> None:
         """Tells of a call that was given up, and suspends the backend if it keeps failing."""
         logger.error(
             "backend `%s` failed in `%s` (%s); %d record(s) did not reach it; training and the "
             "other backends go on",
             self.target.name,
-            task.hook,
+            call.hook,
             _describe(error),
-            task.records,
+            len(call.records),
             exc_info=error,
         )
         self._failures += 1
-        if task.records and not isinstance(error, OSError):  # an outage skips nothing
-            self._miss(task.first, task.end)
-        hopeless = task.hook == "open_run" or isinstance(error, OSError)
-        if task.hook != "close_run" and (hopeless or self._failures >= FAILURES):
-            self._suspend(task.hook)
+        if call.records and not isinstance(error, OSError):  # an outage skips nothing
+            self._miss(call.first, call.end)
+        hopeless = call.hook == "open_run" or isinstance(error, OSError)
+        if call.hook != "close_run" and (hopeless or self._failures >= FAILURES):
+            self._suspend(call.hook)
 
     def _suspend(self, hook: str) -> None:
         with self._changed:
             self._suspended = True
-            waiting = self._tasks.give_up()
+            waiting = self._queue.give_up()
         logger.error(
             "backend `%s` is suspended for the rest of run `%s`: it kept failing in `%s`; %d "
             "waiting record(s) and all further ones do not reach it",

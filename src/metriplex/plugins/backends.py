@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.checks import check_hooks
@@ -17,9 +17,24 @@ from metriplex.plugins.discovery import (
 from metriplex.plugins.host import Host
 from metriplex.plugins.routing import Route, Router
 
+if TYPE_CHECKING:
+    from metriplex.records import RunInfo
+
 DEFAULT_BACKEND = "tensorboard"
 DEFAULT_FLUSH_SECS = 5.0
 DEFAULT_VIDEO_FORMAT = "mp4"
+
+
+class HookCall(Protocol):
+    """A call of one hook; `metriplex.delivery.calls` makes them."""
+
+    @property
+    def hook(self) -> str:
+        """The hook's name."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The hook's arguments beside `run`, by name."""
 
 
 @final
@@ -67,27 +82,26 @@ class Backend:
         self.flush_secs = _flush_secs(plugin, self.name)
         self.video_format = str(getattr(plugin, "video_format", DEFAULT_VIDEO_FORMAT))
 
-    def call(self, hook: str, *, number: object = 0, **kwargs: Any) -> None:  # noqa: ARG002
+    def call(self, call: HookCall, run: RunInfo) -> None:
         """Call the plugin's implementation of a hook on the calling thread, if it has one.
 
         Args:
-            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            number: That of the first record in the run, which plugins are not told.
-            **kwargs: All arguments of the hook; the plugin gets those that it names, and of records
-                those that the route lets through.
+            call: The call. The plugin gets the arguments that it names, and only the records that
+                the route lets through.
+            run: The run.
 
         Raises:
             BaseException: Whatever the plugin raises, unchanged.
         """
         if self._router is None:
-            self._call(hook, **kwargs)
+            self._call(call.hook, run=run, **call.arguments)
         else:
-            self._router.call(self._call, hook, **kwargs)
+            self._router.call(self._call, call.hook, run=run, **call.arguments)
 
-    def _call(self, hook: str, **kwargs: object) -> None:
+    def _call(self, hook: str, **arguments: object) -> None:
         # pluggy can't call all backends at once: it stops at the first exception (pluggy issue 419)
         # and waits for each. A thread for each backend keeps a failing or slow one to itself.
-        self._host.caller(hook, "backend", self.name)(**kwargs)
+        self._host.caller(hook, "backend", self.name)(**arguments)
 
 
 def create_backends(requested: object = None, host: Host | None = None) -> list[Backend]:

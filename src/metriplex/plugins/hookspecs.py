@@ -27,12 +27,11 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures a
 import pluggy
 
 from metriplex.plugins.interfaces import Environment, Renderer  # noqa: TC001
-from metriplex.records import (
+from metriplex.records import (  # noqa: TC001
     Artifact,
     Diagnosis,
     Histogram,
     Image,
-    Media,
     RunInfo,
     Scalar,
     Scalars,
@@ -244,15 +243,6 @@ HOOKS: Mapping[str, tuple[str, ...]] = {
     "environment": _hooks(EnvironmentSpec),
 }
 """Kind of plugin to the hooks that it may implement."""
-
-MEDIA_HOOKS: Mapping[type[Media], tuple[str, str]] = {
-    Text: ("log_text", "text"),
-    Video: ("log_video", "video"),
-    Image: ("log_image", "image"),
-    Histogram: ("log_histogram", "histogram"),
-    Artifact: ("log_artifact", "artifact"),
-}
-"""Type of a record to the hook that takes it, and the name of the hook's argument."""
 
 _SPECIFIED = {hook: vars(spec)[hook] for spec in SPECS for hook in _hooks(spec)}
 

@@ -82,8 +82,9 @@ class Host:
     def _register(self, name: str, plugin: object) -> None:
         # pluggy compares plugins by `==` and keeps them in sets. A dataclass is equal to another
         # one and can't be in a set; and one transform may be applied twice.
-        by_identity = type(plugin).__eq__ is object.__eq__
-        if not by_identity or self._manager.is_registered(plugin):
+        plugin_class: Any = type(plugin)
+        by_value = plugin_class.__eq__ is not object.__eq__
+        if by_value or self._manager.is_registered(plugin):
             plugin = _Methods(plugin)
         try:
             self._manager.register(plugin, name)

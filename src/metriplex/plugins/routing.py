@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.checks import closest
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Artifact, Media, Scalars
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ logger = logging.getLogger("metriplex")
 _Series: TypeAlias = tuple[int | None, str]
 _Span: TypeAlias = int | float
 _Call: TypeAlias = Callable[..., None]
-
-_MEDIA_ARGUMENTS = dict(MEDIA_HOOKS.values())
 
 
 @final
@@ -138,13 +135,13 @@ class Router:
             self._send(self.select(arguments["records"]), call, run)
         elif hook == "close_run":
             self._close(call, run, **arguments)
-        elif hook in _MEDIA_ARGUMENTS:
-            argument = _MEDIA_ARGUMENTS[hook]
-            record = self.media(arguments[argument])
-            if record is not None:
-                call(hook, run=run, **{argument: record})
         else:
-            call(hook, run=run, **arguments)
+            routed = {
+                name: self.media(value) if isinstance(value, Media) else value
+                for name, value in arguments.items()
+            }
+            if all(value is not None for value in routed.values()):
+                call(hook, run=run, **routed)
 
     def select(self, records: Iterable[Scalars]) -> Selection:
         """What of the records is sent.

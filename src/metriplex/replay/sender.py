@@ -6,14 +6,14 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Protocol, TypeAlias, final
 
-from metriplex.delivery.calls import calls
+from metriplex.delivery import calls
 from metriplex.delivery.worker import FAILURES, RETRY_SECONDS
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from metriplex.delivery.calls import Task
+    from metriplex.delivery.calls import Call
     from metriplex.journal import Entry
     from metriplex.journal.acks import Ack
     from metriplex.plugins.backends import Backend
@@ -128,10 +128,10 @@ class _Sender:
             self._acknowledge()
             return self._replayed()
         try:
-            self._call("open_run")
+            self._call(calls.open_run())
             try:
-                for task in itertools.chain([first], pending):
-                    self._deliver(task)
+                for call in itertools.chain([first], pending):
+                    self._deliver(call)
             finally:
                 self._end()
         except _GivenUpError:
@@ -144,15 +144,15 @@ class _Sender:
             self._flush()
             self._tell()
         finally:
-            self._call("close_run", status=self._source.status)
+            self._call(calls.close_run(0, self._source.status))
 
-    def _pending(self) -> Iterator[Task]:
+    def _pending(self) -> Iterator[Call]:
         """The calls that are owed; `_reached` follows what lies between them."""
         for first, end in self._owed:
             entries = self._within(first, end)
-            for task in calls(entries, self._source.skips):
-                if task.hook in self._backend.hooks:
-                    yield task
+            for call in calls.log_entries(entries, self._source.skips):
+                if call.hook in self._backend.hooks:
+                    yield call
             self._reached = max(self._reached, end)
 
     def _within(self, first: int, end: int) -> Iterable[Entry]:
@@ -162,21 +162,20 @@ class _Sender:
                     return
                 yield entry
 
-    def _deliver(self, task: Task) -> None:
-        arguments = dict([task.argument]) if task.argument else {}
-        if self._call(task.hook, **arguments):
-            self._sent += task.records
+    def _deliver(self, call: Call) -> None:
+        if self._call(call):
+            self._sent += len(call.records)
             self._failures = 0
         else:
-            self._failed.append((task.first, task.end))
-        self._reached = max(self._reached, task.end)
-        self._done += task.end - task.first
+            self._failed.append((call.first, call.end))
+        self._reached = max(self._reached, call.end)
+        self._done += call.end - call.first
         self._tell()
         if time.monotonic() - self._flushed_at >= self._backend.flush_secs:
             self._flush()
 
     def _flush(self) -> None:
-        if self._call("flush"):
+        if self._call(calls.flush(0)):
             self._acknowledge()
         self._flushed_at = time.monotonic()
 
@@ -193,13 +192,13 @@ class _Sender:
                 f"which a repetition would send everything twice: mend that first"
             ) from error
 
-    def _call(self, hook: str, **arguments: Any) -> bool:
+    def _call(self, call: Call) -> bool:
         """Makes one call; whether it succeeded."""
-        if hook not in self._backend.hooks:
+        if call.hook not in self._backend.hooks:
             return True
         for pause in (*self._retry_seconds, None):
             try:
-                self._backend.call(hook, run=self._run, **arguments)
+                self._backend.call(call, self._run)
             except OSError as error:
                 self._error = f"{type(error).__name__}: {error}"
                 if pause is None:
@@ -209,7 +208,7 @@ class _Sender:
             except Exception as error:
                 self._error = f"{type(error).__name__}: {error}"
                 self._failures += 1
-                if hook == "open_run" or self._failures >= FAILURES:
+                if call.hook == "open_run" or self._failures >= FAILURES:
                     raise _GivenUpError from error
                 return False
             else:

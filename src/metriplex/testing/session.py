@@ -6,14 +6,16 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
+from metriplex.delivery import calls
 from metriplex.plugins.backends import Backend
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from metriplex.delivery.calls import Call
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Pauses between the tries of a call that raised an `OSError`."""
@@ -48,7 +50,7 @@ class Session:
 
     def open(self) -> Session:
         """Calls `open_run`; gives itself."""
-        self.call("open_run")
+        self.call(calls.open_run())
         return self
 
     def log(self, step: int, values: Mapping[str, Scalar], *, lane: int | None = None) -> None:
@@ -57,57 +59,55 @@ class Session:
 
     def scalars(self, *records: Scalars) -> None:
         """Logs records in one call."""
-        self.call("log_scalars", records=records)
+        self.call(calls.log_scalars(0, records))
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs hyper-parameters."""
-        self.call("log_hparams", hparams=hparams)
+        self.call(calls.log_hparams(0, hparams))
 
     def media(self, record: Media) -> None:
         """Logs a text, a clip, a picture, ..."""
-        hook, argument = MEDIA_HOOKS[type(record)]
-        self.call(hook, **{argument: record})
+        self.call(calls.log_media(0, record))
 
     def flush(self) -> None:
         """Calls `flush`."""
-        self.call("flush")
+        self.call(calls.flush(0))
 
     def close(self, status: str = "finished") -> None:
         """Calls `close_run`; `end` has still to be called."""
-        self.call("close_run", status=status)
+        self.call(calls.close_run(0, status))
 
-    def call(self, hook: str, **arguments: Any) -> None:
-        """Calls a hook and waits for it; does nothing if the backend doesn't have it.
+    def call(self, call: Call) -> None:
+        """Call a hook and wait for it; do nothing if the backend doesn't have it.
 
         Args:
-            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            **arguments: Its arguments beside `run`.
+            call: The call.
 
         Raises:
             AssertionError: It hangs.
             BaseException: Whatever the hook raises.
         """
         made: Future[None] = Future()
-        self._calls.put((lambda: self._call(hook, arguments), made))
+        self._calls.put((lambda: self._call(call), made))
         try:
             made.result(self._timeout)
         except TimeoutError:
             if made.done():
                 raise
-            raise AssertionError(f"`{hook}` hangs for {self._timeout:g} s") from None
+            raise AssertionError(f"`{call.hook}` hangs for {self._timeout:g} s") from None
 
     def end(self) -> None:
         """Ends the thread; a call that hangs is left to itself."""
         self._calls.put(None)
         self._thread.join(self._timeout)
 
-    def _call(self, hook: str, arguments: Mapping[str, Any]) -> None:
+    def _call(self, call: Call) -> None:
         for pause in RETRY_SECONDS:
             try:
-                return self.backend.call(hook, run=self.run, **arguments)
+                return self.backend.call(call, self.run)
             except OSError:
                 time.sleep(pause)
-        return self.backend.call(hook, run=self.run, **arguments)
+        return self.backend.call(call, self.run)
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:

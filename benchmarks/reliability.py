@@ -38,7 +38,7 @@ from _measure import (
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
 from metriplex.delivery.run_journal import RunJournal
 from metriplex.plugins.backends import Backend
-from metriplex.replay.journal import replay
+from metriplex.replay.journal import replay_run
 from metriplex.run.run import Run
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def replayed_and_reopened(records: int) -> tuple[float, float]:
         with open_run(directory, NoOpBackend()) as run:
             log(run, records)
         begin = time.perf_counter()
-        (result,) = replay(directory, NoOpBackend())
+        (result,) = replay_run(directory, NoOpBackend())
         replayed = result.sent * len(TAGS) / (time.perf_counter() - begin)
         if result.sent != records:
             raise AssertionError(f"{result.sent} of {records} records were replayed")

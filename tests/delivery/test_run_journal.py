@@ -111,7 +111,7 @@ def taken(queue: CallQueue) -> list[tuple[str, int, int]]:
     while queue:
         queued = queue.take()
         hook = queued.hook if isinstance(queued, Call) else "gap"
-        if hook == "log_scalars":
+        if isinstance(queued, Call) and queued.hook == "log_scalars":
             assert len(queued.records) == queued.end - queued.first
         found.append((hook, queued.first, queued.end))
     return found
@@ -171,7 +171,7 @@ def test_entries_become_calls_by_the_thousand() -> None:
         Entry(BATCH + 4, Close("finished")),
         Entry(BATCH + 5, Scalars(1, X)),
     ]
-    found = list(log_entries(entries, lambda entry: entry.number == 3))
+    found = list(log_entries(entries, BATCH + 6, lambda entry: entry.number == 3))
     assert [(call.hook, call.first, call.end, len(call.records)) for call in found] == [
         ("log_scalars", 0, BATCH + 1, BATCH),
         ("log_scalars", BATCH + 1, BATCH + 2, 1),
@@ -243,7 +243,7 @@ def test_an_outage_is_waited_out_and_loses_nothing(
     service, other = Service(), Service()
     service.down = ConnectionRefusedError
     run = make(service, other, queue_size=10)
-    run._workers[0]._retry_seconds = (1e-3,)
+    run._workers[0]._sender._retry_seconds = (1e-3,)
     for step in range(200):
         run.log_scalars(step, X)
     for _ in range(20):  # far more often than without a journal
@@ -298,6 +298,45 @@ def test_a_call_that_fails_for_good_is_missed_and_so_is_what_follows_a_suspensio
     assert "--to first" in caplog.messages[-1]
 
 
+def test_what_a_backend_took_before_its_suspension_is_flushed_and_acknowledged(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    @final
+    class Slow:
+        """A backend that is flushed only when it is asked to."""
+
+        flush_secs = 3600.0
+
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        @hookimpl
+        def log_text(self, text: Text) -> None:
+            if text.step > 2:
+                raise ValueError("full")
+            self.calls.append(text.step)
+
+        @hookimpl
+        def flush(self) -> None:
+            self.calls.append("flush")
+
+        @hookimpl
+        def close_run(self, status: str) -> None:
+            self.calls.append(status)
+
+    slow = Slow()
+    run = make(slow)
+    for step in range(6):
+        run.log_media(Text(step, "note", "x"))
+        if step == 1:
+            run.flush(LONG)
+    run.close("finished", LONG)
+    assert [call for call in slow.calls if call != "flush"] == [0, 1, 2, "finished"]
+    assert slow.calls[-2:] == ["flush", "finished"]
+    assert acked(tmp_path)[0] >= 3
+    assert run.deliveries()[0].suspended
+
+
 def test_the_state_of_a_backend_is_written_while_the_run_goes_on(
     make: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -325,7 +364,7 @@ def test_a_journal_that_takes_nothing_costs_only_what_found_no_room(
     full = threading.Event()
     journal = run._recording
     assert journal is not None
-    journal._retry_seconds = (1e-3,)
+    journal._sender._retry_seconds = (1e-3,)
     target: Any = journal.target
 
     def refuse() -> None:

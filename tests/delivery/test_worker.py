@@ -22,7 +22,8 @@ from metriplex import (
     hookimpl,
 )
 from metriplex.delivery.calls import log_hparams, log_media, log_scalars, log_text
-from metriplex.delivery.worker import FAILURES, Worker
+from metriplex.delivery.sender import FAILURES
+from metriplex.delivery.worker import Worker
 from metriplex.plugins.backends import Backend
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.replay import replay_events
 from metriplex.reading.run_data import find_run
-from metriplex.replay.journal import replay
+from metriplex.replay.journal import replay_run
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from metriplex.replay.sender import Replayed
+    from metriplex.replay.send import Replayed
 
 NAME = "replay"
 
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = {"everything": arguments.all}
     with progress_bar() as progress:
         if arguments.source == "journal":
-            found = replay(find_run(arguments.run_dir), backends, progress=progress, **options)
+            found = replay_run(find_run(arguments.run_dir), backends, progress=progress, **options)
             results = [("", one) for one in found]
         else:
             done = replay_events(Path(arguments.run_dir), backends, progress=progress, **options)

@@ -129,19 +129,18 @@ def log_media(first: int, record: Media) -> Call:
 
 
 def log_entries(
-    entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None
+    entries: Iterable[Entry], end: int, skip: Callable[[Entry], bool] | None = None
 ) -> Iterator[Call]:
     """Yield the calls that deliver a journal's entries to a backend, at most `BATCH` scalars each.
 
     Args:
         entries: In the order of their numbers.
+        end: The number of the first entry that is not delivered any more.
         skip: Returns True for entries that are left out; None leaves out none.
     """
     waiting: list[Call] = []
-    for entry in entries:
-        if skip is not None and skip(entry):
-            continue
-        call = _log_entry(entry)
+    for entry in itertools.takewhile(lambda entry: entry.number < end, entries):
+        call = None if skip is not None and skip(entry) else _log_entry(entry)
         if call is None:
             continue
         if waiting and (call.hook != "log_scalars" or len(waiting) == BATCH):

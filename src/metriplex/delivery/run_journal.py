@@ -29,10 +29,9 @@ from metriplex.validation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from metriplex.delivery.calls import Queued
-    from metriplex.journal import Entry
     from metriplex.records import RunInfo
 
 logger = logging.getLogger("metriplex")
@@ -142,7 +141,7 @@ class RunJournal:
                 yield Gap(first, end)
                 return
             entries = read_entries(self._run_dir, first, damage=self._tell)
-            yield from log_entries(_below(entries, upto), skip)
+            yield from log_entries(entries, upto, skip)
             first = upto
 
     def _wait_beyond(self, number: int) -> int:
@@ -183,13 +182,6 @@ def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal 
             f"the journal in {str(run.directory)!r} can't be opened ({type(error).__name__}: "
             f"{error}): mend that, give another `log_dir`, or pass `journal=False`"
         ) from error
-
-
-def _below(entries: Iterable[Entry], end: int) -> Iterator[Entry]:
-    for entry in entries:
-        if entry.number >= end:
-            return
-        yield entry
 
 
 JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")

@@ -364,10 +364,10 @@ class Run:
         )
 
     def _report(self, worker: Worker, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
-        if not (delivery.undelivered or hangs or worker.owes()):
+        if not (delivery.undelivered or hangs or worker.needs_replay()):
             return
         remedy = ""
-        if delivery.journaled or worker.owes():
+        if delivery.journaled or worker.needs_replay():
             directory = shlex.quote(str(self.info.directory))
             remedy = (
                 f"; what is missing there is in the journal, and is sent by "

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, final
 
 from metriplex.delivery import calls
+from metriplex.delivery.retry import retry
 from metriplex.plugins.backends import Backend
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
@@ -102,12 +103,11 @@ class Session:
         self._thread.join(self._timeout)
 
     def _call(self, call: Call) -> None:
-        for pause in RETRY_SECONDS:
-            try:
-                return self.backend.call(call, self.run)
-            except OSError:
-                time.sleep(pause)
-        return self.backend.call(call, self.run)
+        retry(
+            lambda: self.backend.call(call, self.run),
+            RETRY_SECONDS,
+            lambda pause, _: time.sleep(pause),
+        )
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:

@@ -1,4 +1,4 @@
-"""A run's journal and its backends: what lags behind is read again, an outage is waited out."""
+"""A run's journal and its backends: records are read again, and outages are waited out."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Service:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Makes a run with a journal and backends `first`, `second`, ...; closes it after the test."""
+    """Return a function that makes a run with backends `first`, ...; the fixture closes it."""
     runs: list[Run] = []
 
     def make(*plugins: object, queue_size: int = 1000, **options: Any) -> Run:
@@ -354,7 +354,7 @@ def test_the_state_of_a_backend_is_written_while_the_run_goes_on(
 def test_a_journal_that_takes_nothing_costs_only_what_found_no_room(
     make: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other backend goes on at once; the gap is `missed`, should the disk have room again."""
+    """The other backend goes on at once; the gap is `missed` once the disk has room again."""
     service = Service()
     service.gate.clear()
     run = make(service, queue_size=10, flush_secs=1e-3)

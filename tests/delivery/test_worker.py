@@ -122,7 +122,7 @@ class Scripted:
         return [hook for hook, _, _ in self.calls]
 
     def steps(self) -> list[int]:
-        """The steps of all the records that it took."""
+        """Return the steps of all records that it took."""
         return [
             record.step
             for hook, records in self.done
@@ -133,7 +133,7 @@ class Scripted:
 
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
-    """Workers that are closed after the test."""
+    """Return a list of workers, which are closed after the test."""
     started: list[Worker] = []
     yield started
     for worker in started:

@@ -28,7 +28,7 @@ Install = Callable[..., str]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution for real: a module and a `.dist-info` folder on `sys.path`.
+    """Install a distribution for real: a module and a `.dist-info` folder on `sys.path`.
 
     Returns the module's name, which no other test uses; `{m}` in `entry_points` stands for it.
     """

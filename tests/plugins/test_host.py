@@ -1,4 +1,4 @@
-"""The plugin manager of a run: what is registered, and who is called."""
+"""The plugin manager of a run: registering plugins and calling their hooks."""
 
 from __future__ import annotations
 

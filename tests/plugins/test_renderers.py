@@ -1,4 +1,4 @@
-"""Which renderer draws and which environment plugin plays, with plugins that are installed."""
+"""Choosing a renderer and an environment plugin among those that are installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Install = Callable[[str, str, str], str]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution: a module and a `.dist-info` folder on `sys.path`."""
+    """Install a distribution: a module and a `.dist-info` folder on `sys.path`."""
 
     def install(kind: str, name: str, source: str) -> str:
         module = f"plugin_{next(_numbers)}_of_the_test"
@@ -79,7 +79,7 @@ def test_the_first_plugin_that_answers_draws(install: Install) -> None:
 
 
 def _order_of(install: Install, kind: str, source: str, hook: str) -> list[str]:
-    """The modules of installed plugins, in the order in which they are asked."""
+    """Return the names of installed plugins, in the order in which they are asked."""
     for name, mark in (("a", "trylast=True"), ("b", ""), ("c", ""), ("d", "tryfirst=True")):
         text = source.replace("@hookimpl", f"@hookimpl({mark})").replace("NAME", name)
         install(kind, name, text.replace("HOOK", hook))

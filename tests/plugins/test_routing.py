@@ -42,7 +42,7 @@ LONG = 60.0
 
 @final
 class Keeper:
-    """Keeps what it gets; raises what it is told to, before it keeps anything."""
+    """Keeps records; first raises the next of `failures`."""
 
     flush_secs = 3600.0
 
@@ -99,7 +99,7 @@ class Keeper:
 
 
 def send(route: Route, *records: Scalars) -> list[tuple[int, dict[str, Any]]]:
-    """Step and values of what a router sends, without what comes when the run closes."""
+    """Return step and values of the records that a router sends before the run closes."""
     router = Router(route, "mine")
     selection = router.select(records)
     return [(record.step, dict(record.values)) for record in selection.records]
@@ -226,7 +226,7 @@ def test_lanes_are_thinned_out_apart() -> None:
 
 
 def thinned(records: Iterable[Scalars], span: Callable[[Scalars], Any]) -> list[tuple[Any, ...]]:
-    """What is sent of each series, by the definition: a new span each, and the last one."""
+    """Return the values of each series by the definition: the first of each span, and the last."""
     series: dict[tuple[int | None, str], list[Scalars]] = {}
     for record in records:
         for tag in record.values:
@@ -266,7 +266,7 @@ RECORDS = st.lists(
 def test_the_selection_is_that_of_the_definition_however_the_records_arrive(
     records: list[Scalars], every: int, timed: bool, cuts: list[int], fails: list[bool]
 ) -> None:
-    """In whatever parts, and with calls that fail and are made again."""
+    """Records arrive in any blocks; calls fail and are made again."""
     keeper = Keeper()
     route = Route(keeper, every=timedelta(seconds=every) if timed else every)
     (backend,) = create_backends(route)

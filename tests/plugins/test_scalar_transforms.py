@@ -36,7 +36,7 @@ RECORDS = [
 
 @final
 class Each:
-    """Makes of each record what a function makes of it."""
+    """Applies a function to each record."""
 
     def __init__(self, function: Callable[[Scalars], Any]) -> None:
         self.function = function

@@ -1,4 +1,4 @@
-"""Runs that are sent again: to backends that were away, and to those that never saw them."""
+"""Replays: to backends that were unreachable, and to backends that never saw the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @final
 class Remote:
-    """A service that keeps what it was given before each flush, and may refuse some steps.
+    """A service that keeps steps, and may refuse some of them.
 
     Attributes:
         stored: Steps, in the order in which they came.

@@ -1,4 +1,4 @@
-"""The journal of an open run: what one of its workers writes, and the others read again."""
+"""The journal of an open run: one worker writes it, the others read records again."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ logger = logging.getLogger("metriplex")
 
 @final
 class RunJournal:
-    """Writes what a run logs, on a worker's thread, and reads it again for workers that lag behind.
+    """Writes a run's records, on a worker's thread, and reads them for workers that lag behind.
 
-    A new run, or one that is continued: then what it had at `run.resume_step` and beyond is
-    superseded from now on.
+    If the run is resumed, its earlier records at `run.resume_step` and beyond are superseded.
 
     Args:
         run: The run; its directory exists.
@@ -115,12 +114,12 @@ class RunJournal:
 
     @property
     def unwritten(self) -> int:
-        """How many records it was given that are in memory alone. Any thread."""
+        """Return how many records are in memory alone. Any thread."""
         return max(self._appended - self._writer.written, 0)
 
     def release(self) -> None:
-        """Closes the files, after the worker has ended; another process may have the run then."""
-        with contextlib.suppress(OSError):  # the worker has told of it
+        """Close the files, after the worker has ended; then another process may write the run."""
+        with contextlib.suppress(OSError):  # the worker has logged it
             self._writer.close()
 
     def read(self, first: int, end: int) -> Iterator[Queued]:
@@ -140,14 +139,14 @@ class RunJournal:
             if upto <= first:
                 yield Gap(first, end)
                 return
-            entries = read_entries(self._run_dir, first, damage=self._tell)
+            entries = read_entries(self._run_dir, first, damage=self._warn)
             yield from log_entries(entries, upto, skip)
             first = upto
 
     def _wait_beyond(self, number: int) -> int:
-        """The number below which everything is written or dropped, greater than `number`.
+        """Return the number below which everything is written or dropped.
 
-        It is not greater while the journal can't be written.
+        Wait until it is greater than `number`, or the journal can't be written.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._failing or self._settled > number)
@@ -159,19 +158,19 @@ class RunJournal:
             self._failing = failing
             self._changed.notify_all()
 
-    def _tell(self, damage: str) -> None:
+    def _warn(self, damage: str) -> None:
         logger.warning("journal in `%s`: %s", self._run_dir, damage)
 
 
 def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal | None:
-    """Opens a run's journal.
+    """Open a run's journal.
 
     Args:
         run: The run.
-        options: Of `RunJournal`; None for no journal.
+        options: Options of `RunJournal`; None for no journal.
 
     Raises:
-        ConfigurationError: Another process writes it, or the disk doesn't take it.
+        ConfigurationError: Another process writes it, or the disk refuses it.
     """
     if options is None:
         return None
@@ -188,7 +187,7 @@ JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
 
 
 def check_journal(journal: Any) -> dict[str, Any] | None:
-    """The options of a run's journal; None if there is to be none.
+    """Return the options of a run's journal; None for no journal.
 
     Raises:
         ConfigurationError: They aren't usable.

@@ -20,7 +20,7 @@ logger = logging.getLogger("metriplex")
 
 @final
 class Transforms:
-    """The transforms of one run, one after another. For one thread at a time."""
+    """The transforms of one run, applied one after another. For one thread at a time."""
 
     def __init__(
         self, plugins: Sequence[tuple[str, object]] = (), host: Host | None = None

@@ -67,7 +67,7 @@ class Environment(abc.ABC):
 
     @abc.abstractmethod
     def step(self, state: Any, action: Any, key: Any) -> tuple[Any, Any]:
-        """Return the next state, of the same structure, and whether it ends the episode (bool [])."""
+        """Return the next state, of the same structure, and if the episode ends there (bool [])."""
 
     @abc.abstractmethod
     def observe(self, state: Any, key: Any) -> Any:

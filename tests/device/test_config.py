@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "buffer": 0,
     "buffer_width": 64,
     "axis_name": None,
-    "nonfinite": "error",
+    "abort": False,
 }
 
 RANGE = "in (0, 1]"

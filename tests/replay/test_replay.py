@@ -1,4 +1,4 @@
-"""Runs that are sent again: to backends that were away, and to those that never saw them."""
+"""Replays: to backends that were unreachable, and to backends that never saw the run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, RunInfo, Scalars, hookimpl
 from metriplex.commands.main import main
 from metriplex.commands.replay import parse_backends
-from metriplex.delivery.worker import FAILURES
+from metriplex.delivery.sender import FAILURES
 from metriplex.event_files.replay import replay_events
 from metriplex.journal import JournalWriter
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import Backend
 from metriplex.replay.journal import JournalSource, replay_run
-from metriplex.replay.sender import send
+from metriplex.replay.send import send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @final
 class Remote:
-    """A service that keeps what it was given before each flush, and may refuse some steps.
+    """A service that keeps steps, and may refuse some of them.
 
     Attributes:
         stored: Steps, in the order in which they came.
@@ -164,6 +164,44 @@ def test_ctrl_c_costs_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     replay_run(run_dir, remote)
     assert remote.stored == [1, 2, 3, 4, 5]
     assert remote.statuses == ["finished"] * 2
+
+
+def test_ctrl_c_before_anything_is_sent_acknowledges_nothing(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, *range(1, 11))
+    missed = [(2, 3), (5, 6)]
+    Ack(ack_path(run_dir, "remote"), 7, missed).save()
+    remote = Remote()
+    remote.refuse = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        replay_run(run_dir, remote)
+    assert (remote.stored, state(run_dir)) == ([], (7, missed))
+    remote.refuse = {5: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        replay_run(run_dir, remote)
+    assert (remote.stored, state(run_dir)) == ([2], (7, [(5, 6)]))
+
+
+def test_a_backend_that_exits_does_not_end_the_replay(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 1, 2, 3, text=True)
+    remote = Remote()
+    remote.refuse = {2: SystemExit(3)}
+    (result,) = replay_run(run_dir, remote)
+    assert (remote.stored, result.left, result.error) == ([1, 3], 1, "SystemExit: 3")
+
+
+def test_an_acknowledgement_that_can_not_be_written_ends_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run(tmp_path, 1, 2, 3, text=True)
+
+    def refuse(self: Ack) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Ack, "save", refuse)
+    remote = Remote()
+    with pytest.raises(ConfigurationError, match=r"remote.ack` can't be written .*No space left"):
+        replay_run(run_dir, remote)
+    assert (remote.stored, remote.statuses) == ([1], ["finished"])
 
 
 def test_a_run_that_was_killed_is_interrupted_and_one_that_is_written_is_refused(

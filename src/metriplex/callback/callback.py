@@ -21,6 +21,7 @@ from metriplex.device.checks import check_state, check_where, explain_unknown_ra
 from metriplex.device.config import make_config
 from metriplex.naming import run_name
 from metriplex.plugins.backends import create_backends
+from metriplex.plugins.host import Host
 from metriplex.plugins.scalar_transforms import create_transforms
 from metriplex.run.aggregate import Aggregator
 from metriplex.run.background import start_background
@@ -198,8 +199,9 @@ class MetricsCallback(RunOwner):
         flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         described = make_lanes(lanes, lane_names)
         system_metrics = system_metrics and check_positive("system_metrics", system_metrics)
-        plugins = create_backends(backends)
-        chain = create_transforms(transforms)
+        host = Host()
+        plugins = create_backends(backends, host)
+        chain = create_transforms(transforms, host)
         shown = check_video(
             interval=video_interval,
             num_steps=video_num_steps,
@@ -212,7 +214,7 @@ class MetricsCallback(RunOwner):
         if video_interval:
             from metriplex.video.setup import prepare_videos  # only those who want videos need it
 
-            videos = prepare_videos(env, plugins, renderer=renderer, **shown)
+            videos = prepare_videos(env, plugins, host, renderer=renderer, **shown)
         now = time.time()
         named = run_name(name, env, policy, datetime.fromtimestamp(now))
         rest: dict[str, Any] = {"resume": resume, "resume_step": resume_step}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from metriplex.replay.sender import Replayed
+    from metriplex.replay.send import Replayed
 
 
 def add_parser(commands: Any) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from metriplex.callback.callback import MetricsCallback
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import MetriplexError
 from metriplex.plugins.backends import Backend
-from metriplex.plugins.checks import check_hooks, marked_hooks
+from metriplex.plugins.checks import check_hooks
 from metriplex.plugins.discovery import construct, find, load
-from metriplex.plugins.hookspecs import SPECS, hookimpl
+from metriplex.plugins.hookspecs import hookimpl
+from metriplex.plugins.host import Host
 from metriplex.plugins.renderers import create_renderer
 from metriplex.records import RunInfo
 from metriplex.run.run import Run
@@ -97,8 +98,9 @@ def _try_jax(_kind: str, name: str) -> Finding:
 def _try_backend(kind: str, name: str) -> Finding:
     start = time.monotonic()
     plugin = construct(kind, name, None)
-    backend = Backend(name, plugin)
-    diagnosis, refusal = _diagnosis(plugin, name)
+    host = Host()
+    backend = Backend(name, plugin, host=host)
+    diagnosis, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
     if diagnosis:  # a trial would leave a run in the service
@@ -121,11 +123,12 @@ def _try_backend(kind: str, name: str) -> Finding:
 
 def _try_renderer(kind: str, name: str) -> Finding:
     plugin = construct(kind, name, None)
-    check_hooks(plugin, SPECS[kind], f"{kind} `{name}`")
-    diagnosis, refusal = _diagnosis(plugin, name)
+    host = Host()
+    host.register(kind, [(name, plugin)])
+    diagnosis, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
-    example = _call_hook(plugin, "example_environment")
+    example = host.hook.example_environment()
     if example is None:
         return Finding(
             WARNING, name, f"{diagnosis}not tried, as it brings no `example_environment`"
@@ -151,7 +154,7 @@ def _try_renderer(kind: str, name: str) -> Finding:
 
 
 def _try_other(kind: str, name: str) -> Finding:
-    hooks = check_hooks(construct(kind, name, None), SPECS[kind], f"{kind} `{name}`")
+    hooks = check_hooks(construct(kind, name, None), kind, name)
     return Finding(OK, name, f"has the hooks {', '.join(hooks)}")
 
 
@@ -166,21 +169,14 @@ def _needed_options(kind: str, name: str) -> str:
     return ", ".join(f"`{option}`" for option in needed)
 
 
-def _diagnosis(plugin: object, name: str) -> tuple[str, Finding | None]:
+def _diagnosis(host: Host, name: str) -> tuple[str, Finding | None]:
     """Return the summary of the hook `diagnose`, and a finding if the plugin can't work."""
-    found = _call_hook(plugin, "diagnose")
+    found = host.hook.diagnose()
     if found is None:
         return "", None
     if not found.works:
         return "", Finding(BROKEN, name, str(found.summary), str(found.remedy))
     return f"{found.summary}; ", None
-
-
-def _call_hook(plugin: object, hook: str) -> Any:
-    for method, implemented, _ in marked_hooks(plugin):
-        if implemented == hook:
-            return getattr(plugin, method)()
-    return None
 
 
 def _picture_problem(clips: Mapping[str, Clip]) -> str:

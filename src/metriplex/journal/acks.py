@@ -26,11 +26,37 @@ class Ack:
         path: The file of the acknowledgements.
         acked: The backend has stored the records below this number, except those in `missed`.
         missed: Ranges `(first, end)` of skipped records, which a replay can send.
+        pending: Ranges after those in `missed`, which a replay is sending again.
     """
 
     path: Path
     acked: int = 0
     missed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    pending: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+    def start_replay(self, end: int, *, everything: bool = False) -> list[tuple[int, int]]:
+        """Return the ranges that the backend lacks of the records below `end`, to be sent in order.
+
+        Args:
+            end: The number after the run's last record.
+            everything: True to send all records again.
+        """
+        if everything:
+            self.acked, self.missed = 0, []
+        self.missed, self.pending = [], self.missed
+        return [*self.pending, (self.acked, max(self.acked, end))]
+
+    def advance(self, position: int) -> None:
+        """Acknowledge everything below a number, but for `missed`."""
+        self.acked = max(self.acked, position)
+        self.pending = [
+            (max(first, position), end) for first, end in self.pending if end > position
+        ]
+
+    def count_lacking(self, end: int) -> int:
+        """Return how many of the records below `end` the backend lacks, as far as is known."""
+        missed = sum(last - first for first, last in [*self.missed, *self.pending])
+        return missed + max(end - self.acked, 0)
 
     def miss(self, first: int, end: int) -> None:
         """Add a range of skipped records after all earlier ranges; ignore an empty range."""
@@ -46,7 +72,7 @@ class Ack:
         Raises:
             OSError: The file can't be written.
         """
-        fields = {"acked": self.acked, "missed": self.missed}
+        fields = {"acked": self.acked, "missed": [*self.missed, *self.pending]}
         fresh = self.path.with_suffix(f"{SUFFIX}.{os.getpid()}")
         try:
             fresh.write_bytes(json.dumps(fields).encode() + b"\n")

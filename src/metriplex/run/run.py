@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
 from metriplex.bridge.rows import Row
+from metriplex.delivery import calls
 from metriplex.delivery.worker import Worker
 from metriplex.errors import ClosedError
 from metriplex.journal.acks import Ack, ack_path, load_ack
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.lanes import LaneCount
@@ -25,6 +25,7 @@ from metriplex.run.shutdown import hold_if_terminating
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from metriplex.delivery.calls import Call
     from metriplex.delivery.run_journal import RunJournal
     from metriplex.plugins.backends import Backend
     from metriplex.run.aggregate import Aggregator
@@ -190,12 +191,11 @@ class Run:
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
-        self._log(lambda: self._submit("log_hparams", ("hparams", dict(hparams)), 1))
+        self._log(lambda: self._submit(calls.log_hparams(self._number, dict(hparams))))
 
     def log_media(self, record: Media) -> None:
         """Logs a text, a clip, a picture, ... Raises `ClosedError` if the run is closed."""
-        hook, argument = MEDIA_HOOKS[type(record)]
-        self._log(lambda: self._submit(hook, (argument, record), 1))
+        self._log(lambda: self._submit(calls.log_media(self._number, record)))
 
     def flush(self, timeout: float) -> None:
         """Waits until every backend has flushed what it was given before, or `timeout` seconds.
@@ -303,7 +303,7 @@ class Run:
         self.newest_step = max([self.newest_step, *(record.step for record in records)])
         records = self._finite(records)
         if records:
-            self._submit("log_scalars", ("records", tuple(records)), len(records))
+            self._submit(calls.log_scalars(self._number, records))
 
     def _log(self, submit: Callable[[], None]) -> None:
         if self.closed:
@@ -313,11 +313,10 @@ class Run:
                 return submit()
         return self._refuse()
 
-    def _submit(self, hook: str, argument: tuple[str, object], records: int) -> None:
-        first = self._number
-        self._number += records
+    def _submit(self, call: Call) -> None:
+        self._number = call.end
         for worker in self._all:
-            worker.submit(first, hook, argument, records)
+            worker.submit(call)
 
     # ---- the end --------------------------------------------------------------------------------
 
@@ -365,10 +364,10 @@ class Run:
         )
 
     def _report(self, worker: Worker, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
-        if not (delivery.undelivered or hangs or worker.owes()):
+        if not (delivery.undelivered or hangs or worker.needs_replay()):
             return
         remedy = ""
-        if delivery.journaled or worker.owes():
+        if delivery.journaled or worker.needs_replay():
             directory = shlex.quote(str(self.info.directory))
             remedy = (
                 f"; what is missing there is in the journal, and is sent by "

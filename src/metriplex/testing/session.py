@@ -6,14 +6,17 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
+from metriplex.delivery import calls
+from metriplex.delivery.retry import retry
 from metriplex.plugins.backends import Backend
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from metriplex.delivery.calls import Call
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Pauses between the tries of a call that raised an `OSError`, in seconds."""
@@ -49,7 +52,7 @@ class Session:
 
     def open(self) -> Session:
         """Call `open_run`, and return this session."""
-        self.call("open_run")
+        self.call(calls.open_run())
         return self
 
     def log(self, step: int, values: Mapping[str, Scalar], *, lane: int | None = None) -> None:
@@ -58,57 +61,54 @@ class Session:
 
     def scalars(self, *records: Scalars) -> None:
         """Log records of scalars in one call."""
-        self.call("log_scalars", records=records)
+        self.call(calls.log_scalars(0, records))
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Log hyper-parameters."""
-        self.call("log_hparams", hparams=hparams)
+        self.call(calls.log_hparams(0, hparams))
 
     def media(self, record: Media) -> None:
         """Log a text, a video, an image, a histogram or an artifact."""
-        hook, argument = MEDIA_HOOKS[type(record)]
-        self.call(hook, **{argument: record})
+        self.call(calls.log_media(0, record))
 
     def flush(self) -> None:
         """Call `flush`."""
-        self.call("flush")
+        self.call(calls.flush(0))
 
     def close(self, status: str = "finished") -> None:
         """Call `close_run`; the thread runs until `end`."""
-        self.call("close_run", status=status)
+        self.call(calls.close_run(0, status))
 
-    def call(self, hook: str, **arguments: Any) -> None:
+    def call(self, call: Call) -> None:
         """Call a hook and wait for it; do nothing if the backend doesn't implement the hook.
 
         Args:
-            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            **arguments: Arguments of the hook except `run`.
+            call: The call.
 
         Raises:
             AssertionError: The call hangs.
             BaseException: The exception that the hook raised.
         """
         made: Future[None] = Future()
-        self._calls.put((lambda: self._call(hook, arguments), made))
+        self._calls.put((lambda: self._call(call), made))
         try:
             made.result(self._timeout)
         except TimeoutError:
             if made.done():
                 raise
-            raise AssertionError(f"`{hook}` hangs for {self._timeout:g} s") from None
+            raise AssertionError(f"`{call.hook}` hangs for {self._timeout:g} s") from None
 
     def end(self) -> None:
         """End the thread; abandon a call that hangs."""
         self._calls.put(None)
         self._thread.join(self._timeout)
 
-    def _call(self, hook: str, arguments: Mapping[str, Any]) -> None:
-        for pause in RETRY_SECONDS:
-            try:
-                return self.backend.call(hook, run=self.run, **arguments)
-            except OSError:
-                time.sleep(pause)
-        return self.backend.call(hook, run=self.run, **arguments)
+    def _call(self, call: Call) -> None:
+        retry(
+            lambda: self.backend.call(call, self.run),
+            RETRY_SECONDS,
+            lambda pause, _: time.sleep(pause),
+        )
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metriplex.plugins.backends import Backend
+    from metriplex.plugins.host import Host
     from metriplex.plugins.interfaces import Environment, Renderer
     from metriplex.run.run import Run
 
@@ -51,6 +52,7 @@ class Videos:
 def prepare_videos(
     env: object,
     backends: Sequence[Backend],
+    host: Host | None = None,
     *,
     renderer: object,
     interval: int,
@@ -80,8 +82,8 @@ def prepare_videos(
     if not formats:
         return None
     try:
-        made = create_renderer(renderer, env, width, height)
-        adapted = _adapt(env)
+        made = create_renderer(renderer, env, width, height, host)
+        adapted = _adapt(env, host)
     except PluginError:
         raise
     except Exception as error:
@@ -98,8 +100,8 @@ def prepare_videos(
     return Videos(program, made, fps, formats, mode)
 
 
-def _adapt(env: object) -> Environment:
-    adapted = adapt_environment(env)
+def _adapt(env: object, host: Host | None) -> Environment:
+    adapted = adapt_environment(env, host)
     if adapted is not None:
         return adapted
     if PatternEnvironment.accepts(env):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run import INFO, Keeper, row
 
 from metriplex import Scalars
 from metriplex.plugins.backends import Backend
 from metriplex.run.aggregate import PENDING, Aggregator, aggregate, statistics
 from metriplex.run.run import Run
+from run.test_run import INFO, Keeper, row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

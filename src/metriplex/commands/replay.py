@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.replay import replay_events
-from metriplex.reading.run_data import find_run
+from metriplex.journal.finding import LOG_DIR, find_run
 from metriplex.replay.journal import replay
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ NAME = "replay"
 def add_parser(commands: Any) -> None:
     """Says what the command takes."""
     parser = commands.add_parser(NAME, help="send a run to backends that lack something of it")
-    parser.add_argument("run_dir", metavar="RUN", help="a run's directory, or its name in logs/")
+    parser.add_argument("run", metavar="RUN", help="a run's name under --log-dir, or its directory")
+    parser.add_argument("--log-dir", default=LOG_DIR, help="where runs are (%(default)s)")
     parser.add_argument(
         "--to",
         action="append",
@@ -63,10 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     options = {"everything": arguments.all}
     with progress_bar() as progress:
         if arguments.source == "journal":
-            found = replay(find_run(arguments.run_dir), backends, progress=progress, **options)
+            found = replay(
+                find_run(arguments.run, arguments.log_dir), backends, progress=progress, **options
+            )
             results = [("", one) for one in found]
         else:
-            done = replay_events(Path(arguments.run_dir), backends, progress=progress, **options)
+            done = replay_events(Path(arguments.run), backends, progress=progress, **options)
             results = [(f"{info.name}: ", one) for info, one in done]
     for label, result in results:
         print(label + describe(result))

@@ -19,6 +19,7 @@ from metriplex.journal import (
     read_entries,
     read_run,
 )
+from metriplex.journal.finding import find_run, run_places
 from metriplex.naming import create_directory
 from metriplex.records import Lane, RunInfo, Scalars
 from metriplex.validation import (
@@ -81,7 +82,7 @@ def open_run(
         now: Seconds since the Unix epoch.
         total_steps: Environment steps of the whole training; None if they aren't known.
         lanes: What is known of the run's lanes.
-        resume: As for `find_run`; None for a new run.
+        resume: The name or directory of a run, as for `find_run`; None for a new run.
         resume_step: The step of the checkpoint, beyond which everything is superseded; None for the
             newest one that was logged, and to supersede nothing.
         journal: Options of `RunJournal`; None for no journal.
@@ -96,7 +97,7 @@ def open_run(
         run_id = run_id or uuid.uuid4().hex
         info = RunInfo(run_id, directory.name, directory, now, total_steps, lanes=lanes)
         return Opened(info, open_journal(info, journal), Place())
-    directory = find_run(resume, log_dir)
+    directory = _find_resumed(resume, log_dir)
     with _explained(directory):
         info = _known(directory, total_steps, lanes, resume_step)
         opened = open_journal(info, journal)
@@ -123,7 +124,7 @@ def look_up(
     Raises:
         ConfigurationError: There is no run to continue, or a process has it open.
     """
-    directory = find_run(resume, log_dir)
+    directory = _find_resumed(resume, log_dir)
     with _explained(directory):
         info = _known(directory, total_steps, lanes, resume_step)
         check_free(directory)
@@ -160,29 +161,22 @@ def _known(
     )
 
 
-def find_run(resume: object, log_dir: str | os.PathLike[str]) -> Path:
-    """The directory of the run that `resume` names.
-
-    Args:
-        resume: A run's directory, or its name under `log_dir`.
-        log_dir: Where runs are.
+def _find_resumed(resume: object, log_dir: str | os.PathLike[str]) -> Path:
+    """Return the directory of the run that `resume` names, found by `find_run`.
 
     Raises:
-        ConfigurationError: There is no such directory.
+        ConfigurationError: There is no such run.
     """
     if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
         raise ConfigurationError(
             f"`resume` must be a run's directory, or its name under `log_dir`; got {resume!r}"
         )
-    given = Path(resume).expanduser()
-    candidates = [Path(log_dir).expanduser() / given, given]
-    for path in candidates:
-        if path.is_dir():
-            return path.absolute()
-    raise ConfigurationError(
-        f"there is no run {str(resume)!r} to resume, neither under `log_dir` {str(log_dir)!r} nor "
-        f"as a directory: give the name or the directory of a run that was logged before"
-    )
+    if not any(path.is_dir() for path in run_places(resume, log_dir)):
+        raise ConfigurationError(
+            f"there is no run {str(resume)!r} to resume, neither under `log_dir` {str(log_dir)!r} "
+            f"nor as a directory: give the name or the directory of a run that was logged before"
+        )
+    return find_run(resume, log_dir)
 
 
 def next_iteration(run_dir: Path, end: int, step: int) -> int:

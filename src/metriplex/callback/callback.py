@@ -6,19 +6,24 @@ import logging
 import time
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from metriplex.bridge.tracing import require_host
+from metriplex.bridge.tracing import is_tracing, require_host
 from metriplex.callback.assembly import name_devices
-from metriplex.callback.host_methods import RunOwner
+from metriplex.callback.device_methods import DeviceMethods
+from metriplex.callback.host_methods import HostMethods
+from metriplex.callback.host_run import HostRun
+from metriplex.callback.media_methods import MediaMethods
 from metriplex.cluster.processes import join_cluster
 from metriplex.cluster.run import ClusterRun
 from metriplex.delivery.run_journal import check_journal
-from metriplex.device import state as device
-from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends
 from metriplex.device.config import make_config
+from metriplex.errors import ClosedError, MetriplexError
 from metriplex.naming import run_name
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.scalar_transforms import create_transforms
@@ -38,7 +43,6 @@ if TYPE_CHECKING:
 
     from metriplex.device.axes import AxisName
     from metriplex.device.config import Config
-    from metriplex.device.state import MetricsState
     from metriplex.video.play.program import VideoProgram
 
 logger = logging.getLogger("metriplex")
@@ -49,7 +53,7 @@ Static: TypeAlias = "tuple[Config, VideoProgram | None]"
 
 @final
 @jax.tree_util.register_pytree_with_keys_class
-class MetricsCallback(RunOwner):
+class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
     """Logs episode statistics, the training log and the learning rate from inside compiled code.
 
     Construct it outside of compiled functions, pass it to them as an argument (it is a pytree with
@@ -135,7 +139,12 @@ class MetricsCallback(RunOwner):
         MetriplexError: It is constructed inside a compiled function.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_config", "_handle", "_host", "_video")
+
+    _config: Config
+    _video: VideoProgram | None
+    _handle: Any
+    _host: HostRun | None  # None for a copy that jax makes, which finds it by the handle
 
     def __init__(
         self,
@@ -245,132 +254,8 @@ class MetricsCallback(RunOwner):
             place, handle = run.place, cluster.handle
         self._video = videos and videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
-        self._open(run, handle)
-
-    # ---- on the device --------------------------------------------------------------------------
-
-    def init(self, num_envs: int, *, lane: jax.Array | int | None = None) -> MetricsState:
-        """The state that the training loop carries; its shapes never change.
-
-        Args:
-            num_envs: Environments that step together: of one lane, on one device.
-            lane: int32 `[]`, the number of this lane, for seeds that are spread over devices by
-                `shard_map` or `pmap`. Lanes of `vmap` are numbered without it.
-
-        Returns:
-            A pytree of arrays, to be passed to the other methods and replaced by what they return.
-
-        Raises:
-            ConfigurationError: `num_envs` is not a positive int.
-        """
-        self._check_open()
-        self._note_program()
-        return device.init(self._config, num_envs, lane)
-
-    def on_training_start(self, state: MetricsState) -> MetricsState:
-        """Marks the start of a training program; measures its first steps a second from here.
-
-        Call it outside of `jax.checkpoint`, under which what is repeated would count as a program
-        that starts anew.
-        """
-        self._check_open()
-        check_state(self._config, state)
-        return device.on_training_start(self._config, self.handle, state)
-
-    def on_step(
-        self,
-        state: MetricsState,
-        reward: jax.typing.ArrayLike,
-        done: jax.typing.ArrayLike | None = None,
-        *,
-        terminated: jax.typing.ArrayLike | None = None,
-        truncated: jax.typing.ArrayLike | None = None,
-    ) -> MetricsState:
-        """Takes in one step of all environments, or a whole rollout.
-
-        Args:
-            state: The state.
-            reward: `[num_envs]` for a step, `[time, num_envs]` for a rollout.
-            done: Whether the step ended an episode; of the shape of `reward`.
-            terminated: Instead of `done`: whether the environment's own end was reached, ...
-            truncated: ... or the episode was cut off. An episode ends by either.
-
-        Returns:
-            The new state.
-
-        Raises:
-            LoggingError: At trace time, if shapes or dtypes don't fit, or if neither or both of
-                `done` and `terminated`/`truncated` are given.
-        """
-        self._check_open()
-        check_state(self._config, state)
-        return device.on_step(self._config, state, reward, join_ends(done, terminated, truncated))
-
-    def on_iteration(
-        self,
-        state: MetricsState,
-        *,
-        training_log: Any = None,
-        opt_state: Any = None,
-        iteration: jax.typing.ArrayLike | None = None,
-        policy: Any = None,
-        key: jax.Array | None = None,
-        where: jax.typing.ArrayLike = True,
-    ) -> MetricsState:
-        """Logs one record: episode averages, every scalar of the training log, the learning rate.
-
-        Its step is the number of environment steps taken so far, over all environments.
-
-        Args:
-            state: The state.
-            training_log: Scalars by name, in dictionaries that may be nested (or anything that is
-                a pytree with names); logged as `train/...`, joined by `/`.
-            opt_state: The optax state; gives `train/learning_rate`, NaN if the rate is unknown.
-            iteration: Index of the iteration, an integer; None counts from 0.
-            policy: The current policy, which training libraries pass; not used for scalars.
-            key: A PRNG key; tells vmapped lanes apart that differ in nothing else that is logged.
-            where: Whether to log at all: a bool `[]`, as data, so that under `vmap` each lane
-                decides for itself (inside `lax.cond` a vmapped predicate fires for every lane).
-
-        Returns:
-            The new state.
-
-        Raises:
-            LoggingError: At trace time, naming the tag, if something can't be logged; or the state
-                is not of `init`.
-        """
-        self._check_open()
-        check_state(self._config, state)
-        given = self._config.learning_rate
-        if opt_state is not None or given is not None:
-            explain_unknown_rate(opt_state, given, training_log)
-        where = check_where(where)
-        if self._video is not None:
-            self._video.send(
-                self._config,
-                self.handle,
-                state,
-                policy=policy,
-                key=key,
-                iteration=iteration,
-                where=where,
-            )
-        return device.on_iteration(
-            self._config,
-            self.handle,
-            state,
-            training_log=training_log,
-            opt_state=opt_state,
-            iteration=iteration,
-            key=key,
-            where=where,
-        )
-
-    def on_training_end(self, state: MetricsState) -> MetricsState:
-        """Sends what is still buffered on the device, and marks the end of the program."""
-        self._check_open()
-        check_state(self._config, state)
-        return device.on_training_end(self._config, self.handle, state)
+        self._host = HostRun(run, handle, ring=config.ring)
+        self._handle = np.int32(self._host.handle)
 
     # ---- as a pytree ----------------------------------------------------------------------------
 
@@ -389,10 +274,68 @@ class MetricsCallback(RunOwner):
         self = object.__new__(cls)
         (self._handle,) = leaves
         self._config, self._video = static
-        self._run = None
+        self._host = None
         return self
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copied train state logs to the same run
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise MetriplexError(
+            f"{self!r} is an open run of this process and can't be pickled: leave it out of the "
+            f"checkpoint, and construct a new callback where that is read"
+        )
+
+    def __repr__(self) -> str:
+        host = self._known_host()
+        name = "<traced>" if host is None else repr(host.run.info.name)
+        return f"MetricsCallback({name})"
+
+    # ---- the host run ---------------------------------------------------------------------------
+
+    def _known_host(self) -> HostRun | None:
+        """Return the host run; None in traced code, or if the run is closed and gone."""
+        if self._host is not None or isinstance(self._handle, Tracer):
+            return self._host
+        is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
+        return HostRun.find(int(self._handle)) if is_number else None
+
+    def _host_run(self, method: str | None = None) -> HostRun:
+        if method is not None and is_tracing():
+            raise MetriplexError(
+                f"`{method}` belongs to the host and was called inside a function that jax "
+                f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
+            )
+        if isinstance(self._handle, Tracer):
+            raise MetriplexError(
+                "a method of `MetricsCallback` that belongs to the host was called inside a "
+                "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
+                "`log`)"
+            )
+        host = self._known_host()
+        if host is None:
+            raise ClosedError(
+                f"the run with handle {int(self._handle)} is closed: construct a new callback"
+            )
+        return host
+
+    def _check_open(self) -> None:
+        if self._host is not None:
+            self._host.check_open()
+
+    def _note_program(self) -> None:
+        if self._config.ring and self._host is not None:
+            self._host.note_program()
+
     # ---- for integrations -----------------------------------------------------------------------
+
+    @property
+    def handle(self) -> jax.Array:
+        """The run handle, int32 `[]`, as rows carry it."""
+        return jnp.asarray(self._handle, jnp.int32)
 
     @property
     def config(self) -> Config:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 from metriplex.bridge.tracing import require_host
 from metriplex.callback.callback import MetricsCallback
-from metriplex.callback.host_methods import CLOSE_TIMEOUT
+from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import math
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metriplex.callback.base import CallbackBase
 from metriplex.cluster.pending import copy
 from metriplex.cluster.run import ClusterRun
 from metriplex.errors import LoggingError
@@ -28,14 +28,10 @@ ARTIFACTS = "artifacts"
 """Where a run's directory keeps the files that belong to it."""
 
 
-class MediaLogger(abc.ABC):
-    """The methods that log one record each, of whoever has a run."""
+class MediaMethods(CallbackBase):
+    """Methods that log one record each."""
 
     __slots__ = ()
-
-    @abc.abstractmethod
-    def _host_run(self, method: str) -> Run | ClusterRun:
-        """The run; raises inside compiled functions and after `close`."""
 
     def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
         """Logs a piece of text, outside of compiled functions.
@@ -52,7 +48,7 @@ class MediaLogger(abc.ABC):
         if not isinstance(text, str):
             raise LoggingError(f"`text` must be a string; got {text!r}: pass `str(text)`")
         record = Text(check_step(step), check_tag(tag), text, wall_time=time.time())
-        self._host_run("log_text").log_media(record)
+        self._host_run("log_text").run.log_media(record)
 
     def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
         """Logs a clip, outside of compiled functions.
@@ -67,7 +63,7 @@ class MediaLogger(abc.ABC):
             LoggingError: `tag`, `frames`, `fps` or `step` is not usable.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_video")
+        run = self._host_run("log_video").run
         number, now = check_step(step), time.time()
         try:
             video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
@@ -87,7 +83,7 @@ class MediaLogger(abc.ABC):
             LoggingError: `tag`, `pixels` or `step` is not usable.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_image")
+        run = self._host_run("log_image").run
         number, now = check_step(step), time.time()
         try:
             image = Image(number, check_tag(tag), np.array(pixels), wall_time=now)
@@ -111,7 +107,7 @@ class MediaLogger(abc.ABC):
             LoggingError: `tag`, `values`, `bins` or `step` is not usable.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_histogram")
+        run = self._host_run("log_histogram").run
         number, now = check_step(step), time.time()
         try:
             numbers = np.asarray(values).ravel().astype(np.float64)
@@ -145,7 +141,7 @@ class MediaLogger(abc.ABC):
             OSError: It can't be copied: it can't be read, or the disk is full.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_artifact")
+        run = self._host_run("log_artifact").run
         number, source = check_step(step), Path(path)
         inner = _inner_name(source.name if name is None else name)
         if not source.exists():

@@ -327,7 +327,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             self._host.check_open()
 
     def _note_program(self) -> None:
-        if self._config.ring and self._host is not None:
+        if self._host is not None:
             self._host.note_program()
 
     # ---- for integrations -----------------------------------------------------------------------

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from typing import TYPE_CHECKING, final
 
 import jax
 
-from metriplex.bridge import receiver
+from metriplex.bridge import receiver, registry
 from metriplex.bridge.emit import ABORTED
-from metriplex.bridge.ring import (
-    expect_drain,
-    note_drain,
-    note_program,
-    report_lost,
-    report_undrained,
-    take_rows,
-)
+from metriplex.bridge.ring import report_lost, report_undrained, take_rows
 from metriplex.cluster.run import is_written_here
 from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.run import shutdown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metriplex.bridge.rows import Row
     from metriplex.cluster.run import ClusterRun
     from metriplex.run.run import Run
 
@@ -30,8 +25,6 @@ logger = logging.getLogger("metriplex")
 
 CLOSE_TIMEOUT = 30.0
 """Seconds that `flush` and `close` wait for backends, unless told otherwise."""
-
-_host_runs: weakref.WeakValueDictionary[int, HostRun] = weakref.WeakValueDictionary()
 
 
 @final
@@ -52,16 +45,22 @@ class HostRun:
 
     def __init__(self, run: Run | ClusterRun, handle: int | None = None, *, ring: bool) -> None:
         self.run = run
-        self.handle = receiver.register(run, handle)
-        _host_runs[self.handle] = self
-        if ring:
-            expect_drain(self.handle)
-        shutdown.watch(self.handle, self.close)
+        self._ring = ring
+        self._has_program = False
+        self._drained = False
+        self.handle = receiver.register(self, handle, self.close)
+        shutdown.watch_sigterm()
 
     @staticmethod
     def find(handle: int) -> HostRun | None:
         """Return the host run of a handle; None if it is closed and nothing refers to it."""
-        return _host_runs.get(handle)
+        entry = registry.get(handle)
+        found = None if entry is None else entry.known()
+        return found if isinstance(found, HostRun) else None
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        """Pass rows to the run. The receiver thread calls."""
+        self.run.receive(rows)
 
     def check_open(self) -> None:
         """Raise `ClosedError` if the run is closed."""
@@ -74,7 +73,7 @@ class HostRun:
 
     def note_program(self) -> None:
         """Note that a program has the run's state, from which its rows have to be drained."""
-        note_program(self.handle)
+        self._has_program = True
 
     def drain(self, buffer: jax.Array, buffered: jax.Array) -> None:
         """Hand the rows of a ring to the run; waits for the program that makes them.
@@ -83,7 +82,7 @@ class HostRun:
             buffer: uint32 `[*lanes, rows, words]`, as for `take_rows`.
             buffered: int32 `[*lanes]`.
         """
-        note_drain(self.handle)
+        self._drained = True
         if is_written_here(self.run):
             blocks, lost = take_rows(buffer, buffered)
             receiver.deliver(blocks)
@@ -117,10 +116,9 @@ class HostRun:
             raise
         finally:
             receiver.wait()
-            receiver.unregister(self.handle, self.run.info.name)
-            shutdown.unwatch(self.handle)
-            if not self.run.closed:
-                report_undrained(self.handle, self.run.info.name)
+            registry.retire(self.handle, self.run.info.name)
+            if self._ring and self._has_program and not self._drained and not self.run.closed:
+                report_undrained(self.run.info.name)
             self.run.close(status, timeout)
 
     def close_after(self, error: BaseException | None) -> None:

@@ -81,7 +81,7 @@ def get(handle: int) -> Entry | None:
 
 
 def retire(handle: int, name: str) -> None:
-    """Release the sink of a run that is closed; later rows are counted and reported under `name`."""
+    """Release the sink of a closed run; later rows are counted, and reported under `name`."""
     with _lock:
         entry = _entries.get(handle)
         if entry is not None and entry.sink is not None:

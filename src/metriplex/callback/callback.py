@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final, get_args
 
 import jax
@@ -14,27 +11,15 @@ import numpy as np
 from jax.core import Tracer
 
 from metriplex.bridge.tracing import is_tracing, require_host
-from metriplex.callback.assembly import name_devices
+from metriplex.callback.assembly import make_plan, start
 from metriplex.callback.device_methods import DeviceMethods
 from metriplex.callback.host_methods import HostMethods
 from metriplex.callback.host_run import HostRun
 from metriplex.callback.media_methods import MediaMethods
-from metriplex.cluster.processes import join_cluster
-from metriplex.cluster.run import ClusterRun
-from metriplex.delivery.run_journal import check_journal
 from metriplex.device.config import make_config
 from metriplex.errors import ClosedError, MetriplexError
-from metriplex.naming import run_name
-from metriplex.plugins.backends import create_backends
-from metriplex.plugins.scalar_transforms import create_transforms
-from metriplex.run.aggregate import Aggregator
-from metriplex.run.background import start_background
-from metriplex.run.hparams import check_hparams, flatten_hparams
-from metriplex.run.lanes import make_lanes
 from metriplex.run.nonfinite import NonFinite
-from metriplex.run.opening import Opened, check_resume, open_run
-from metriplex.run.run import Run
-from metriplex.validation import check_choice, check_count, check_positive
+from metriplex.validation import check_choice
 from metriplex.video.options import check_video
 
 if TYPE_CHECKING:
@@ -44,8 +29,6 @@ if TYPE_CHECKING:
     from metriplex.device.axes import AxisName
     from metriplex.device.config import Config
     from metriplex.video.play.program import VideoProgram
-
-logger = logging.getLogger("metriplex")
 
 Static: TypeAlias = "tuple[Config, VideoProgram | None]"
 """The static half of the pytree: programs of equal ones are shared."""
@@ -199,60 +182,38 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             transport=transport,
             video_interval=video_interval,
         )
-        queue_size = check_count("queue_size", queue_size, least=1)
-        journal_options = check_journal(journal)
-        if total_steps is not None:
-            total_steps = check_count("total_steps", total_steps, least=1)
-        check_resume(resume, name, resume_step, journal_options)
-        flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
-        described = make_lanes(lanes, lane_names)
-        system_metrics = system_metrics and check_positive("system_metrics", system_metrics)
-        plugins = create_backends(backends)
-        chain = create_transforms(transforms)
-        shown = check_video(
-            interval=video_interval,
-            num_steps=video_num_steps,
-            width=video_width,
-            height=video_height,
-            fps=video_fps,
-            mode=video_worker,
+        plan = make_plan(
+            name,
+            env,
+            policy,
+            log_dir,
+            resume=resume,
+            resume_step=resume_step,
+            backends=backends,
+            transforms=transforms,
+            hparams=hparams,
+            mask_secrets=mask_secrets,
+            provenance=provenance,
+            system_metrics=system_metrics,
+            total_steps=total_steps,
+            lanes=lanes,
+            lane_names=lane_names,
+            aggregate=aggregate,
+            nonfinite=nonfinite,
+            queue_size=queue_size,
+            journal=journal,
+            video=check_video(
+                interval=video_interval,
+                num_steps=video_num_steps,
+                width=video_width,
+                height=video_height,
+                fps=video_fps,
+                mode=video_worker,
+            ),
+            renderer=renderer,
         )
-        videos = None
-        if video_interval:
-            from metriplex.video.setup import prepare_videos  # only those who want videos need it
-
-            videos = prepare_videos(env, plugins, renderer=renderer, **shown)
-        now = time.time()
-        named = run_name(name, env, policy, datetime.fromtimestamp(now))
-        rest: dict[str, Any] = {"resume": resume, "resume_step": resume_step}
-        rest |= {"total_steps": total_steps, "lanes": described, "journal": journal_options}
-
-        def start(opened: Opened) -> Run:
-            kept = {"nonfinite": nonfinite, "queue_size": queue_size, "journal": opened.journal}
-            run = Run(opened.info, plugins, chain, **kept)
-            if aggregate:
-                run.aggregator = Aggregator(len(opened.info.lanes))
-            if videos is not None:
-                videos.record(run)
-            if flat or described:
-                run.log_hparams(flat)
-            run.background += start_background(
-                run.log_media,
-                lambda sample: run.log_scalars(run.newest_step, sample),
-                name_devices,
-                provenance=provenance,
-                system_seconds=system_metrics,
-            )
-            return run
-
-        cluster = join_cluster(abort=config.abort)
-        if cluster is None:
-            opened = open_run(log_dir, named, now, **rest)
-            run, place, handle = start(opened), opened.place, None
-        else:
-            run = ClusterRun(cluster, log_dir, named, now, rest, start)
-            place, handle = run.place, cluster.handle
-        self._video = videos and videos.program
+        run, place, handle = start(plan)
+        self._video = plan.videos and plan.videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
         self._host = HostRun(run, handle, ring=config.ring)
         self._handle = np.int32(self._host.handle)

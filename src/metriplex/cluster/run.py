@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import logging
 import os
 import threading
 import time
-import uuid
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from metriplex.cluster.pending import Kept
 from metriplex.errors import ClosedError, ConfigurationError, MetriplexError
 from metriplex.journal import has_journal, read_run
-from metriplex.naming import free_directory, local_directory
-from metriplex.records import RunInfo
-from metriplex.run.opening import Place, look_up, open_run
+from metriplex.naming import local_directory
+from metriplex.run.opening import look_up, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
     from metriplex.bridge.rows import Row
     from metriplex.cluster.processes import Cluster
-    from metriplex.records import Delivery, Media, Scalar
-    from metriplex.run.opening import Opened
+    from metriplex.records import Delivery, Media, RunInfo, Scalar
+    from metriplex.run.opening import Opened, RunSpec
     from metriplex.run.run import Run
 
 logger = logging.getLogger("metriplex")
@@ -43,7 +42,7 @@ ARRIVE_SECONDS = 10.0
 
 
 def is_written_here(run: Run | ClusterRun) -> bool:
-    """Whether this process writes what the host logs: always, where there is no other one."""
+    """Return True if this process writes records of the host; always true for one process."""
     return not isinstance(run, ClusterRun) or run.for_host() is not None
 
 
@@ -60,52 +59,27 @@ class ClusterRun:
 
     Args:
         cluster: The processes.
-        log_dir: As for `open_run`, like the next ones.
-        name: What process 0 calls a new run, unless that name is taken.
-        now: Seconds since the Unix epoch.
-        rest: What else `open_run` takes.
-        start: Makes a run of what `open_run` has found.
+        spec: The run to open; process 0 decides its name.
+        assemble: Makes a run of what `open_run` has opened.
 
     Attributes:
-        place: Where in the training it begins, the same in every process.
+        place: The position in the training at which it begins, the same in every process.
 
     Raises:
         ConfigurationError: There is no run to continue, or the processes don't agree; in all alike.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        log_dir: str | os.PathLike[str],
-        name: str,
-        now: float,
-        rest: dict[str, Any],
-        start: Callable[[Opened], Run],
-    ) -> None:
-        self._resumed = rest["resume"] is not None
-
-        def find() -> tuple[RunInfo, Place]:
-            if self._resumed:
-                return look_up(
-                    rest["resume"],
-                    log_dir,
-                    total_steps=rest["total_steps"],
-                    lanes=rest["lanes"],
-                    resume_step=rest["resume_step"],
-                )
-            directory = free_directory(local_directory(log_dir), name)
-            known = rest["total_steps"], None, rest["lanes"]
-            return RunInfo(uuid.uuid4().hex, directory.name, directory, now, *known), Place()
-
+    def __init__(self, cluster: Cluster, spec: RunSpec, assemble: Callable[[Opened], Run]) -> None:
+        self._resumed = spec.resume is not None
         if self._resumed:
             cluster.gather()  # each has closed what it constructed before: the run is as it is
-        self._info, self.place = cluster.agree(find)
+        self._info, self.place = cluster.agree(functools.partial(look_up, spec))
         if not self._resumed:
-            directory = local_directory(log_dir) / self._info.name
+            directory = local_directory(spec.log_dir) / self._info.name
             self._info = dataclasses.replace(self._info, directory=directory)
         self._cluster = cluster
-        self._rest = rest
-        self._start = start
+        self._spec = spec
+        self._assemble = assemble
         self._run: Run | None = None
         self._writer: int | None = None
         self._hparams: dict[str, Scalar | str] = {}
@@ -290,7 +264,7 @@ class ClusterRun:
 
     def _open_main(self) -> Run | None:
         resume = self._info.directory if self._resumed else None
-        return self._open_as(self._info, resume, self._rest["resume_step"])
+        return self._open_as(self._info, resume, self._spec.resume_step)
 
     def _open_own(self) -> Run | None:
         return self._open_as(self._own_info())
@@ -300,8 +274,15 @@ class ClusterRun:
     ) -> Run | None:
         if self._failed or self._closed:
             return None
-        rest: dict[str, Any] = {**self._rest, "resume": resume, "resume_step": resume_step}
-        log_dir = info.directory.parent
+        spec = dataclasses.replace(
+            self._spec,
+            log_dir=info.directory.parent,
+            name=info.name,
+            start_time=info.start_time,
+            run_id=info.id,
+            resume=resume,
+            resume_step=resume_step,
+        )
         try:
             if resume is not None and not has_journal(resume):
                 raise ConfigurationError(
@@ -309,9 +290,7 @@ class ClusterRun:
                     f"in {str(resume)!r} there: put `log_dir` on a file system that all processes "
                     f"share, under the same path"
                 )
-            opened = open_run(log_dir, info.name, info.start_time, run_id=info.id, **rest)
-            self._run = self._start(opened)
-            self._run.lane_count.in_parts = True
+            self._run = self._assemble(open_run(spec))
             if self._hparams:
                 self._run.log_hparams(self._hparams)
         except MetriplexError as error:

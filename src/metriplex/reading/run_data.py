@@ -5,7 +5,7 @@ from __future__ import annotations
 import os  # noqa: TC003 - part of public annotations
 from collections.abc import Mapping  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 import numpy as np

@@ -126,22 +126,22 @@ class LaneCount:
 
     Args:
         run: The run.
+        in_parts: True if other processes may have the remaining lanes.
 
     Attributes:
         known: How many lanes the newest program has; 0 if its rows don't tell.
-        in_parts: Whether other processes may have the rest of the lanes.
     """
 
-    def __init__(self, run: RunInfo) -> None:
+    def __init__(self, run: RunInfo, *, in_parts: bool = False) -> None:
         self._run = run
         self._told = not run.lanes
         self.known = 0
-        self.in_parts = False
+        self._in_parts = in_parts
 
     @property
     def here(self) -> int:
         """How many lanes come to this process; 0 if that isn't known."""
-        return 0 if self.in_parts else self.known
+        return 0 if self._in_parts else self.known
 
     def look(self, rows: Sequence[Row]) -> None:
         """Takes the rows of one or more blocks of one shape."""
@@ -161,7 +161,7 @@ class LaneCount:
 
     def end(self, seen: Collection[int | None]) -> None:
         """Takes the lanes that have logged (None for no lane), once no more will come."""
-        if seen and not self._told and not self.known and not self.in_parts:
+        if seen and not self._told and not self.known and not self._in_parts:
             lanes = [lane for lane in seen if lane is not None]
             self._compare(
                 len(lanes), f"{len(lanes)} lane(s)" if lanes else "no lanes (nothing is vmapped)"

@@ -1,4 +1,4 @@
-"""The parts of a callback by which its methods work, whichever module they are in."""
+"""The interface between a callback and the classes that hold its methods."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class CallbackBase(abc.ABC):
         """Return the host run.
 
         Args:
-            method: Name of a method that belongs to the host, to be refused while jax traces; None
-                for a method that works in traced functions too.
+            method: Name of a method that may not be called while jax traces a function; None for a
+                method that may.
 
         Raises:
             MetriplexError: The method, or the callback itself, is traced.

@@ -1,4 +1,4 @@
-"""What a training loop touches: `MetricsCallback`, and the same under the name of the pattern."""
+"""`MetricsCallback`: its arguments, its pytree, and the host run that its handle stands for."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from metriplex.video.play.program import VideoProgram
 
 Static: TypeAlias = "tuple[Config, VideoProgram | None]"
-"""The static half of the pytree: programs of equal ones are shared."""
+"""The static half of the pytree; callbacks of equal static halves share compiled programs."""
 
 
 @final
 @jax.tree_util.register_pytree_with_keys_class
 class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
-    """Logs episode statistics, the training log and the learning rate from inside compiled code.
+    """Log episode statistics, the training log and the learning rate from inside compiled code.
 
     Construct it outside of compiled functions, pass it to them as an argument (it is a pytree with
     one int32 leaf, so one compiled program serves any number of runs) or close over it, and call:
@@ -51,75 +51,77 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
     Args:
         name: The run's name and its directory under `log_dir`. None: `{policy.name}_{env.name}_
             {time}`, `{env.name}_{time}`, `{policy.name}_{time}` or `training_{time}`, by what is
-            given. A directory that exists already is not used again: `_2`, `_3`, ... is appended.
-        env: The environment: gives its name, and is shown in videos.
-        policy: The policy; only its name is used.
+            given. `_2`, `_3`, ... is appended if the directory exists already.
+        env: The environment, for its name and for videos.
+        policy: The policy, for its name.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
-        log_dir: Where the run's directory is made.
-        resume: A run to continue, instead of a new one: its directory, or its name under `log_dir`.
-            `init` then counts on from where it stands. Backends may be others than before.
-        resume_step: The environment step from which it goes on: that of the checkpoint which was
-            restored. What was logged beyond is superseded in every backend. None: the newest step
-            that was logged; nothing is superseded.
-        backends: What the run is logged to: names of installed backends, `{name: options}`,
-            backend objects, a `metriplex.Route` of one of these, or a list of them. None:
-            TensorBoard.
-        transforms: What changes or drops scalars before they are logged, in that order: names of
-            transforms, `{name: options}`, objects with `transform_scalars`, or a list of these.
+        log_dir: The directory of runs, in which the run's directory is made.
+        resume: The run to continue, instead of a new one: its name under `log_dir`, or its
+            directory (a path with a separator, as for `metriplex.read`). `init` then continues its
+            count of steps. The resumed run may log to other backends than before.
+        resume_step: The environment step of the checkpoint from which the training continues.
+            Values that were logged beyond it are superseded in every backend. None: the newest
+            step that was logged; nothing is superseded.
+        backends: Backends to log to: names of installed backends, `{name: options}`, backend
+            objects, a `metriplex.Route` of one of these, or a list of them. None: TensorBoard.
+        transforms: Scalar transforms, which change or drop scalars before they are logged, in
+            this order: names of transforms, `{name: options}`, objects with `transform_scalars`,
+            or a list of these.
         hparams: Hyper-parameters, logged once: a mapping, a dataclass (so an equinox module, a flax
             struct), a namespace, ..., which may be nested.
-        mask_secrets: Whether those that are named as secrets are (`api_key`, ...) become `***`.
-        provenance: Whether to log once where the run comes from, as the text `run/provenance`:
-            command, git commit and state, packages, host, devices. None: unless the environment
-            variable `METRIPLEX_PROVENANCE` is `0`.
+        mask_secrets: True to replace hyper-parameters with secret names (`api_key`, ...) by `***`.
+        provenance: True to log the provenance of the run once, as the text `run/provenance`:
+            command, git commit and state, packages, host, devices. None: true unless the
+            environment variable `METRIPLEX_PROVENANCE` is `0`.
         system_metrics: Seconds between two samples of processor, memory and GPUs (`system/...`);
-            0 takes none. They need `pip install 'metriplex[system]'`.
+            0 for no samples. Needs `pip install 'metriplex[system]'`.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
             of the shape of the vmapped axes (`{"lr": rates}`; for nested axes also shapes that
             broadcast to theirs, as `rates[:, None]` does). Logged once, with each lane.
-        lane_names: Names of the lanes, which are those of their directories; None: `seed_000`, ...
+        lane_names: Names of the lanes and of their directories; None: `seed_000`, ...
         aggregate: Also log statistics over lanes, in the run itself: mean, standard deviation,
             min, max, median and interquartile mean of each tag, as `aggregate/{tag}/mean`, ...
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length
             of the episodes that finished since the last record.
-        reduce: What to do with arrays in `training_log`: None makes them an error, `"mean"`
-            averages them.
+        reduce: Reduction of arrays in `training_log`: None makes them an error, `"mean"` averages
+            them.
         learning_rate: A rate, or an optax schedule that is evaluated at the optimizer state's own
-            step count: used where the optimizer state holds no rate.
+            step count; used if the optimizer state holds no rate.
         log_every: Iterations between two records.
-        buffer: Rows kept on the device before they are sent together; 0 sends each at once. What
-            is left is sent by `on_training_end`.
+        buffer: Rows kept on the device before they are sent together; 0 sends each at once.
+            `on_training_end` sends the remaining rows.
         buffer_width: Words (of 32 bits) that a buffered row may take.
         axis_name: Mapped axes (`shard_map`, `pmap`, `vmap(axis_name=)`) over which the
             environments are spread: values are made global over them. None: all axes of the
             `shard_map` or `pmap` that the program runs in, unless `init` is given lanes. `()`:
             none; every device is then a lane.
-        transport: How records reach the host: `"callback"` calls it from the program; `"drain"`
-            keeps the newest `buffer` records in the state, from where `drain` takes them between
-            two programs, so that a program has no callback at all.
-        nonfinite: What a NaN or an infinity does. `"warn"` logs it at once, and no backend gets it;
-            `"error"` also raises `NonFiniteError` at the next `flush`, `close` or `with` exit;
-            `"abort"` also stops the compiled program. `"keep"` sends it to the backends as it is.
+        transport: The way of records to the host. `"callback"` calls the host from the program;
+            `"drain"` keeps the newest `buffer` records in the state, from which `drain` takes them
+            between two programs, so that a program has no callback.
+        nonfinite: The policy for NaN and infinities. `"warn"` reports the value in the log at once
+            and sends it to no backend; `"error"` also raises `NonFiniteError` at the next `flush`,
+            `close` or `with` exit; `"abort"` also stops the compiled program. `"keep"` sends the
+            value to the backends as it is.
         queue_size: Records that may wait in memory for one backend. Newer ones are read from the
-            journal in their turn; without a journal they are dropped.
-        journal: Whether everything is kept in the run's directory too, from where backends that
-            lag behind or fail get it later; or a dictionary of options: `fsync`, `max_bytes` and
-            `flush_secs` of `metriplex.delivery.run_journal.RunJournal`.
-        video_interval: Iterations between two evaluation videos, `eval/video`, or 0 for none. They
-            need `env` and `on_iteration(policy=)`. Whatever goes wrong with them is a warning.
-        video_num_steps: Steps of a video; an episode that ends is followed by a new one.
-        video_width, video_height: In pixels.
+            journal later; without a journal they are dropped.
+        journal: True to keep all records in the run's directory too, from which backends that lag
+            behind or fail get them later; or a dictionary of options: `flush_secs` (longest time
+            in seconds that records wait in memory), `fsync` and `max_bytes` (of a file).
+        video_interval: Iterations between two evaluation videos, `eval/video`; 0 for no videos.
+            They need `env` and `on_iteration(policy=)`. A failure of a video is a warning.
+        video_num_steps: Steps of a video; after the end of an episode a new one begins.
+        video_width, video_height: Size in pixels.
         video_fps: Frames (that is, steps) a second.
-        video_worker: Where videos are drawn and encoded: `"process"` is one of its own that takes
-            no time from training; `"thread"` is for what can't be pickled.
-        renderer: What draws: None asks every installed renderer; a name, `{name: options}`, an
-            object with the hook `make_renderer`, or a `metriplex.Renderer`.
+        video_worker: Where videos are drawn and encoded: `"process"` is a process of their own
+            that takes no time from training; `"thread"` is for objects that can't be pickled.
+        renderer: The renderer: None asks every installed one; a name, `{name: options}`, an object
+            with the hook `make_renderer`, or a `metriplex.Renderer`.
 
     Raises:
         ConfigurationError: An argument is not usable, or `log_dir` can't be written.
         PluginError: A backend is not installed, or broken.
-        MetriplexError: It is constructed inside a compiled function.
+        MetriplexError: The callback is constructed inside a compiled function.
     """
 
     __slots__ = ("__weakref__", "_config", "_handle", "_host", "_video")
@@ -300,10 +302,10 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
 
     @property
     def config(self) -> Config:
-        """What of the construction shapes the compiled program."""
+        """The arguments of the constructor that shape the compiled program."""
         return self._config
 
     @property
     def video(self) -> VideoProgram | None:
-        """What plays and sends evaluation rollouts; None if there are no videos."""
+        """The program that plays and sends evaluation rollouts; None without videos."""
         return self._video

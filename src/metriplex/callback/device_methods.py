@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from metriplex.device.state import MetricsState
 
 
-class DeviceMethods(CallbackBase):
+class DeviceMethods(CallbackBase, abc.ABC):
     """Methods that a training loop calls, in compiled functions or outside of them."""
 
     __slots__ = ()
 
     def init(self, num_envs: int, *, lane: jax.Array | int | None = None) -> MetricsState:
-        """The state that the training loop carries; its shapes never change.
+        """Return the state that the training loop carries; its shapes never change.
 
         Args:
             num_envs: Environments that step together: of one lane, on one device.
@@ -46,10 +47,9 @@ class DeviceMethods(CallbackBase):
         return device.init(self.config, num_envs, lane)
 
     def on_training_start(self, state: MetricsState) -> MetricsState:
-        """Marks the start of a training program; measures its first steps a second from here.
+        """Mark the start of a training program, from which its steps a second are measured.
 
-        Call it outside of `jax.checkpoint`, under which what is repeated would count as a program
-        that starts anew.
+        Call it outside of `jax.checkpoint`, which would repeat it as the start of another program.
         """
         self._check_open()
         check_state(self.config, state)
@@ -64,14 +64,14 @@ class DeviceMethods(CallbackBase):
         terminated: jax.typing.ArrayLike | None = None,
         truncated: jax.typing.ArrayLike | None = None,
     ) -> MetricsState:
-        """Takes in one step of all environments, or a whole rollout.
+        """Add one step of all environments, or a whole rollout, to the state.
 
         Args:
             state: The state.
             reward: `[num_envs]` for a step, `[time, num_envs]` for a rollout.
-            done: Whether the step ended an episode; of the shape of `reward`.
-            terminated: Instead of `done`: whether the environment's own end was reached, ...
-            truncated: ... or the episode was cut off. An episode ends by either.
+            done: True where the step ended an episode; of the shape of `reward`.
+            terminated: Instead of `done`: true where the environment reached a terminal state.
+            truncated: Instead of `done`: true where the episode was cut off. Either ends it.
 
         Returns:
             The new state.
@@ -95,7 +95,7 @@ class DeviceMethods(CallbackBase):
         key: jax.Array | None = None,
         where: jax.typing.ArrayLike = True,
     ) -> MetricsState:
-        """Logs one record: episode averages, every scalar of the training log, the learning rate.
+        """Log one record: episode averages, every scalar of the training log, the learning rate.
 
         Its step is the number of environment steps taken so far, over all environments.
 
@@ -103,19 +103,19 @@ class DeviceMethods(CallbackBase):
             state: The state.
             training_log: Scalars by name, in dictionaries that may be nested (or anything that is
                 a pytree with names); logged as `train/...`, joined by `/`.
-            opt_state: The optax state; gives `train/learning_rate`, NaN if the rate is unknown.
+            opt_state: The optax state, for `train/learning_rate`; NaN if the rate is unknown.
             iteration: Index of the iteration, an integer; None counts from 0.
-            policy: The current policy, which training libraries pass; not used for scalars.
-            key: A PRNG key; tells vmapped lanes apart that differ in nothing else that is logged.
-            where: Whether to log at all: a bool `[]`, as data, so that under `vmap` each lane
-                decides for itself (inside `lax.cond` a vmapped predicate fires for every lane).
+            policy: The current policy, for evaluation videos.
+            key: A PRNG key; distinguishes vmapped lanes that differ in nothing else that is logged.
+            where: True to log: a bool `[]`, as data, so that under `vmap` each lane decides for
+                itself (inside `lax.cond` a vmapped predicate logs for every lane).
 
         Returns:
             The new state.
 
         Raises:
-            LoggingError: At trace time, naming the tag, if something can't be logged; or the state
-                is not of `init`.
+            LoggingError: At trace time, naming the tag, if a value can't be logged; or if the
+                state is not of `init`.
         """
         self._check_open()
         check_state(self.config, state)
@@ -145,19 +145,19 @@ class DeviceMethods(CallbackBase):
         )
 
     def on_training_end(self, state: MetricsState) -> MetricsState:
-        """Sends what is still buffered on the device, and marks the end of the program."""
+        """Send the rows that are buffered on the device, and mark the end of the program."""
         self._check_open()
         check_state(self.config, state)
         return device.on_training_end(self.config, self.handle, state)
 
     def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
-        """Logs scalars at a step of the caller's own: from a Python loop, or inside compiled code.
+        """Log scalars at a step of the caller's own: from a Python loop, or inside compiled code.
 
-        Outside of compiled code they are logged at once, so before what programs that are still
-        running log; call `flush` first where that order matters.
+        Outside of compiled code they are logged at once, so before later records of programs that
+        still run; call `flush` first if that order matters.
 
         Args:
-            step: Environment steps taken so far, or whatever the x axis is; not negative.
+            step: Environment steps taken so far, or another x axis; not negative.
             values: Scalars by tag; may be nested, joined by `/`.
 
         Raises:
@@ -175,4 +175,4 @@ class DeviceMethods(CallbackBase):
             device.log(self.handle, step, flat)
         else:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
-            self.run.log_scalars(check_step(step), scalars)
+            self._host_run().run.log_scalars(check_step(step), scalars)

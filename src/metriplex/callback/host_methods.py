@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from metriplex.run.run import Run
 
 
-class HostMethods(CallbackBase):
+class HostMethods(CallbackBase, abc.ABC):
     """Methods for the life of a run."""
 
     __slots__ = ()
@@ -49,23 +50,23 @@ class HostMethods(CallbackBase):
             mask_secrets: True to replace values with secret names (`api_key`, ...) by `***`.
 
         Raises:
-            LoggingError: `hparams` is neither, or a name is not a string.
+            LoggingError: `hparams` has no names for its values, or a name is not a string.
             ClosedError: The run is closed.
         """
         flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         self._host_run("log_hparams").run.log_hparams(flat)
 
     def drain(self, state: MetricsState) -> MetricsState:
-        """Takes the records out of the state, between two programs, with `transport="drain"`.
+        """Take the records out of the state, between two programs, with `transport="drain"`.
 
-        Waits for the program that makes the state. What was logged since the last call is handed to
-        the backends in order; records beyond the newest `buffer` of a lane are lost, and reported.
+        Waits for the program that makes the state. Records since the last call reach the backends
+        in order; records beyond the newest `buffer` of a lane are lost, and reported in the log.
 
         Args:
             state: The state as the program returned it; of vmapped programs with all its lanes.
 
         Returns:
-            The state to go on with.
+            The state to continue with.
 
         Raises:
             LoggingError: The callback has another transport, or the state is not of `init`.

@@ -1,7 +1,7 @@
 """A run of several processes, of which one writes it.
 
-A process opens the run, and makes its directory and backends, only when there is something to write
-and it is the one that writes.
+A process opens the run, and makes its directory and backends, only if it is the one that writes,
+and only when there is something to write.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriplex")
 
 HOLD_SECONDS = 10.0
-"""How long what the host logs may wait for rows that show which process writes."""
+"""Longest time that records of the host wait for rows, which decide the process that writes."""
 
 ARRIVE_SECONDS = 10.0
-"""How long process 0 waits for the others, before it writes what no process has had rows for."""
+"""Longest time that process 0 waits for the others before it writes a run without rows."""
 
 
 def is_written_here(run: Run | ClusterRun) -> bool:
@@ -48,14 +48,15 @@ def is_written_here(run: Run | ClusterRun) -> bool:
 
 @final
 class ClusterRun:
-    """Stands for a run in each of several processes, and opens it in the one that writes.
+    """A run in each of several processes, which the one that writes opens.
 
-    Rows open it. What the host logs before, in every process alike, waits for them: the process
-    that gets the rows logs its own copy, and the others drop theirs. If no rows come, process 0
-    writes it: at `flush` or `close`, or when the host has gone on logging for `HOLD_SECONDS`.
+    Rows open it. Every process logs the same records of its host; those that come before any rows
+    wait: the process that gets the rows logs its own copy, and the others drop theirs. If no rows
+    come, process 0 writes the run: at `flush` or `close`, or when the host has logged for
+    `HOLD_SECONDS`.
 
-    A second process that receives rows, as where each has lanes of its own, writes a run of its
-    own, `{name}_process_1`, and continues that one where the run is continued.
+    A second process that receives rows (each has lanes of its own) writes a run of its own,
+    `{name}_process_1`, and continues that one where the run is continued.
 
     Args:
         cluster: The processes.
@@ -85,7 +86,7 @@ class ClusterRun:
         self._hparams: dict[str, Scalar | str] = {}
         self._kept = Kept()
         self._turns = 0
-        self._told = False
+        self._arrived = False
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._failed = False
@@ -93,33 +94,33 @@ class ClusterRun:
 
     @property
     def info(self) -> RunInfo:
-        """What backends know of the run; where this process doesn't write, of that of another."""
+        """The description of the run that backends get, in the process that writes it."""
         return self._info if self._run is None else self._run.info
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more can be logged."""
+        """True if nothing more can be logged."""
         return self._closed or os.getpid() != self._process
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Takes rows as they come from the device. The drain thread calls."""
+        """Take rows as they come from the device. The receiver thread calls."""
         with self._lock:
             run = self._run or self._open_for_rows()
         if run is not None:
             run.receive(rows)
 
     def release(self) -> None:
-        """Hands on the rows that still wait for earlier ones: the program has ended."""
+        """Pass on the rows that wait for earlier ones: the program has ended."""
         if self._run is not None:
             self._run.release()
 
     def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
-        """As `Run.log_scalars`."""
+        """Log scalars, as `Run.log_scalars` does."""
         now = time.time()
         self._log(lambda run: run.log_scalars(step, values, now))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """As `Run.log_hparams`; kept until the run is opened here."""
+        """Log hyper-parameters, as `Run.log_hparams` does; kept until the run is opened here."""
         with self._lock:
             if self._run is None:
                 self._check_open()
@@ -128,15 +129,15 @@ class ClusterRun:
         self._run.log_hparams(hparams)
 
     def log_media(self, record: Media) -> None:
-        """As `Run.log_media`."""
+        """Log media, as `Run.log_media` does."""
         self._log(lambda run: run.log_media(record))
 
     def log_file(self, source: Path, log: Callable[[Run, Path], None]) -> None:
-        """Logs a file or directory, which may change afterwards.
+        """Log a file or directory, which may change afterwards.
 
         Args:
-            source: Where it is.
-            log: Logs it, from there or from a copy.
+            source: The file or directory.
+            log: Logs it, from `source` or from a copy.
         """
         with self._lock:
             if self._waits():
@@ -146,14 +147,14 @@ class ClusterRun:
             log(self._run, source)
 
     def flush(self, timeout: float) -> None:
-        """As `Run.flush`; if no process has had rows, process 0 waits for the others."""
+        """Flush, as `Run.flush` does; if no process has rows, process 0 waits for the others."""
         self._check_open()
         self._settle(timeout)
         if self._run is not None:
             self._run.flush(timeout)
 
     def close(self, status: str, timeout: float) -> None:
-        """As `Run.close`, and as `flush` where no process has had rows."""
+        """Close, as `Run.close` does; if no process has had rows, flush first."""
         if self.closed:
             if self._run is not None:
                 self._run.close(status, timeout)
@@ -167,11 +168,11 @@ class ClusterRun:
             self._run.close(status, max(deadline - time.monotonic(), 0.0))
 
     def deliveries(self) -> tuple[Delivery, ...]:
-        """As `Run.deliveries`; empty where this process doesn't write."""
+        """Return the deliveries, as `Run.deliveries` does; empty if this process doesn't write."""
         return () if self._run is None else self._run.deliveries()
 
     def for_host(self) -> Run | None:
-        """The run, if this process writes what the host logs; opens it in process 0.
+        """Return the run if this process writes records of the host; open it in process 0.
 
         Raises:
             ClosedError: The run is closed.
@@ -185,7 +186,7 @@ class ClusterRun:
     # ---- who writes -----------------------------------------------------------------------------
 
     def _log(self, log: Callable[[Run], None]) -> None:
-        """Logs what the host does, now or when it is known who writes, or not at all."""
+        """Log a record of the host: now, once the writing process is known, or not at all."""
         with self._lock:
             if self._waits():
                 self._kept.add(log)
@@ -194,7 +195,7 @@ class ClusterRun:
             log(self._run)
 
     def _waits(self) -> bool:
-        """Whether what the host logs now is kept, as it is not known yet who writes it."""
+        """Return True if records of the host are kept: the process that writes isn't known yet."""
         if self._run is not None:
             return False
         self._check_open()
@@ -203,15 +204,15 @@ class ClusterRun:
         return self._run is None and self._writer is None
 
     def _settle(self, timeout: float) -> None:
-        """Has what is kept written, by process 0 unless another one gets rows."""
+        """Have the kept records written, by process 0 unless another process gets rows."""
         with self._lock:
             self._turns += 1
             turn, unsettled = self._turns, bool(self._kept)
         if self._cluster.process != 0:
-            if not self._told:
+            if not self._arrived:
                 with self._lock:
                     self._decide()
-                    self._told = self._run is not None or self._writer is not None
+                    self._arrived = self._run is not None or self._writer is not None
                 self._cluster.arrive(turn)
         elif unsettled:
             if self._cluster.writer() is None:
@@ -219,7 +220,7 @@ class ClusterRun:
             self.for_host()
 
     def _decide(self) -> None:
-        """Process 0 takes the run, if no other one has it; the others find out."""
+        """Claim the run for process 0 if no process has it; in the others ask which one has it."""
         if self._writer is not None:
             return
         first = self._cluster.process == 0
@@ -228,7 +229,7 @@ class ClusterRun:
             self._open_main()
         elif self._writer is not None:
             self._kept.drop()
-        elif first:  # nobody can be asked any more: better two runs than one garbled, or none
+        elif first:  # the coordinator is gone: two runs are better than a garbled one or none
             self._open_own()
 
     # ---- opening --------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ class ClusterRun:
         return self._open_own()
 
     def _find_own(self) -> RunInfo | None:
-        """The run that this process wrote beside the one that is continued, if there is one."""
+        """Return the run that this process wrote beside the one that is continued, if any."""
         own = self._own_info()
         for directory in sorted(own.directory.parent.glob(f"{glob.escape(own.name)}*")):
             with contextlib.suppress(ConfigurationError, OSError):

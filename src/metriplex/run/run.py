@@ -35,13 +35,13 @@ logger = logging.getLogger("metriplex")
 STEPS_PER_SECOND = "time/steps_per_second"
 
 JOURNAL_QUEUE = 65_536
-"""Records that may wait for the journal before newer ones are dropped."""
+"""Most records that wait for the journal before newer ones are dropped."""
 
 BACKGROUND_SECONDS = 5.0
-"""How long `close` waits for each background thread."""
+"""Longest time that `close` waits for each background thread."""
 
 JOURNAL_SECONDS = 2.0
-"""How long `close` waits for the journal at least, when backends have used up all the time."""
+"""Shortest time that `close` waits for the journal, also if backends have used up its timeout."""
 
 
 class VideoRecorder(Protocol):
@@ -56,16 +56,16 @@ class VideoRecorder(Protocol):
 
 @final
 class Run:
-    """Everything of one run that lives on the host.
+    """The host side of one run.
 
     The receiver thread calls `receive`, and any thread the other methods. A lock keeps records of
     all threads in one order for all backends, and records are numbered in this order. Scalar
     transforms are the only hooks that are called under the lock.
 
     Args:
-        info: What backends know of the run.
-        backends: What it is logged to.
-        transforms: What changes or drops scalars before anything else sees them.
+        info: The description of the run that backends get.
+        backends: The backends to log to.
+        transforms: Scalar transforms, which are applied first.
         nonfinite: As for `MetricsCallback`.
         queue_size: Records that may wait in memory for one backend.
         journal: Keeps records until every backend has them; None for no journal.
@@ -166,19 +166,19 @@ class Run:
             self._take(due)
 
     def _first_number(self, lane: int | None, rows: Sequence[Row]) -> int:
-        """The number of a lane's first row, of which these are the earliest that have come."""
+        """Return the number of a lane's first row; `rows` are the earliest that have come."""
         # Rows from before the state differed between lanes count for all of them.
         common = self._sequencers.get(None)
         if common is not None:
             return common.expected
         numbers = (row.sequence for row in rows if row.lane == lane and row.sequence is not None)
         least = min(numbers, default=0)
-        # A state of a checkpoint counts on; what it counted before will never come. If an earlier
-        # row is still on its way after all, it is late, not lost.
+        # A state of a checkpoint continues its numbers; earlier rows never come. If an earlier row
+        # is still on its way after all, it is late, not lost.
         return least if self._resumed or least > WINDOW else 0
 
     def release(self) -> None:
-        """Hands on the rows that still wait for earlier ones: the program has ended."""
+        """Pass on the rows that wait for earlier ones: the program has ended."""
         with self._lock:
             self._take([row for one in self._sequencers.values() for row in one.release()])
             self._submit_checked(self._aggregator.release() if self._aggregator else ())
@@ -186,7 +186,7 @@ class Run:
     def log_scalars(
         self, step: int, values: Mapping[str, Scalar], wall_time: float | None = None
     ) -> None:
-        """Logs values that are on the host already.
+        """Log values that are on the host already.
 
         Args:
             step: Environment steps taken so far.
@@ -201,16 +201,16 @@ class Run:
         self._log(lambda: self._submit_scalars([record]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
+        """Log flat hyper-parameters. Raises `ClosedError` if the run is closed."""
         self._log(lambda: self._submit("log_hparams", ("hparams", dict(hparams)), 1))
 
     def log_media(self, record: Media) -> None:
-        """Logs a text, a clip, a picture, ... Raises `ClosedError` if the run is closed."""
+        """Log a text, a clip, a picture, ... Raises `ClosedError` if the run is closed."""
         hook, argument = MEDIA_HOOKS[type(record)]
         self._log(lambda: self._submit(hook, (argument, record), 1))
 
     def flush(self, timeout: float) -> None:
-        """Waits until every backend has flushed what it was given before, or `timeout` seconds.
+        """Wait until every backend has flushed all earlier records, or `timeout` seconds.
 
         Raises:
             ClosedError: The run is closed.
@@ -224,9 +224,9 @@ class Run:
         self._finite.raise_rejected()
 
     def close(self, status: str, timeout: float) -> None:
-        """Delivers what is queued, closes every backend, and reports what was not delivered.
+        """Deliver queued records, close every backend, and report records that were not delivered.
 
-        Calling it again only waits for the first call to end. A backend that hangs is given up
+        Calling it again only waits for the first call to end. A backend that hangs is abandoned
         after `timeout` seconds.
 
         Raises:
@@ -248,19 +248,19 @@ class Run:
             self._finite.raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
-        """What has become of the records so far, backend by backend."""
+        """Return for each backend the number of records delivered and not delivered so far."""
         known = tuple(worker.delivery() for worker in self._workers)
-        if (recorded := self._recorded()) is None:
+        if (journal := self._journal_delivery()) is None:
             return known
         return tuple(
             dataclasses.replace(
-                delivery, journaled=max(delivery.undelivered - recorded.undelivered, 0)
+                delivery, journaled=max(delivery.undelivered - journal.undelivered, 0)
             )
             for delivery in known
         )
 
-    def _recorded(self) -> Delivery | None:
-        """What has become of the records in the journal; None if there is none."""
+    def _journal_delivery(self) -> Delivery | None:
+        """Return the delivery of the journal, which counts records on disk; None without one."""
         if self._journal_worker is None or self._journal is None:
             return None
         delivery = self._journal_worker.delivery()
@@ -275,7 +275,7 @@ class Run:
 
     def _take(self, rows: Sequence[Row]) -> None:
         # Rows that were buffered on the device arrive at one time: the last one has the rate.
-        # What was logged outside an iteration has an x axis of its own.
+        # Records outside of an iteration have an x axis of their own.
         last = {
             (row.lane, row.wall_time): index
             for index, row in enumerate(rows)
@@ -298,7 +298,7 @@ class Run:
         self._submit_scalars(records)
 
     def _rate(self, row: Row) -> dict[str, Scalar]:
-        """The rate at which the row's lane has stepped since its last one, if that can be told."""
+        """Return the steps a second of the row's lane since its last row, if they are known."""
         known = self._newest.get(row.lane, self._newest.get(None))
         self._newest[row.lane] = (row.step, row.wall_time)
         if known is None or row.step <= known[0] or row.wall_time <= known[1]:
@@ -334,7 +334,7 @@ class Run:
     # ---- the end --------------------------------------------------------------------------------
 
     def _close_workers(self, status: str, timeout: float, deadline: float) -> bool:
-        """Whether this was the first call, which alone does anything."""
+        """Close the workers; return True for the first call, which alone does anything."""
         with self._lock:
             first = not self._closed
             if first:
@@ -359,18 +359,18 @@ class Run:
         return True
 
     def _close_journal(self, status: str, timeout: float, deadline: float) -> None:
-        """Comes last, as the other workers may still read in it."""
+        """Close the journal, after the other workers, which read it."""
         if self._journal_worker is None or self._journal is None:
             return
         self._journal_worker.start_close(status)
         hangs = not self._journal_worker.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
         if not hangs:
             self._journal.release()
-        if (recorded := self._recorded()) is not None:
-            self._report(self._journal_worker, recorded, timeout, hangs=hangs)
+        if (journal := self._journal_delivery()) is not None:
+            self._report(self._journal_worker, journal, timeout, hangs=hangs)
 
     def _refuse(self) -> NoReturn:
-        hold_if_terminating()  # holding no lock, as who closes the run may need it
+        hold_if_terminating()  # without a lock, which closing the run may need
         raise ClosedError(
             f"run `{self.info.name}` is closed: log before `close` (or inside the `with` block), "
             f"or construct a new callback"

@@ -78,7 +78,7 @@ def watch_sigterm() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if _sender is not None or not is_main or not _would_end_process():
         return
-    receiver, sender = os.pipe()
+    read_end, sender = os.pipe()
     os.set_blocking(sender, False)
     previous = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     if previous != -1:  # an event loop's: its main thread runs Python often enough
@@ -86,7 +86,7 @@ def watch_sigterm() -> None:
     _sender = sender
     signal.signal(signal.SIGTERM, _on_sigterm)
     threading.Thread(
-        target=_wait_for_sigterm, args=(receiver,), name="metriplex-sigterm", daemon=True
+        target=_wait_for_sigterm, args=(read_end,), name="metriplex-sigterm", daemon=True
     ).start()
 
 
@@ -109,9 +109,9 @@ def _on_sigterm(_signal: int, _frame: object) -> None:
             os.write(sender, _HANDLED)
 
 
-def _wait_for_sigterm(receiver: int) -> None:
+def _wait_for_sigterm(read_end: int) -> None:
     while True:
-        received = os.read(receiver, 64)
+        received = os.read(read_end, 64)
         # A handler that the program has set since then takes precedence, unless it calls ours.
         ours = signal.getsignal(signal.SIGTERM) is _on_sigterm
         if _HANDLED in received or (signal.SIGTERM in received and ours):
@@ -126,7 +126,7 @@ def _wait_for_sigterm(receiver: int) -> None:
 
 
 def _die() -> None:
-    """The default action of SIGTERM, from a thread that may not call `signal.signal`."""
+    """End the process as SIGTERM does by default; for threads that may not call `signal.signal`."""
     with contextlib.suppress(Exception):
         import ctypes
 

@@ -144,8 +144,8 @@ def memory_of_an_outage(records: int) -> list[float]:
         for index, block in enumerate(blocks(records)):
             run._submit_checked(block)
             if index % (records // BLOCK // 10) == 0:
-                if run._recording is not None:
-                    run._recording.start_flush().wait(LONG)
+                if run._journal_worker is not None:
+                    run._journal_worker.start_flush().wait(LONG)
                 found.append(resident())
         run.close("finished", LONG)
     return found

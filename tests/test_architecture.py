@@ -38,7 +38,7 @@ FLOORS = (
 
 TOP = FLOORS[-1]
 FREE_OF_JAX = FLOORS[0] | {"plugins", "journal", "delivery", "run", "reading", "replay"}
-FREE_OF_JAX |= {"event_files", "bridge.rows"}
+FREE_OF_JAX |= {"event_files", "bridge.rows", "bridge.registry"}
 """Prefixes of modules that never import jax, also not by way of another module."""
 
 PUBLIC = {

@@ -362,7 +362,7 @@ def test_a_journal_that_takes_nothing_costs_only_what_found_no_room(
     assert service.entered.wait(LONG)
     run.flush(0.0)
     full = threading.Event()
-    journal = run._recording
+    journal = run._journal_worker
     assert journal is not None
     journal._sender._retry_seconds = (1e-3,)
     target: Any = journal.target

@@ -31,6 +31,7 @@ from metriplex.delivery.calls import close_run, flush, log_media, log_scalars
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.routing import Router
 from metriplex.run.run import Run
+from metriplex.video.options import VideoOptions
 from metriplex.video.setup import prepare_videos
 
 if TYPE_CHECKING:
@@ -442,9 +443,9 @@ def test_one_route_alone_and_a_dictionary_of_two_backends() -> None:
 
 def test_no_clip_is_made_that_no_backend_takes() -> None:
     keeper = Keeper()
-    size: Any = {"interval": 1, "num_steps": 1, "width": 8, "height": 8, "fps": 1.0}
+    options = VideoOptions(1, 1, width=8, height=8, fps=1.0, mode="thread")
     backends = create_backends(Route(keeper, exclude="eval/*"))
-    assert prepare_videos(object(), backends, renderer=None, mode="thread", **size) is None
+    assert prepare_videos(object(), backends, None, options) is None
 
 
 def test_the_same_object_by_two_routes_is_an_error() -> None:

@@ -139,7 +139,7 @@ def test_a_run_is_found_by_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) 
     run.rename(run.parent / "logs" / "mine")
     monkeypatch.chdir(run.parent)
     assert read("mine").status == "finished"
-    with pytest.raises(ConfigurationError, match="no journal in 'other' or 'logs/other'"):
+    with pytest.raises(ConfigurationError, match="no journal in 'logs/other' or 'other'"):
         read("other")
 
 

@@ -149,8 +149,7 @@ def test_records_without_iteration_are_aggregated_at_once_and_without_lane_never
 
 def test_a_run_logs_statistics_beside_its_lanes() -> None:
     keeper = Keeper()
-    run = Run(INFO, [Backend("keeper", keeper)])
-    run.aggregator = Aggregator()
+    run = Run(INFO, [Backend("keeper", keeper)], aggregator=Aggregator())
     for i in range(2):
         run.receive([row(i, {"a": i + lane}, number=i, lane=lane, iteration=i) for lane in (0, 1)])
     run.release()

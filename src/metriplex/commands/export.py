@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError, PluginError
+from metriplex.journal.finding import LOG_DIR
 from metriplex.reading.run_data import Columns, read
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "export", help="write the scalars of a run as CSV, Parquet or JSON"
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("run_dir", metavar="RUN", help="a run's directory, or its name in logs/")
+    parser.set_defaults(function=run)
+    parser.add_argument("run", metavar="RUN", help="a run's name under --log-dir, or its directory")
+    parser.add_argument("--log-dir", default=LOG_DIR, help="where runs are (%(default)s)")
     parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument(
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigurationError: The run doesn't exist, or the file can't be written.
         PluginError: The format needs a package that is not installed.
     """
-    data = read(arguments.run_dir)
+    data = read(arguments.run, arguments.log_dir)
     for line in data.damage:
         print(f"metriplex: {line}", file=sys.stderr)
     columns = data.long() if arguments.long else data.wide()

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        status = arguments.run(arguments)
+        status = arguments.function(arguments)
         sys.stdout.flush()
     except (ConfigurationError, PluginError) as error:
         return _print_error(error, EXIT_USAGE)
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="train PPO on a small task and log it")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(function=_demo)
     demo.add_argument(
         "--env",
         choices=_DEMO_TASKS,
@@ -156,9 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     plugins = commands.add_parser(
         "plugins", help="list every installed plugin, also the broken ones"
     )
-    plugins.set_defaults(run=_plugins)
+    plugins.set_defaults(function=_plugins)
     doctor = commands.add_parser("doctor", help="check the machine and every installed plugin")
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(function=_doctor)
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
     export.add_parser(commands)
     replay.add_parser(commands)

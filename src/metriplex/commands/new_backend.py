@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "new-backend", help="write a distribution with a backend of your own"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(function=run)
     parser.add_argument("name", help="by which runs ask for it, such as my-tracker")
     parser.add_argument(
         "--directory", default=".", help="where it is written (default: %(default)s)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from metriplex.commands.progress import progress_bar
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.replay import replay_events
-from metriplex.reading.run_data import find_run
+from metriplex.journal.finding import LOG_DIR, find_run
 from metriplex.replay.journal import replay_run
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Add the subcommand with its arguments."""
     parser = commands.add_parser("replay", help="send a run to backends that lack something of it")
-    parser.set_defaults(run=run)
-    parser.add_argument("run_dir", metavar="RUN", help="a run's directory, or its name in logs/")
+    parser.set_defaults(function=run)
+    parser.add_argument("run", metavar="RUN", help="a run's name under --log-dir, or its directory")
+    parser.add_argument("--log-dir", default=LOG_DIR, help="where runs are (%(default)s)")
     parser.add_argument(
         "--to",
         action="append",
@@ -62,10 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     options = {"everything": arguments.all}
     with progress_bar() as progress:
         if arguments.source == "journal":
-            found = replay_run(find_run(arguments.run_dir), backends, progress=progress, **options)
+            found = replay_run(
+                find_run(arguments.run, arguments.log_dir), backends, progress=progress, **options
+            )
             results = [("", one) for one in found]
         else:
-            done = replay_events(Path(arguments.run_dir), backends, progress=progress, **options)
+            done = replay_events(Path(arguments.run), backends, progress=progress, **options)
             results = [(f"{info.name}: ", one) for info, one in done]
     for label, result in results:
         print(label + describe(result))

@@ -140,3 +140,16 @@ def _damaged(path: Path) -> ConfigurationError:
         f"`{path}` is damaged, and with it the knowledge of what the backend has: remove it to "
         f"send the whole run again"
     )
+
+
+def open_ack(run_dir: Path, backend: str, start: int) -> Ack:
+    """Return the acknowledgements of a backend from before this process.
+
+    A backend that is new to the run has acknowledged nothing before `start`: it gets records from
+    there on, and a replay sends it the earlier ones.
+    """
+    ack = load_ack(run_dir, backend)
+    if ack is None:
+        ack = Ack(ack_path(run_dir, backend), start)
+        ack.miss(0, start)
+    return ack

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os  # noqa: TC003 - part of public annotations
 from collections.abc import Mapping  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy as np
 from metriplex.errors import ConfigurationError
 from metriplex.journal.codec import decode
 from metriplex.journal.entries import Close, Hparams
+from metriplex.journal.finding import LOG_DIR, find_run
 from metriplex.journal.lines import DamagedLineError
 from metriplex.journal.reader import (
     Damage,
     first_superseded,
-    has_journal,
     read_lines,
     read_run,
 )
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 Columns: TypeAlias = dict[str, np.ndarray]
 """Name to column; all columns have the same length."""
 
-LOG_DIR = "logs"
 _KEYS = ("lane", "step", "iteration", "time")
 
 
@@ -262,11 +261,16 @@ class RunData:
         return columns
 
 
-def read(run: str | os.PathLike[str]) -> RunData:
+def read(run: str | os.PathLike[str], log_dir: str | os.PathLike[str] = LOG_DIR) -> RunData:
     """Read a run from its journal; the run may still be open.
 
+    A name is looked up under `log_dir` first, then in the working directory; a path, which has a
+    separator, is looked up as it is first. `resume=`, `metriplex replay` and `metriplex export`
+    find a run in the same way.
+
     Args:
-        run: The run's directory, or its name under `logs/`.
+        run: The run's name under `log_dir`, or its directory.
+        log_dir: The directory of runs.
 
     Returns:
         The records of the run. Damaged records are skipped and described in `damage`.
@@ -275,7 +279,7 @@ def read(run: str | os.PathLike[str]) -> RunData:
         ConfigurationError: The run has no journal.
         OSError: The journal can't be read.
     """
-    directory = find_run(run)
+    directory = find_run(run, log_dir)
     try:
         data = RunData(read_run(directory))
     except ConfigurationError as error:  # the headers are damaged, but lines may be intact
@@ -317,25 +321,6 @@ def _media_entry(fields: Mapping[str, Any], directory: Path) -> MediaEntry:
     if not isinstance(time, int | float) or not (lane is None or type(lane) is int):
         raise DamagedLineError("it has no time or lane")
     return MediaEntry(kind, tag, step, lane, float(time), fields, directory)
-
-
-def find_run(run: str | os.PathLike[str]) -> Path:
-    """Return the directory of a run with a journal.
-
-    Args:
-        run: The run's directory, or its name under `logs/`.
-
-    Raises:
-        ConfigurationError: No journal was found.
-    """
-    candidates = [Path(run).expanduser(), Path(LOG_DIR) / run]
-    for directory in candidates:
-        if has_journal(directory):
-            return directory.absolute()
-    raise ConfigurationError(
-        f"there is no journal in {' or '.join(repr(str(path)) for path in candidates)}: give the "
-        f"directory of a run (what holds `journal/`), or its name under `{LOG_DIR}/`"
-    )
 
 
 def _column_name(tag: str) -> str:

@@ -126,22 +126,22 @@ class LaneCount:
 
     Args:
         run: The run.
+        in_parts: True if other processes may have the remaining lanes.
 
     Attributes:
         known: Number of lanes of the newest program; 0 if its rows don't contain the number.
-        in_parts: True if other processes may log some of the lanes.
     """
 
-    def __init__(self, run: RunInfo) -> None:
+    def __init__(self, run: RunInfo, *, in_parts: bool = False) -> None:
         self._run = run
         self._warned = not run.lanes
         self.known = 0
-        self.in_parts = False
+        self._in_parts = in_parts
 
     @property
     def here(self) -> int:
         """Number of lanes that log to this process; 0 if unknown."""
-        return 0 if self.in_parts else self.known
+        return 0 if self._in_parts else self.known
 
     def look(self, rows: Sequence[Row]) -> None:
         """Count the lanes of rows, which come from one or more blocks of one shape."""
@@ -165,7 +165,7 @@ class LaneCount:
         Args:
             seen: The lanes that have logged; None stands for records without a lane.
         """
-        if seen and not self._warned and not self.known and not self.in_parts:
+        if seen and not self._warned and not self.known and not self._in_parts:
             lanes = [lane for lane in seen if lane is not None]
             self._compare(
                 len(lanes), f"{len(lanes)} lane(s)" if lanes else "no lanes (nothing is vmapped)"

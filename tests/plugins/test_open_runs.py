@@ -20,10 +20,6 @@ def make_value(run: RunInfo) -> list[str]:
     return [run.name]
 
 
-def ignore(value: object) -> None:
-    pass
-
-
 def test_a_run_that_is_opened_twice_keeps_its_value() -> None:
     runs, run = OpenRuns[list[str]](), make_run()
     first = runs.open(run, make_value)
@@ -45,9 +41,18 @@ def test_a_run_that_could_not_be_opened_is_opened_by_the_next_call() -> None:
 def test_a_run_that_is_closed_twice_is_ended_once(status: str) -> None:
     runs, run, ended = OpenRuns[list[str]](), make_run(), list[list[str]]()
     value = runs.open(run, make_value)
-    runs.close(run, status, ended.append)
-    runs.close(run, "failed", ended.append)
+    assert runs.close(run, status, ended.append) is value
+    assert runs.close(run, "failed", ended.append) is None
     assert ended == [value]
+
+
+def test_a_run_is_closed_without_an_end() -> None:
+    runs, run = OpenRuns[list[str]](), make_run()
+    value = runs.open(run, make_value)
+    assert runs.close(run, "failed") is value
+    assert runs.close(run, "failed") is None
+    with pytest.raises(ClosedError, match="run `walk` was closed"):
+        runs.find(run)
 
 
 def test_a_run_that_could_not_be_closed_stays_open() -> None:
@@ -63,7 +68,7 @@ def test_a_run_that_could_not_be_closed_stays_open() -> None:
 def test_use_after_close_is_an_error() -> None:
     runs, run = OpenRuns[list[str]](), make_run()
     runs.open(run, make_value)
-    runs.close(run, "finished", ignore)
+    runs.close(run, "finished")
     message = "run `walk` was closed: log before `close`, or start a new run to log more"
     for call in (lambda: runs.find(run), lambda: runs.open(run, make_value)):
         with pytest.raises(ClosedError, match=message):
@@ -72,7 +77,7 @@ def test_use_after_close_is_an_error() -> None:
 
 def test_use_before_open_is_an_error() -> None:
     runs, run = OpenRuns[list[str]](), make_run()
-    for call in (lambda: runs.find(run), lambda: runs.close(run, "finished", ignore)):
+    for call in (lambda: runs.find(run), lambda: runs.close(run, "finished")):
         with pytest.raises(ClosedError, match="run `walk` is not open: call `open_run` before any"):
             call()
     assert runs.open(run, make_value) == ["walk"]
@@ -82,7 +87,7 @@ def test_an_unknown_status_closes_nothing() -> None:
     runs, run = OpenRuns[list[str]](), make_run()
     value = runs.open(run, make_value)
     with pytest.raises(ConfigurationError, match=r"`status` must be one of \('finished', .*'done'"):
-        runs.close(run, "done", ignore)
+        runs.close(run, "done")
     assert runs.find(run) is value
 
 
@@ -97,7 +102,7 @@ def test_a_value_may_be_false() -> None:
 def test_two_runs_of_one_object_are_apart() -> None:
     runs, walk, run = OpenRuns[list[str]](), make_run("walk"), make_run("run")
     assert [runs.open(one, make_value) for one in (walk, run)] == [["walk"], ["run"]]
-    runs.close(walk, "finished", ignore)
+    runs.close(walk, "finished")
     assert runs.find(run) == ["run"]
     with pytest.raises(ClosedError, match="run `walk` was closed"):
         runs.find(walk)
@@ -143,6 +148,6 @@ def test_a_run_does_not_wait_for_another() -> None:
         future = pool.submit(runs.open, slow, make)
         assert opening.wait(10)
         runs.open(quick, make_value)
-        runs.close(quick, "finished", ignore)
+        runs.close(quick, "finished")
         opened.set()
         assert future.result() == ["slow"]

@@ -98,27 +98,36 @@ class OpenRuns(Generic[T]):
                 f"run `{run.name}` is not open: call `open_run` before any other hook"
             ) from None
 
-    def close(self, run: RunInfo, status: str, end: Callable[[T], object]) -> None:
+    def close(
+        self, run: RunInfo, status: str, end: Callable[[T], object] | None = None
+    ) -> T | None:
         """Close a run; do nothing if the run was closed before.
 
         Args:
             run: The run.
             status: `"finished"`, `"failed"` or `"interrupted"`, as `close_run` gets it.
             end: Called with the run's value if the run is open; writes what waits and releases
-                what the run holds.
+                what the run holds. If `end` raises, the run stays open, and the call can be made
+                again. None: the caller does this once, with the value that is returned.
+
+        Returns:
+            The run's value; None if the run was closed before.
 
         Raises:
             ClosedError: The run was never opened.
             ConfigurationError: `status` is none of the three.
-            Exception: Raised by `end`; the run stays open.
+            Exception: Raised by `end`.
         """
         if status not in _STATUSES:
             raise ConfigurationError(f"`status` must be one of {_STATUSES}; got {status!r}")
         with self._lock(run):
-            if run.id not in self._closed:
-                end(self.find(run))
-                self._closed.add(run.id)
-                del self._values[run.id]
+            if run.id in self._closed:
+                return None
+            value = self.find(run)
+            if end is not None:
+                end(value)
+            self._closed.add(run.id)
+            return self._values.pop(run.id)
 
     def _lock(self, run: RunInfo) -> threading.Lock:
         return self._locks.setdefault(run.id, threading.Lock())

@@ -125,9 +125,7 @@ class MlflowRuns:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(
-                    self._experiment
-                )  # created by another process
+                found = self._client.get_experiment_by_name(self._experiment)  # another's
         if found is None or found.lifecycle_stage != "active":
             raise ConfigurationError(
                 f"the MLflow experiment `{self._experiment}` was deleted: restore it with `mlflow "

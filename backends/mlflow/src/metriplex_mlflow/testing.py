@@ -34,7 +34,7 @@ class TrackingServer:
     """`mlflow server` on the loopback interface, on a free port.
 
     The server's store is SQLite in the given directory. If the environment variable
-    `METRIPLEX_TEST_POSTGRES` has the URL of a cluster, the store is a new PostgreSQL database there.
+    `METRIPLEX_TEST_POSTGRES` has the URL of a cluster, the store is a new database of PostgreSQL.
 
     Attributes:
         uri: The server's address.

@@ -181,7 +181,7 @@ class WandbBackend:
         """Upload everything, finish the runs and end the client's process.
 
         Raises:
-            MetriplexError: Not everything could be uploaded in time; it says how to do it later.
+            MetriplexError: Not everything was uploaded in time; the text has the command for later.
         """
         opened = self._runs.close(run, status)
         if opened is None or opened.process is None:

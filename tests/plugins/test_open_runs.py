@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,6 +21,10 @@ def make_value(run: RunInfo) -> list[str]:
     return [run.name]
 
 
+def fail(value: object) -> NoReturn:
+    raise OSError("the disk is full")
+
+
 def test_a_run_that_is_opened_twice_keeps_its_value() -> None:
     runs, run = OpenRuns[list[str]](), make_run()
     first = runs.open(run, make_value)
@@ -30,8 +35,8 @@ def test_a_run_that_is_opened_twice_keeps_its_value() -> None:
 
 def test_a_run_that_could_not_be_opened_is_opened_by_the_next_call() -> None:
     runs, run = OpenRuns[list[str]](), make_run()
-    with pytest.raises(ZeroDivisionError):
-        runs.open(run, lambda run: [run.name[1 // 0]])
+    with pytest.raises(OSError, match="full"):
+        runs.open(run, fail)
     with pytest.raises(ClosedError, match="run `walk` is not open: call `open_run` before any"):
         runs.find(run)
     assert runs.open(run, make_value) == ["walk"]
@@ -58,8 +63,8 @@ def test_a_run_is_closed_without_an_end() -> None:
 def test_a_run_that_could_not_be_closed_stays_open() -> None:
     runs, run, ended = OpenRuns[list[str]](), make_run(), list[list[str]]()
     value = runs.open(run, make_value)
-    with pytest.raises(ZeroDivisionError):
-        runs.close(run, "finished", lambda value: 1 // 0)
+    with pytest.raises(OSError, match="full"):
+        runs.close(run, "finished", fail)
     assert runs.find(run) is value
     runs.close(run, "finished", ended.append)
     assert ended == [value]

@@ -257,11 +257,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 @final
 class _TransactionLog:
-    """Count the records in a run's `.wandb` file, a log in the format of LevelDB.
-
-    References:
-        LevelDB's log format: https://github.com/google/leveldb/blob/main/doc/log_format.md
-    """
+    """Count the records in a run's `.wandb` file, which has the log format of LevelDB."""
 
     _BLOCK = 2**15
     _HEAD = struct.Struct("<IHB")

@@ -82,13 +82,16 @@ def read_run(run: RunInfo) -> Stored:
 
 
 def read_log(path: Path) -> Iterator[Any]:
-    """Read the complete records of a `.wandb` file, a log in the format of LevelDB.
+    """Read the complete records of a `.wandb` file, which has the log format of LevelDB.
 
     Args:
         path: The file.
 
     Yields:
         Messages of the type `Record`.
+
+    References:
+        https://github.com/google/leveldb/blob/main/doc/log_format.md
     """
     data = path.read_bytes()
     position, parts = 7, b""

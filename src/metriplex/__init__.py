@@ -24,6 +24,7 @@ from metriplex.errors import (
 )
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer
+from metriplex.plugins.open_runs import OpenRuns
 from metriplex.plugins.routing import Route
 from metriplex.reading.run_data import RunData, read
 from metriplex.records import (
@@ -65,6 +66,7 @@ __all__ = [
     "MetricsState",
     "MetriplexError",
     "NonFiniteError",
+    "OpenRuns",
     "PluginError",
     "Renderer",
     "Route",

@@ -452,7 +452,8 @@ class OneRunAtATime(Right):
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
         newest = self.state.setdefault("run", run)
-        self.memory.log_scalars(newest if newest.id in self.memory._open else run, records)
+        closed = self.memory.runs[newest.id].status is not None
+        self.memory.log_scalars(run if closed else newest, records)
 
 
 class GlobalState(Right):

@@ -1,4 +1,4 @@
-"""Bad input: every message says what, what was got, what was expected and how to mend it."""
+"""Invalid arguments: the message says what was given, what was expected and how to fix it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def on_step(
     config: Config, state: MetricsState, reward: ArrayLike, done: ArrayLike
 ) -> MetricsState:
     """Return the state after one step or a rollout; see `MetricsCallback.on_step`."""
-    stats = episodes.update(state.episodes, reward, done, alpha=config.alpha)
+    stats = episodes.update_stats(state.episodes, reward, done, alpha=config.alpha)
     stats = jax.tree.map(sharded_like, stats, state.episodes)
     steps = jnp.size(reward)
     for axis in _axes(config, state)[0]:

@@ -1,4 +1,4 @@
-"""The process of one trial: `python -m metriplex.doctor.child KIND NAME REPORT`."""
+"""Run one trial in this process: `python -m metriplex.doctor.child KIND NAME REPORT`."""
 
 from __future__ import annotations
 
@@ -42,16 +42,19 @@ _WIDTH, _HEIGHT, _FPS = 160, 120, 10.0
 
 
 def main(kind: str, name: str, report: str) -> None:
-    """Makes one trial.
+    """Try jax or one plugin, and write the finding to a file.
 
     Args:
         kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
-        name: The plugin's name.
-        report: File that gets status, text and remedy.
+        name: Name of the plugin.
+        report: Path of the file, a JSON list of status, text and remedy.
     """
     trials = {"jax": _try_jax, "backend": _try_backend, "renderer": _try_renderer}
     try:
-        finding = trials.get(kind, _try_other)(kind, name)
+        if kind != "jax" and (needs := _needed_options(kind, name)):
+            finding = Finding(WARNING, name, f"not tried, as it needs the options {needs}")
+        else:
+            finding = trials.get(kind, _try_other)(kind, name)
     except MetriplexError as error:
         finding = Finding(BROKEN, name, str(error))
     except Exception as error:  # noqa: BLE001 - plugins may raise anything
@@ -61,7 +64,7 @@ def main(kind: str, name: str, report: str) -> None:
 
 @final
 class _Memory:
-    """A backend that keeps what it is given."""
+    """A backend that stores scalars in memory."""
 
     def __init__(self) -> None:
         self.records: list[Scalars] = []
@@ -93,17 +96,15 @@ def _try_jax(_kind: str, name: str) -> Finding:
 
 
 def _try_backend(kind: str, name: str) -> Finding:
-    if needs := _needed_options(kind, name):
-        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     start = time.monotonic()
     plugin = construct(kind, name, None)
     host = Host()
     backend = Backend(name, plugin, host=host)
-    said, refusal = _diagnosis(host, name)
+    diagnosis, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
-    if said:  # a trial would leave a run in its service
-        return Finding(OK, name, said.removesuffix("; "))
+    if diagnosis:  # a trial would leave a run in the service
+        return Finding(OK, name, diagnosis.removesuffix("; "))
     directory = Path("run").absolute()
     directory.mkdir()
     info = RunInfo(uuid.uuid4().hex, "doctor", directory, time.time())
@@ -121,17 +122,17 @@ def _try_backend(kind: str, name: str) -> Finding:
 
 
 def _try_renderer(kind: str, name: str) -> Finding:
-    if needs := _needed_options(kind, name):
-        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     plugin = construct(kind, name, None)
     host = Host()
     host.register(kind, [(name, plugin)])
-    said, refusal = _diagnosis(host, name)
+    diagnosis, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
     example = host.hook.example_environment()
     if example is None:
-        return Finding(WARNING, name, f"{said}not tried, as it brings no `example_environment`")
+        return Finding(
+            WARNING, name, f"{diagnosis}not tried, as it brings no `example_environment`"
+        )
     env, states = example
     renderer = create_renderer(plugin, env, _WIDTH, _HEIGHT)
     frames = [jax.tree.map(np.asarray, renderer.select(state)) for state in states]
@@ -143,24 +144,22 @@ def _try_renderer(kind: str, name: str) -> Finding:
     worker.close(2 * _DRAW_SECS)
     (result,) = results
     if result.error is not None:
-        return Finding(BROKEN, name, f"{said}{result.error}")
+        return Finding(BROKEN, name, f"{diagnosis}{result.error}")
     took = f"{time.monotonic() - start:.1f} s"
-    if why := _nothing_to_see(result.clips):
-        return Finding(BROKEN, name, f"{said}{why}")
+    if problem := _picture_problem(result.clips):
+        return Finding(BROKEN, name, f"{diagnosis}{problem}")
     sizes = ", ".join(f"{key} {len(clip.data) / 1e3:.0f} kB" for key, clip in result.clips.items())
-    text = f"{said}drew and encoded {len(frames)} frames in {took} ({sizes})"
+    text = f"{diagnosis}drew and encoded {len(frames)} frames in {took} ({sizes})"
     return Finding(OK, name, text)
 
 
 def _try_other(kind: str, name: str) -> Finding:
-    if needs := _needed_options(kind, name):
-        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     hooks = check_hooks(construct(kind, name, None), kind, name)
     return Finding(OK, name, f"has the hooks {', '.join(hooks)}")
 
 
 def _needed_options(kind: str, name: str) -> str:
-    """The options without which a plugin can't be made."""
+    """Return the options that the plugin's constructor requires."""
     try:
         parameters = inspect.signature(load(kind, find(kind, name))).parameters.values()
     except (TypeError, ValueError):
@@ -171,7 +170,7 @@ def _needed_options(kind: str, name: str) -> str:
 
 
 def _diagnosis(host: Host, name: str) -> tuple[str, Finding | None]:
-    """What a plugin says of this machine, and a finding if that ends the trial."""
+    """Return the summary of the hook `diagnose`, and a finding if the plugin can't work."""
     found = host.hook.diagnose()
     if found is None:
         return "", None
@@ -180,8 +179,8 @@ def _diagnosis(host: Host, name: str) -> tuple[str, Finding | None]:
     return f"{found.summary}; ", None
 
 
-def _nothing_to_see(clips: Mapping[str, Clip]) -> str:
-    """What is wrong with the pictures of a clip, if Pillow is there to look at them."""
+def _picture_problem(clips: Mapping[str, Clip]) -> str:
+    """Return the problem with the pictures of a clip; empty if none, or without Pillow."""
     if importlib.util.find_spec("PIL") is None:
         return ""
     from PIL import Image, ImageSequence

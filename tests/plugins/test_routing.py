@@ -307,6 +307,25 @@ def test_the_newest_value_of_every_lane_is_sent_when_the_run_closes() -> None:
     assert keeper.order == ["scalars", "flush", "scalars", "failed"]
 
 
+def test_a_backend_without_close_run_gets_the_newest_value_when_the_run_closes(
+    tmp_path: Path,
+) -> None:
+    @final
+    class Last:
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        @hookimpl
+        def log_scalars(self, records: Sequence[Scalars]) -> None:
+            self.steps += [record.step for record in records]
+
+    last = Last()
+    with MetricsCallback("run", log_dir=tmp_path, backends=Route(last, every=100)) as metrics:
+        for step in (0, 1, 2):
+            metrics.log(step, {"a": 1.0})
+    assert last.steps == [0, 2]
+
+
 def test_what_is_held_back_together_is_sent_together() -> None:
     keeper = Keeper()
     backend = Backend("mine", keeper, Route("x", every=100, exclude="d"))

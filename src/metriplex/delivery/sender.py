@@ -182,7 +182,8 @@ class Sender:
 
     def _flush(self) -> None:
         position = self.position
-        self._dirty = self._opened and not self._call(calls.flush(position))
+        flushes = self._opened and "flush" in self.target.hooks
+        self._dirty = flushes and not self._call(calls.flush(position))
         if not self._dirty:
             self._acknowledge(position)
         self._flushed_at = time.monotonic()
@@ -207,8 +208,6 @@ class Sender:
 
     def _call(self, call: Call) -> bool:
         """Make one call, again after an `OSError`; return True if it succeeded."""
-        if call.hook not in self.target.hooks:
-            return True
         failed_tries = 0
 
         def wait(pause: float, error: OSError) -> bool:

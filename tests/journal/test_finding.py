@@ -37,7 +37,7 @@ def replay(run: str) -> Path:
         return []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay_command, "replay", keep)
+        patch.setattr(replay_command, "replay_run", keep)
         assert main(["replay", run, "--log-dir", RUNS, "--to", "console"]) == 0
     return found[0].parent
 

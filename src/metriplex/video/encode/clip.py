@@ -12,7 +12,7 @@ import numpy as np
 
 from metriplex.errors import VideoError
 from metriplex.records import Clip, Video
-from metriplex.video.encode.encoders import Encoder, FFmpegGif, Mp4, PillowGif, PillowWebP
+from metriplex.video.encode.encoders import Encoder, FFmpegGif, ImageioGif, Mp4, PillowWebP
 from metriplex.video.encode.ffmpeg import find_ffmpeg
 from metriplex.video.encode.timing import Timing, rate
 
@@ -199,7 +199,7 @@ class ClipEncoder:
                 f"`pip install 'metriplex[video]'`"
             )
         make: Callable[[int, int, Path], Encoder] = (
-            PillowGif if self.format == "gif" else PillowWebP
+            ImageioGif if self.format == "gif" else PillowWebP
         )
         return make(width, height, directory)
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from metriplex.video.encode.ffmpeg import FFmpeg, raw_input
-from metriplex.video.encode.gif import add_colors, set_durations, write_gif
+from metriplex.video.encode.gif import animation_frame, set_durations, start_animation
 from metriplex.video.encode.webp import write_webp
 
 if TYPE_CHECKING:
+    import io
     from pathlib import Path
 
 _ANY_RATE = Fraction(25)
@@ -117,24 +118,24 @@ class Mp4(Encoder):
         self._process.kill()
 
 
-class Spool(Encoder, abc.ABC):
-    """Keeps the frames in a file for Pillow, which takes whole clips only."""
+@final
+class ImageioGif(Encoder):
+    """GIF without ffmpeg: imageio compresses the changed part of each frame."""
 
     def __init__(self, width: int, height: int, directory: Path) -> None:
-        self._shape = (height, width, 3)
-        self._file = (directory / type(self).__name__).open("w+b", buffering=0)
+        self._file = (directory / "clip.gif").open("w+b", buffering=0)
+        self._file.write(start_animation(width, height))
+        self._shown: np.ndarray | None = None
 
     def write(self, frame: np.ndarray) -> None:
         """See `Encoder.write`."""
-        data = np.ascontiguousarray(frame).data.cast("B")
-        while data:
-            data = data[self._file.write(data) or 0 :]
+        _write_all(self._file, memoryview(animation_frame(frame, self._shown)))
+        self._shown = frame.copy()
 
-    def read(self, index: int) -> np.ndarray:
-        """Frame `index` of those that were written."""
-        size = math.prod(self._shape)
-        self._file.seek(index * size)
-        return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
+    def finish(self, durations: list[int]) -> bytes:
+        """See `Encoder.finish`."""
+        self._file.seek(0)
+        return set_durations(self._file.read() + b";", durations)
 
     def close(self) -> None:
         """See `Encoder.close`."""
@@ -142,25 +143,32 @@ class Spool(Encoder, abc.ABC):
 
 
 @final
-class PillowGif(Spool):
-    """A GIF by Pillow, for machines without ffmpeg."""
+class PillowWebP(Encoder):
+    """An animated WebP, lossy. Pillow takes whole clips only, so the frames wait in a file."""
 
-    _colors: frozenset[int] | None = frozenset()
+    def __init__(self, width: int, height: int, directory: Path) -> None:
+        self._shape = (height, width, 3)
+        self._file = (directory / "frames").open("w+b", buffering=0)
 
     def write(self, frame: np.ndarray) -> None:
         """See `Encoder.write`."""
-        self._colors = add_colors(self._colors, frame)
-        super().write(frame)
+        _write_all(self._file, np.ascontiguousarray(frame).data.cast("B"))
 
     def finish(self, durations: list[int]) -> bytes:
         """See `Encoder.finish`."""
-        return write_gif(self.read, durations, self._colors)
+        return write_webp(self._read, durations)
+
+    def close(self) -> None:
+        """See `Encoder.close`."""
+        self._file.close()
+
+    def _read(self, index: int) -> np.ndarray:
+        """Return frame `index` of those that were written."""
+        size = math.prod(self._shape)
+        self._file.seek(index * size)
+        return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
 
 
-@final
-class PillowWebP(Spool):
-    """An animated WebP, lossy."""
-
-    def finish(self, durations: list[int]) -> bytes:
-        """See `Encoder.finish`."""
-        return write_webp(self.read, durations)
+def _write_all(file: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) or 0 :]

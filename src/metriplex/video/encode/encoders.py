@@ -1,4 +1,4 @@
-"""One encoder a file format; each takes the frames one by one and keeps none of them in memory."""
+"""One encoder per file format. An encoder gets frames one by one and keeps at most one in memory."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ANY_RATE = Fraction(25)
-"""For files whose durations are set afterwards."""
+"""Rate of files whose durations are set afterwards."""
 
 
 class Encoder(abc.ABC):
-    """Makes one file of frames that are all of one size; `close` comes last, whatever happened."""
+    """Encode frames of one size to one file; `close` must be the last call, also after errors."""
 
     @abc.abstractmethod
     def write(self, frame: np.ndarray) -> None:
-        """Takes the next frame, uint8 `[height, width, 3]`, which it doesn't keep."""
+        """Encode the next frame, uint8 `[height, width, 3]`; the caller may overwrite the array."""
 
     @abc.abstractmethod
     def finish(self, durations: list[int]) -> bytes:
-        """Gives the file.
+        """Return the bytes of the file.
 
         Args:
-            durations: For each frame that was written, how long it is shown, in ticks of the
-                format.
+            durations: Duration of each written frame, in ticks of the format.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Releases what `finish` has not; may be called twice."""
+        """Release everything; may be called twice."""
 
 
 @final
 class FFmpegGif(Encoder):
-    """A GIF by ffmpeg: one palette for the whole clip, no dither.
+    """GIF by ffmpeg: one palette for the whole clip, no dither.
 
-    The palette is known only after the last frame, so frames wait in a losslessly compressed file.
+    The palette is known only after the last frame, so a losslessly compressed file holds the frames.
     """
 
     def __init__(self, width: int, height: int, directory: Path, executable: str) -> None:
@@ -85,7 +84,7 @@ class FFmpegGif(Encoder):
 
 @final
 class Mp4(Encoder):
-    """H.264 in an MP4 that plays while it loads; an odd size is made even by its last pixels."""
+    """H.264 in an MP4 that plays while it loads; an odd size repeats the last row or column."""
 
     def __init__(
         self, width: int, height: int, fps: Fraction, directory: Path, executable: str
@@ -144,7 +143,7 @@ class ImageioGif(Encoder):
 
 @final
 class PillowWebP(Encoder):
-    """An animated WebP, lossy. Pillow takes whole clips only, so the frames wait in a file."""
+    """Lossy animated WebP. Pillow needs the whole clip, so a file holds the frames."""
 
     def __init__(self, width: int, height: int, directory: Path) -> None:
         self._shape = (height, width, 3)

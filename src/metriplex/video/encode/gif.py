@@ -1,10 +1,10 @@
 """Animated GIFs: durations of frames, and the animation around stills that imageio compresses.
 
-Only the animation is assembled here. imageio 2.38's own writers of animations can't be used, measured
-with NumPy 2.4 and Pillow 13: its Pillow plugin stores 7 equal frames as one, and grew by 158 MB over
-a clip of 115 MB, because it holds all frames; its streaming writer `GIF-PIL` raises a `TypeError` as
-soon as it crops a frame, and uncropped writes 2.5 MB for 64 frames of the pendulum (here: {size}) and
-files that can't be decoded for frames of few colors.
+Only the animation is assembled here, because neither animation writer of imageio 2.38 fits. Measured
+with NumPy 2.4 and Pillow 13: the Pillow plugin stores 7 equal frames as one frame, and holds the whole
+clip (158 MB more for a clip of 115 MB). The streaming writer `GIF-PIL` raises a `TypeError` when it
+crops a frame; uncropped it writes 2.5 MB for 64 frames of the MuJoCo pendulum (0.2 MB here) and, for
+frames of few colors, files that Pillow can't decode.
 
 References:
     CompuServe, Graphics Interchange Format, version 89a:
@@ -114,9 +114,9 @@ def _changed_box(frame: np.ndarray, shown: np.ndarray | None) -> tuple[slice, sl
     """Return the rows and columns that changed, at least one pixel: a frame can't be empty."""
     if shown is None:
         return slice(0, frame.shape[0]), slice(0, frame.shape[1])
-    changed = (frame != shown).any(axis=2)
-    rows = np.flatnonzero(changed.any(axis=1))
+    changed = frame != shown
+    rows = np.flatnonzero(changed.reshape(len(frame), -1).any(axis=1))
     if not rows.size:
         return slice(0, 1), slice(0, 1)
-    columns = np.flatnonzero(changed[rows[0] : rows[-1] + 1].any(axis=0))
+    columns = np.flatnonzero(changed[rows[0] : rows[-1] + 1].any(axis=0).any(axis=1))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

@@ -19,6 +19,7 @@ from metriplex.errors import (
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer
 from metriplex.plugins.routing import Route
+from metriplex.plugins.viewport import Viewport
 from metriplex.reading.run_data import RunData, read
 from metriplex.records import (
     Artifact,
@@ -66,6 +67,7 @@ __all__ = [
     "TransientError",
     "Video",
     "VideoError",
+    "Viewport",
     "callback_with_numpy_wrapper",
     "encode_video",
     "hookimpl",

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import pytest
 
-from metriplex_pygame import HeadlessPygameRenderer, Transform
+from metriplex import Viewport
+from metriplex_pygame import HeadlessPygameRenderer
 
 
 class State(NamedTuple):
@@ -36,7 +37,7 @@ class WindowRenderer(Abstract2DRenderer):
 
         pygame.init()
         self.screen = pygame.display.set_mode((width, height))
-        self.transform = Transform(width, height, scale, offset)
+        self.transform = Viewport(width, height, scale, offset)
         self.background_color = (0.0, 0.0, 1.0)
 
     def draw_circle(self, center, radius, color):
@@ -79,7 +80,7 @@ def make_canvas():
     """A black canvas on which a unit is a pixel and y points down, unless told otherwise."""
 
     def make(width=40, height=30, scale=1.0, offset=(0.0, 0.0), y_up=False, **options):
-        transform = Transform(width, height, scale, offset, y_up)
+        transform = Viewport(width, height, scale, offset, y_up)
         return HeadlessPygameRenderer(width, height, (0, 0, 0), transform, **options)
 
     return make

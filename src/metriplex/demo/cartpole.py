@@ -9,7 +9,8 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from metriplex.demo.environment import Color, Point, Renderer, Transform, Viewport
+from metriplex.demo.environment import Color, Point, Renderer
+from metriplex.plugins.viewport import Viewport
 
 PAPER: Color = (0.97, 0.97, 0.98)
 STEEL: Color = (0.62, 0.66, 0.71)
@@ -203,9 +204,8 @@ class CartPole:
         return state.time >= self.max_steps
 
     def default_renderer(self) -> Viewport:
-        """The whole track and a little more, in 640 by 480 pixels, 120 pixels a metre."""
-        transform = Transform(width=640, height=480, scale=120.0, offset=(320.0, 168.0))
-        return Viewport(transform, background_color=PAPER)
+        """Return a view of the track and its surroundings: 640 x 480 pixels, 120 pixels a metre."""
+        return Viewport(640, 480, scale=120.0, offset=(320.0, 168.0), background_color=PAPER)
 
     def render(self, state: CartPoleState, renderer: Renderer) -> None:
         """Draws the track at height 0, the cart that runs on it, and the pole.

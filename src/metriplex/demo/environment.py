@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - part of public annotations
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, Protocol, TypeAlias
 
 import jax  # noqa: TC002 - part of public annotations
 
@@ -13,70 +12,6 @@ Color: TypeAlias = tuple[float, float, float]
 
 Point: TypeAlias = tuple[float, float]
 """A position in world units."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Transform:
-    """Maps world units to pixels: `pixel = point * scale + offset`.
-
-    With `y_up` the vertical result is measured from the bottom edge of the picture, so it becomes
-    `height - pixel`.
-
-    Attributes:
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-        scale: Pixels a world unit.
-        offset: Where the world's origin lies, in pixels.
-        y_up: Whether the world's y axis points up (a picture's points down).
-    """
-
-    width: int
-    height: int
-    scale: float
-    offset: Point = (0.0, 0.0)
-    y_up: bool = True
-
-    def to_pixel(self, point: Point) -> Point:
-        """Maps a point of the world to a position in the picture.
-
-        Args:
-            point: In world units.
-
-        Returns:
-            Pixels to the right of the left edge, and below the top edge.
-
-        Examples:
-            >>> Transform(width=640, height=480, scale=100.0, offset=(320.0, 80.0)).to_pixel((1, 0))
-            (420.0, 400.0)
-        """
-        right = point[0] * self.scale + self.offset[0]
-        down = point[1] * self.scale + self.offset[1]
-        return right, self.height - down if self.y_up else down
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Viewport:
-    """What an environment wants its pictures to show; a renderer is built from it.
-
-    Attributes:
-        transform: From world units to pixels.
-        background_color: Colour of an empty picture.
-    """
-
-    transform: Transform
-    background_color: Color = (1.0, 1.0, 1.0)
-
-    @property
-    def width(self) -> int:
-        """Width of the picture in pixels."""
-        return self.transform.width
-
-    @property
-    def height(self) -> int:
-        """Height of the picture in pixels."""
-        return self.transform.height
 
 
 class Renderer(Protocol):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
+
+from metriplex.plugins.viewport import Viewport
 
 Point: TypeAlias = "tuple[float, float]"
 
@@ -25,44 +27,11 @@ CELLS = (
 """Colours of a grid's channels; they start again after the last."""
 
 
-@final
-@dataclass(frozen=True)
-class Frame:
-    """What of the world a picture shows: pixel = point · scale + offset, y up.
-
-    Attributes:
-        width: Width in pixels.
-        height: Height in pixels.
-        scale: Pixels a world unit.
-        offset: Where the world's origin is, in pixels from the lower left corner.
-    """
-
-    width: int
-    height: int
-    scale: float
-    offset: Point
-    y_up: ClassVar[bool] = True
-
-
-@final
-@dataclass(frozen=True)
-class View:
-    """What `default_renderer()` gives: from it a renderer takes the transform and the background.
-
-    Attributes:
-        transform: From world units to pixels.
-        background_color: Red, green and blue in [0, 1].
-    """
-
-    transform: Frame
-    background_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-
 class Picture(abc.ABC):
     """Draws the states of one environment."""
 
     @abc.abstractmethod
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """What of the world is shown."""
 
     @abc.abstractmethod
@@ -88,9 +57,9 @@ class CartPole(Picture):
     reach: float = 2.4
     length: float = 0.5
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
-        return View(Frame(600, 400, 300 / self.reach, (300, 100)))
+        return Viewport(600, 400, 300 / self.reach, (300, 100))
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state has `x` and `theta`."""
@@ -117,10 +86,10 @@ class MountainCar(Picture):
     right: float = 0.6
     goal: float = 0.5
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
         scale = 600 / (self.right - self.left)
-        return View(Frame(600, 400, scale, (-self.left * scale, 10)))
+        return Viewport(600, 400, scale, (-self.left * scale, 10))
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state has `position`."""
@@ -152,9 +121,9 @@ class Pendulum(Picture):
 
     length: float = 1.0
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
-        return View(Frame(400, 400, 180 / self.length / 1.1, (200, 200)))
+        return Viewport(400, 400, 180 / self.length / 1.1, (200, 200))
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state has `theta`, which turns to the left."""
@@ -176,9 +145,9 @@ class Acrobot(Picture):
     first: float = 1.0
     second: float = 1.0
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
-        return View(Frame(500, 500, 250 / (self.first + self.second + 0.2), (250, 250)))
+        return Viewport(500, 500, 250 / (self.first + self.second + 0.2), (250, 250))
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state has `joint_angle1` and `joint_angle2`, 0 hangs."""
@@ -206,11 +175,11 @@ class Cells(Picture):
     rows: int
     columns: int
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
         scale = 400 / max(self.rows, self.columns)
         size = round(self.columns * scale), round(self.rows * scale)
-        return View(Frame(*size, scale, (0.0, 0.0)), BLACK)
+        return Viewport(*size, scale, background_color=BLACK)
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state is `[rows, columns]`, 0 is empty, the top row first."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from metriplex_pygame.arguments import DrawingError
 from metriplex_pygame.headless import HeadlessPygameRenderer
 from metriplex_pygame.renderer import PygameRenderer, PygameRendererPlugin
-from metriplex_pygame.transform import Transform
 
 __all__ = [
     "DrawingError",
     "HeadlessPygameRenderer",
     "PygameRenderer",
     "PygameRendererPlugin",
-    "Transform",
 ]

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from metriplex import ConfigurationError, MetriplexError
+from metriplex import ConfigurationError, MetriplexError, Viewport
 
 Color: TypeAlias = Any
 """Red, green and blue, each in [0, 1]: three numbers, or an object with `r`, `g` and `b`."""
@@ -108,6 +108,36 @@ def read_color(call: str, name: str, value: Color) -> tuple[int, int, int]:
         raise _wrong(call, name, wanted, f"shape {channels.shape}")
     red, green, blue = np.rint(np.clip(channels, 0.0, 1.0) * 255.0).astype(int).tolist()
     return red, green, blue
+
+
+def read_viewport(transform: Any) -> Viewport:
+    """Read the `transform` of an environment's renderer: a `metriplex.Viewport` or a similar object.
+
+    Args:
+        transform: Has `width`, `height`, `scale`, `offset` and perhaps `y_up`, as plain numbers or
+            as arrays without dimensions.
+
+    Returns:
+        The viewport, with plain numbers.
+
+    Raises:
+        DrawingError: An attribute is missing, or is not a finite number.
+    """
+    try:
+        x, y = (float(number) for number in transform.offset)
+        width, height = float(transform.width), float(transform.height)
+        scale, y_up = float(transform.scale), bool(getattr(transform, "y_up", True))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DrawingError(
+            f"a transform must have the numbers `width`, `height`, `scale` and two of them as "
+            f"`offset`; got {transform!r}: {error}"
+        ) from error
+    if not np.isfinite([width, height, scale, x, y]).all() or min(width, height, scale) <= 0:
+        raise DrawingError(
+            f"`width`, `height` and `scale` of a transform must be above 0, and all its "
+            f"numbers finite; got {transform!r}"
+        )
+    return Viewport(width, height, scale, (x, y), y_up)
 
 
 def check_size(name: str, value: object) -> int:

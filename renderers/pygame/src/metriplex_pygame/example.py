@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from metriplex_pygame.transform import Transform
+from metriplex import Viewport
 
 _POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
@@ -27,9 +26,9 @@ class BallState(NamedTuple):
 class Ball:
     """A ball on a line, in a world of 4 by 3: as much of an environment as drawing needs."""
 
-    def default_renderer(self) -> SimpleNamespace:
+    def default_renderer(self) -> Viewport:
         """The part of the world that a picture shows."""
-        return SimpleNamespace(transform=Transform(400.0, 300.0, 100.0, (200.0, 150.0)))
+        return Viewport(400, 300, scale=100.0, offset=(200.0, 150.0))
 
     def render(self, state: BallState, renderer: Any) -> None:
         """Draws a state."""

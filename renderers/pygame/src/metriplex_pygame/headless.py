@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from metriplex import Viewport
 from metriplex_pygame.arguments import (
     Color,
     DrawingError,
@@ -15,13 +16,13 @@ from metriplex_pygame.arguments import (
     read_length,
     read_point,
     read_points,
+    read_viewport,
 )
 from metriplex_pygame.coverage import Mask, cover, cover_box
 from metriplex_pygame.outlines import ellipse, polygon, stroke
 from metriplex_pygame.sdl import load_pygame
 from metriplex_pygame.shapes import RGB, ShapeCache
 from metriplex_pygame.text import text_alpha
-from metriplex_pygame.transform import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -66,8 +67,8 @@ class HeadlessPygameRenderer:
         self.width = check_size("width", width)
         self.height = check_size("height", height)
         self.background_color = background_color
-        default = Transform(self.width, self.height)
-        self.transform = default if transform is None else Transform.like(transform)
+        default = Viewport(self.width, self.height)
+        self.transform = default if transform is None else read_viewport(transform)
         self.pixel_ratio = pixel_ratio
         self._background = read_color(
             "HeadlessPygameRenderer", "background_color", background_color
@@ -230,10 +231,12 @@ class HeadlessPygameRenderer:
             self._paint((text_alpha, text, height, x, y), rgb, mask)
 
     def _point(self, call: str, name: str, value: Any) -> Pixels:
-        return self._within_reach(call, self.transform.to_pixel(read_point(call, name, value)))
+        return self._within_reach(call, self.transform.to_pixels(read_point(call, name, value)))
 
     def _points(self, call: str, value: Any) -> Pixels:
-        return self._within_reach(call, self.transform.to_pixel(read_points(call, "points", value)))
+        return self._within_reach(
+            call, self.transform.to_pixels(read_points(call, "points", value))
+        )
 
     def _length(self, call: str, name: str, value: Any) -> float:
         length = read_length(call, name, value) * self.transform.scale

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from metriplex import ClosedError, Diagnosis, Renderer, hookimpl
-from metriplex_pygame.arguments import Color, DrawingError, check_size, read_color
+from metriplex import ClosedError, Diagnosis, Renderer, Viewport, hookimpl
+from metriplex_pygame.arguments import Color, DrawingError, check_size, read_color, read_viewport
 from metriplex_pygame.example import Ball, BallState
 from metriplex_pygame.headless import WHITE, HeadlessPygameRenderer
 from metriplex_pygame.sdl import load_pygame, nothing_opens
-from metriplex_pygame.transform import Transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,13 +154,13 @@ class PygameRenderer(Renderer):
         return _StandIn(canvas, type(default))
 
 
-def _view(default: Any, env: Any) -> tuple[Transform, Color]:
+def _view(default: Any, env: Any) -> tuple[Viewport, Color]:
     if not hasattr(default, "transform"):
         raise DrawingError(
             f"`default_renderer()` of `{type(env).__name__}` must give an object with a "
             f"`transform`, which says how world units become pixels; got {default!r}"
         )
-    return Transform.like(default.transform), getattr(default, "background_color", WHITE)
+    return read_viewport(default.transform), getattr(default, "background_color", WHITE)
 
 
 @final

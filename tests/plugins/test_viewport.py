@@ -41,7 +41,7 @@ def test_pixels_come_back_from_the_world(size, scale, offset, y_up, pixels) -> N
     view = Viewport(*size, scale, offset, y_up)
     world = view.to_world(pixels)
     np.testing.assert_allclose(view.to_pixels(world), pixels, rtol=1e-9, atol=1e-8)
-    unit = view.to_pixels(world + (0.0, 1.0)) - view.to_pixels(world)
+    unit = view.to_pixels(np.add(world, (0.0, 1.0))) - view.to_pixels(world)
     np.testing.assert_allclose(unit[:, 1], -scale if y_up else scale, rtol=1e-6, atol=1e-6)
 
 

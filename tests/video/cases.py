@@ -190,7 +190,7 @@ class Tape:
     def frames(self, index: int = 0) -> list[Any]:
         """The selected states of a rollout."""
         payload, arrays = find(self.rows[index].values)
-        return list(payload.frames(arrays))
+        return list(payload.selected(arrays))
 
     def xs(self, index: int = 0) -> list[float]:
         """Where `Line` stood."""

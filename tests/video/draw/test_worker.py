@@ -184,7 +184,7 @@ def test_states_come_back_as_clips(mode: str, results: Results) -> None:
     assert results.threads == {"metriplex-video"}
     for result in results.all:
         assert result.error is None
-        assert (result.job.tag, result.job.lane, result.job.frames) == ("eval/video", 1, ())
+        assert (result.job.tag, result.job.lane, result.job.states) == ("eval/video", 1, ())
         assert result.job.iteration == result.job.step // 10
         assert list(result.clips) == ["gif", "mp4", "webp"]
         np.testing.assert_array_equal(
@@ -242,7 +242,7 @@ def test_nothing_that_is_printed_while_drawing_reaches_the_terminal(
 def test_a_job_larger_than_a_pipe(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results)
     large = job(0)
-    for state in large.frames:
+    for state in large.states:
         state.nested["more"] = np.zeros(100_000)  # 16 MB in all
     assert run(worker, results, large).error is None
     worker.close(PATIENCE)

@@ -1,4 +1,4 @@
-"""One encoder per file format. An encoder gets frames one by one and keeps at most one in memory."""
+"""One encoder per file format; an encoder keeps at most one frame in memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Encoder(abc.ABC):
 class FFmpegGif(Encoder):
     """GIF by ffmpeg: one palette for the whole clip, no dither.
 
-    The palette is known only after the last frame, so a losslessly compressed file holds the frames.
+    The palette is known only after the last frame, so a lossless file holds the frames until then.
     """
 
     def __init__(self, width: int, height: int, directory: Path, executable: str) -> None:

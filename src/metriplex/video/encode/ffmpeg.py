@@ -1,10 +1,10 @@
 """Run ffmpeg: frames go in through a pipe, error messages come back.
 
-The process is driven here and not by imageio (2.38, with imageio-ffmpeg 0.8), whose writer encodes
-the same files as fast, but loses failures. Measured: with a full disk (limit of 20 kB) and with exit
-status 3 it raises nothing; a killed ffmpeg is a `BrokenPipeError` without ffmpeg's message; closing a
-stopped ffmpeg hasn't returned after 20 s. A GIF in one pass, as its writer needs it, takes 144 MB
-more memory for a clip of 115 MB; the two passes of `FFmpegGif` take 0 MB more.
+imageio (2.38, with imageio-ffmpeg 0.8) encodes equal files as fast, but its writer loses failures.
+Measured: it raises nothing if the disk is full (limit of 20 kB) or ffmpeg's exit status is 3, a
+killed ffmpeg is a broken pipe without a reason, and closing a stopped ffmpeg had not returned after
+20 s. A GIF in one pass, which its writer needs, takes 144 MB more for a clip of 115 MB; the two
+passes of `FFmpegGif` take 0 MB more.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Animated GIFs: durations of frames, and the animation around stills that imageio compresses.
 
-Only the animation is assembled here, because neither animation writer of imageio 2.38 fits. Measured
-with NumPy 2.4 and Pillow 13: the Pillow plugin stores 7 equal frames as one frame, and holds the whole
-clip (158 MB more for a clip of 115 MB). The streaming writer `GIF-PIL` raises a `TypeError` when it
-crops a frame; uncropped it writes 2.5 MB for 64 frames of the MuJoCo pendulum (0.2 MB here) and, for
-frames of few colors, files that Pillow can't decode.
+Only the animation is assembled here, because neither animation writer of imageio 2.38 fits.
+Measured with NumPy 2.4 and Pillow 13: the Pillow plugin stores 7 equal frames as one frame, and
+holds the whole clip (158 MB more for a clip of 115 MB). The streaming writer `GIF-PIL` raises a
+`TypeError` when it crops a frame. Without cropping it writes 2.5 MB for 64 frames of the MuJoCo
+pendulum (0.2 MB here), and files that Pillow can't decode for frames of few colors.
 
 References:
     CompuServe, Graphics Interchange Format, version 89a:

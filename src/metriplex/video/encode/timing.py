@@ -49,8 +49,8 @@ class Timing:
             num_frames: Number of frames of the whole clip, at least 1.
 
         Returns:
-            One duration in ticks per shown frame. Their sum is the clip's length rounded to a tick, if the
-            format's shortest and longest durations allow it.
+            One duration in ticks per shown frame. Their sum is the clip's length rounded to a tick,
+            if the format's shortest and longest durations allow it.
         """
         shown = [index for index in range(num_frames) if self.shows(index)]
         if self._stride > 1:

@@ -22,7 +22,7 @@ class State(NamedTuple):
 
 
 class Abstract2DRenderer(abc.ABC):
-    """Stands for the class of a library that has its environments check for it."""
+    """The renderer class of a library whose environments accept no other class."""
 
     @abc.abstractmethod
     def draw_circle(self, center: Any, radius: Any, color: Any) -> None: ...
@@ -77,7 +77,7 @@ def make_state():
 
 @pytest.fixture
 def make_canvas():
-    """A black canvas on which a unit is a pixel and y points down, unless told otherwise."""
+    """A black canvas on which a unit is a pixel and y points down, by default."""
 
     def make(width=40, height=30, scale=1.0, offset=(0.0, 0.0), y_up=False, **options):
         transform = Viewport(width, height, scale, offset, y_up)
@@ -88,7 +88,7 @@ def make_canvas():
 
 @pytest.fixture
 def python(tmp_path):
-    """Runs a program in a fresh Python without a display; gives what it printed."""
+    """Run a program in a fresh Python without a display, and return its output."""
 
     def run(program, *, stdin=b"", **environment):
         inherited = {
@@ -113,7 +113,7 @@ def python(tmp_path):
 
 @pytest.fixture
 def golden(tmp_path):
-    """Compares a frame with the picture of that name that a person has looked at."""
+    """Compare a frame with the golden picture of that name."""
 
     def compare(frame, name):
         import pygame

@@ -47,7 +47,7 @@ def picture(x: int) -> np.ndarray:
 
 
 class State(NamedTuple):
-    """What is drawn, and what goes wrong meanwhile (nothing, where it is empty)."""
+    """A state, and the fault while it is drawn (no fault if empty)."""
 
     x: np.ndarray
     nested: dict[str, Any]
@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 @final
 class Column(Renderer):
-    """Draws a column, and does at frame `at` what `fault` says, in clips that have `ill` set."""
+    """Draw a column; cause `fault` at frame `at` of clips that have `ill` set."""
 
     def __init__(self, fault: str = "", at: int = 2, path: str = "") -> None:
         self.fault = fault

@@ -1,4 +1,4 @@
-"""What metriplex's entry point `mujoco` in the group `metriplex.renderers` names."""
+"""The plugin of the entry point `mujoco` in the group `metriplex.renderers`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MODEL_NAMES = ("mujoco_model", "mj_model")
 
 @final
 class MujocoRendererPlugin:
-    """Draws environments that have a `mujoco_model`; the options are `HeadlessMujocoRenderer`'s.
+    """Draw environments that have a `mujoco_model`; options as for `HeadlessMujocoRenderer`.
 
     Args:
         quality: `"fast"` or `"full"`.
         camera: The name or id of a camera, a `FreeCamera`, a mapping of its attributes, or None.
-        flags: What to show, by the names of MuJoCo's flags.
+        flags: Elements to show, by the names of MuJoCo's flags.
         groups: The groups to show, by kind.
-        label: What to label.
-        frame: Whose coordinate frame to show.
+        label: Elements to label.
+        frame: Coordinate frames to show.
 
     Raises:
-        metriplex.ConfigurationError: An option can't be used. Names are compared with those of
-            MuJoCo and of the model when a renderer is made.
+        metriplex.ConfigurationError: An option is invalid. Names of MuJoCo and of the model are
+            checked when a renderer is made.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class MujocoRendererPlugin:
 
     @hookimpl
     def make_renderer(self, env: object, width: int, height: int) -> Renderer | None:
-        """A renderer, if the environment or its `unwrapped` has a `mujoco_model` (or `mj_model`).
+        """Return a renderer if `env` or its `unwrapped` has a `mujoco_model` (or `mj_model`).
 
         Raises:
-            metriplex.ConfigurationError: It is no `mujoco.MjModel`, or lacks the camera asked for.
+            metriplex.ConfigurationError: The model is no `mujoco.MjModel`, or lacks the camera.
         """
         for holder in (getattr(env, "unwrapped", None), env):
             for name in _MODEL_NAMES:
@@ -71,11 +71,11 @@ class MujocoRendererPlugin:
 
     @hookimpl
     def diagnose(self) -> gl.Diagnosis:
-        """What OpenGL can do on this machine, found out in child processes."""
+        """Return the diagnosis of OpenGL on this machine, tested in child processes."""
         return gl.diagnose()
 
     @hookimpl
     def example_environment(self) -> tuple[Pendulum, list[PendulumState]]:
-        """A pendulum, and some of its states."""
+        """Return a pendulum, and states of it."""
         pendulum = Pendulum()
         return pendulum, pendulum.states()

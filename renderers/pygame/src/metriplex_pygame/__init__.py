@@ -1,4 +1,4 @@
-"""The pygame renderer of metriplex: draws 2D environments into an off-screen surface."""
+"""The pygame renderer of metriplex: draw 2D environments into an off-screen surface."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Timing:
 
 
 def rate(fps: float) -> Fraction:
-    """A frame rate as encoders take it, a ratio of small integers: 29.97 is 2997/100.
+    """Return a frame rate as a ratio of small integers, for encoders: 29.97 is 2997/100.
 
     Args:
         fps: Frames a second.

@@ -26,6 +26,7 @@ from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer
 from metriplex.plugins.open_runs import OpenRuns
 from metriplex.plugins.routing import Route
+from metriplex.plugins.viewport import Viewport
 from metriplex.reading.run_data import RunData, read
 from metriplex.records import (
     Artifact,
@@ -79,6 +80,7 @@ __all__ = [
     "TransientError",
     "Video",
     "VideoError",
+    "Viewport",
     "average_stats",
     "callback_with_numpy_wrapper",
     "encode_video",

@@ -245,7 +245,7 @@ def test_everything_it_draws_lies_in_the_picture():
     assert viewport.transform.y_up
     for position in (-2.4, 2.4):
         for height in (-0.95, 1.25 + 0.25):
-            right, down = viewport.transform.to_pixel((position, height))
+            right, down = viewport.transform.to_pixels((position, height))
             assert 0 < right < viewport.width
             assert 0 < down < viewport.height
-    assert viewport.transform.to_pixel((0.0, 1.0))[1] < viewport.transform.to_pixel((0.0, 0.0))[1]
+    assert viewport.transform.to_pixels((0.0, 1.0))[1] < viewport.transform.to_pixels((0.0, 0.0))[1]

@@ -178,7 +178,7 @@ def test_a_viewer_that_ends_by_itself_is_reported(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_solves_cartpole_and_tensorboard_shows_it(tmp_path):
-    """The whole: train, serve, read the curve over HTTP, stop with Ctrl-C."""
+    """Train, serve, read the curve over HTTP, stop with Ctrl-C."""
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     browser.chmod(0o755)

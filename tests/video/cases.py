@@ -106,7 +106,7 @@ class Walker(NamedTuple):
 
 
 class Dot(Renderer):
-    """Draws where `Line` stands, and does what `fault` says at frame `at` of each clip.
+    """Draw the position of `Line`; cause `fault` at frame `at` of each clip.
 
     `select` keeps `x` and `age`.
     """
@@ -152,7 +152,7 @@ class Dot(Renderer):
 
 @contextmanager
 def by_value() -> Generator[None]:
-    """Lets the classes of this module travel to the drawing process, which can't import it."""
+    """Pickle the classes of this module by value, as the drawing process can't import it."""
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
     try:
@@ -170,7 +170,7 @@ class Tape:
     """A video recorder that keeps the rollouts and draws nothing.
 
     Attributes:
-        rows: As they came.
+        rows: The rows in order of arrival.
     """
 
     def __init__(self) -> None:
@@ -187,19 +187,19 @@ class Tape:
         """Iteration and step of each rollout."""
         return sorted((row.iteration or 0, row.step) for row in self.rows)
 
-    def frames(self, index: int = 0) -> list[Any]:
-        """The selected states of a rollout."""
+    def states(self, index: int = 0) -> list[Any]:
+        """Return the selected states of a rollout."""
         payload, arrays = find(self.rows[index].values)
-        return list(payload.frames(arrays))
+        return list(payload.selected(arrays))
 
     def xs(self, index: int = 0) -> list[float]:
-        """Where `Line` stood."""
-        return [float(frame["x"]) for frame in self.frames(index)]
+        """Return the positions of `Line`."""
+        return [float(state["x"]) for state in self.states(index)]
 
 
 @contextmanager
 def taping(log_dir: object, env: object, **options: Any) -> Generator[tuple[MetricsCallback, Tape]]:
-    """A callback whose rollouts are kept as they come, not drawn."""
+    """Yield a callback whose rollouts are kept and not drawn."""
     settings: dict[str, Any] = {
         "video_interval": 2,
         "video_num_steps": 6,

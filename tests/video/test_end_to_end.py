@@ -31,7 +31,7 @@ CARTPOLE = CartPole()
 
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a training has logged three videos of 60 frames."""
+    """The log directory of a training with three videos of 60 frames."""
     pytest.importorskip("metriplex_pygame", reason="the pygame renderer is not installed")
     directory = tmp_path_factory.mktemp("logs")
     with MetricsCallback(

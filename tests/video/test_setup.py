@@ -1,4 +1,4 @@
-"""What a callback's video arguments set up."""
+"""The video arguments of a callback."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_without_videos_nothing_of_them_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, metriplex\n"
         "with metriplex.MetricsCallback('run', log_dir=sys.argv[1], backends=[]): pass\n"
-        "print(*[name for name in ('PIL', 'imageio_ffmpeg', "
+        "print(*[name for name in ('PIL', 'imageio', 'imageio_ffmpeg', "
         "'metriplex.video.setup') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -61,7 +61,7 @@ def data(model: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def gl() -> str:
-    """The backend that draws here; tests that draw are skipped where there is none."""
+    """The backend that draws on this machine; without one, tests that draw are skipped."""
     diagnosis = diagnose()
     if diagnosis.backend is None:
         pytest.skip(f"no OpenGL: {diagnosis}")
@@ -70,7 +70,7 @@ def gl() -> str:
 
 @pytest.fixture
 def make(gl: str, model: Any) -> Iterator[Callable[..., HeadlessMujocoRenderer]]:
-    """Makes renderers of the scene, which are closed after the test."""
+    """Make renderers of the scene, and close them after the test."""
     made: list[HeadlessMujocoRenderer] = []
 
     def _make(width: int = 64, height: int = 48, **options: Any) -> HeadlessMujocoRenderer:
@@ -84,7 +84,7 @@ def make(gl: str, model: Any) -> Iterator[Callable[..., HeadlessMujocoRenderer]]
 
 @pytest.fixture
 def draw(make: Callable[..., HeadlessMujocoRenderer], data: Any) -> Draw:
-    """Draws one frame of the state `data` with the options given."""
+    """Draw one frame of the state `data` with the given options."""
 
     def _draw(width: int = 64, height: int = 48, **options: Any) -> np.ndarray:
         renderer = make(width, height, **options)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import pytest
 
-from metriplex_pygame import HeadlessPygameRenderer, Transform
+from metriplex import Viewport
+from metriplex_pygame import HeadlessPygameRenderer
 
 
 class State(NamedTuple):
@@ -21,7 +22,7 @@ class State(NamedTuple):
 
 
 class Abstract2DRenderer(abc.ABC):
-    """Stands for the class of a library that has its environments check for it."""
+    """The renderer class of a library whose environments accept no other class."""
 
     @abc.abstractmethod
     def draw_circle(self, center: Any, radius: Any, color: Any) -> None: ...
@@ -36,7 +37,7 @@ class WindowRenderer(Abstract2DRenderer):
 
         pygame.init()
         self.screen = pygame.display.set_mode((width, height))
-        self.transform = Transform(width, height, scale, offset)
+        self.transform = Viewport(width, height, scale, offset)
         self.background_color = (0.0, 0.0, 1.0)
 
     def draw_circle(self, center, radius, color):
@@ -76,10 +77,10 @@ def make_state():
 
 @pytest.fixture
 def make_canvas():
-    """A black canvas on which a unit is a pixel and y points down, unless told otherwise."""
+    """A black canvas on which a unit is a pixel and y points down, by default."""
 
     def make(width=40, height=30, scale=1.0, offset=(0.0, 0.0), y_up=False, **options):
-        transform = Transform(width, height, scale, offset, y_up)
+        transform = Viewport(width, height, scale, offset, y_up)
         return HeadlessPygameRenderer(width, height, (0, 0, 0), transform, **options)
 
     return make
@@ -87,7 +88,7 @@ def make_canvas():
 
 @pytest.fixture
 def python(tmp_path):
-    """Runs a program in a fresh Python without a display; gives what it printed."""
+    """Run a program in a fresh Python without a display, and return its output."""
 
     def run(program, *, stdin=b"", **environment):
         inherited = {
@@ -112,7 +113,7 @@ def python(tmp_path):
 
 @pytest.fixture
 def golden(tmp_path):
-    """Compares a frame with the picture of that name that a person has looked at."""
+    """Compare a frame with the golden picture of that name."""
 
     def compare(frame, name):
         import pygame

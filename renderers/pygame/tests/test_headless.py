@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metriplex import ConfigurationError
-from metriplex_pygame import DrawingError, HeadlessPygameRenderer, Transform
+from metriplex import ConfigurationError, Viewport
+from metriplex_pygame import DrawingError, HeadlessPygameRenderer
 from metriplex_pygame.sdl import load_pygame
 
 RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -288,7 +288,7 @@ def test_sizes_are_whole_numbers(size):
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (3, 5), (101, 33)])
 def test_odd_and_tiny_pictures(size):
     width, height = size
-    canvas = HeadlessPygameRenderer(width, height, (0, 0, 0), Transform(width, height))
+    canvas = HeadlessPygameRenderer(width, height, (0, 0, 0), Viewport(width, height))
     canvas.draw_circle((width / 2, height / 2), 200, RED)
     canvas.draw_line((0, 0), size, GREEN, 1)
     canvas.draw_text((0, 0), "H", BLUE)
@@ -336,7 +336,7 @@ def draw_everything(canvas):
 
 def test_a_picture_of_all_shapes_is_as_it_was_when_somebody_looked(golden):
     canvas = HeadlessPygameRenderer(
-        160, 120, (0.97, 0.97, 0.98), Transform(160, 120, scale=40.0, offset=(0.0, 0.0))
+        160, 120, (0.97, 0.97, 0.98), Viewport(160, 120, scale=40.0, offset=(0.0, 0.0))
     )
     draw_everything(canvas)
     golden(canvas.as_array(), "shapes")

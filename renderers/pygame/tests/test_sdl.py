@@ -1,4 +1,4 @@
-"""What needs a process of its own: what is printed, what is imported, what runs already."""
+"""Tests in processes of their own: output, imports, and a pygame that already runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo: PPO on CartPole, trained in one compiled program and logged as it goes."""
+"""The demo: PPO on CartPole, trained in one compiled program and logged during the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CartPole in pure JAX: a pole hinged on a cart that is pushed to the left or to the right."""
+"""CartPole in pure JAX: balance a pole on a cart by pushing the cart left or right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from metriplex.demo.environment import Color, Point, Renderer, Transform, Viewport
+from metriplex.demo.environment import (  # noqa: TC001 - part of public annotations
+    Color,
+    Point,
+    Renderer,
+)
+from metriplex.plugins.viewport import Viewport
 
 PAPER: Color = (0.97, 0.97, 0.98)
 STEEL: Color = (0.62, 0.66, 0.71)
@@ -23,13 +28,13 @@ ALARM: Color = (0.97, 0.76, 0.72)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class CartPoleState:
-    """Where cart and pole are.
+    """State of cart and pole.
 
     Attributes:
-        position: Of the cart along the track, m; 0 is the middle. float32 scalar.
-        velocity: Of the cart, m/s. float32 scalar.
-        angle: Of the pole against the vertical, rad, positive to the right. float32 scalar.
-        angular_velocity: Of the pole, rad/s. float32 scalar.
+        position: Position of the cart on the track, m; 0 is the middle. float32 scalar.
+        velocity: Velocity of the cart, m/s. float32 scalar.
+        angle: Angle of the pole from the vertical, rad, positive to the right. float32 scalar.
+        angular_velocity: Angular velocity of the pole, rad/s. float32 scalar.
         time: Steps since the episode began. int32 scalar.
     """
 
@@ -43,24 +48,27 @@ class CartPoleState:
 @final
 @dataclass(frozen=True, slots=True)
 class CartPole:
-    """Balance a pole on a cart; every step that it stands earns 1.
+    """Balance a pole on a cart; every step earns 1.
 
-    The dynamics of Barto, Sutton and Anderson, "Neuronlike adaptive elements that can solve
-    difficult learning control problems" (1983), without friction, with the constants, the explicit
-    Euler integration and the limits of Gymnasium's CartPole-v1. Action 0 pushes to the left, 1 to
-    the right. An episode ends when the cart leaves the track or the pole leans too far, and is cut
-    off after `max_steps`.
+    The dynamics are those of Barto, Sutton and Anderson (1983) without friction, with the
+    constants, the explicit Euler integration and the limits of Gymnasium's CartPole-v1. Action 0
+    pushes to the left, 1 to the right. An episode terminates when the cart leaves the track or the
+    pole leans too far, and is truncated after `max_steps`.
 
     Attributes:
-        gravity: m/s².
-        cart_mass: kg.
-        pole_mass: kg.
+        gravity: Gravitational acceleration, m/s².
+        cart_mass: Mass of the cart, kg.
+        pole_mass: Mass of the pole, kg.
         half_length: Half the length of the pole, m.
-        force: Of a push, N.
-        time_step: Of the integration, s.
-        position_limit: Beyond this distance from the middle the episode ends, m.
-        angle_limit: Beyond this lean the episode ends, rad.
-        max_steps: Length at which an episode is truncated.
+        force: Force of a push, N.
+        time_step: Time step of the integration, s.
+        position_limit: Distance from the middle beyond which the episode ends, m.
+        angle_limit: Angle of the pole beyond which the episode ends, rad.
+        max_steps: Number of steps after which an episode is truncated.
+
+    References:
+        Barto, Sutton and Anderson, "Neuronlike adaptive elements that can solve difficult learning
+        control problems", IEEE Transactions on Systems, Man, and Cybernetics (1983).
     """
 
     gravity: float = 9.8
@@ -75,7 +83,7 @@ class CartPole:
 
     @property
     def name(self) -> str:
-        """`CartPole`."""
+        """The name `CartPole`."""
         return "CartPole"
 
     @property
@@ -85,11 +93,11 @@ class CartPole:
 
     @property
     def num_actions(self) -> int:
-        """Two: left and right."""
+        """The number of actions: 2, left and right."""
         return 2
 
     def initial(self, *, key: jax.Array) -> CartPoleState:
-        """Draws all four numbers uniformly from [-0.05, 0.05).
+        """Draw all four numbers uniformly from [-0.05, 0.05).
 
         Args:
             key: PRNG key.
@@ -103,7 +111,7 @@ class CartPole:
     def transition(
         self, state: CartPoleState, action: jax.Array, *, key: jax.Array | None = None
     ) -> CartPoleState:
-        """Pushes the cart for one time step.
+        """Push the cart for one time step.
 
         With the total mass M, the pole's mass m and half-length l, the accelerations solve
 
@@ -139,7 +147,7 @@ class CartPole:
         )
 
     def observation(self, state: CartPoleState, *, key: jax.Array | None = None) -> jax.Array:
-        """Everything but the time.
+        """Return the state without the time.
 
         Args:
             state: The state.
@@ -152,7 +160,7 @@ class CartPole:
         return jnp.stack([state.position, state.velocity, state.angle, state.angular_velocity])
 
     def action_mask(self, state: CartPoleState, *, key: jax.Array | None = None) -> None:
-        """None: both actions are always allowed."""
+        """Return None: both actions are always allowed."""
         del state, key
 
     def reward(
@@ -163,7 +171,7 @@ class CartPole:
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """1 for every step, the one that ends the episode included.
+        """Return 1 for every step, the last step of an episode included.
 
         Args:
             state: Not used.
@@ -178,7 +186,7 @@ class CartPole:
         return jnp.float32(1.0)
 
     def terminal(self, state: CartPoleState, *, key: jax.Array | None = None) -> jax.Array:
-        """Whether the cart has left the track or the pole leans too far.
+        """Return True if the cart has left the track or the pole leans too far.
 
         Args:
             state: The state.
@@ -192,7 +200,7 @@ class CartPole:
         return off_track | (jnp.abs(state.angle) > self.angle_limit)
 
     def truncate(self, state: CartPoleState) -> jax.Array:
-        """Whether the episode has lasted `max_steps`.
+        """Return True if the episode has lasted `max_steps`.
 
         Args:
             state: The state.
@@ -203,19 +211,18 @@ class CartPole:
         return state.time >= self.max_steps
 
     def default_renderer(self) -> Viewport:
-        """The whole track and a little more, in 640 by 480 pixels, 120 pixels a metre."""
-        transform = Transform(width=640, height=480, scale=120.0, offset=(320.0, 168.0))
-        return Viewport(transform, background_color=PAPER)
+        """Return a view of the track and its surroundings: 640 x 480 pixels, 120 pixels a metre."""
+        return Viewport(640, 480, scale=120.0, offset=(320.0, 168.0), background_color=PAPER)
 
     def render(self, state: CartPoleState, renderer: Renderer) -> None:
-        """Draws the track at height 0, the cart that runs on it, and the pole.
+        """Draw the track at height 0, the cart on the track, and the pole.
 
-        A sector behind the pole shows how far it may lean, and gets redder the further it leans. A
-        bar below the track shows how much of the longest possible episode is over.
+        A sector behind the pole shows the allowed angles, and gets redder with the pole's angle. A
+        bar below the track shows the share of `max_steps` that is over.
 
         Args:
-            state: The state, its leaves concrete scalars.
-            renderer: Takes the calls.
+            state: The state, with concrete scalars as leaves.
+            renderer: A 2D renderer.
         """
         x, angle, length = float(state.position), float(state.angle), 2.0 * self.half_length
         limit, time = self.position_limit, int(state.time)

@@ -1,4 +1,4 @@
-"""A pendulum on a cart, simulated by MuJoCo MJX: it hangs, and has to be swung up and balanced."""
+"""A pendulum on a cart, simulated by MuJoCo MJX: swing the pendulum up and balance it."""
 
 from __future__ import annotations
 
@@ -76,18 +76,18 @@ MODEL = """
 """
 
 FORCES = (-1.0, -0.5, -0.15, 0.0, 0.15, 0.5, 1.0)
-"""Controls to choose from; 1 is 10 N to the right."""
+"""Control of each action; 1 is a force of 10 N to the right."""
 
 
 @final
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class PendulumState:
-    """Where everything is.
+    """State of the simulation.
 
     Attributes:
         sim_state: `mjx.Data`: `qpos` is the cart's position on the rail, m, and the pendulum's
-            angle against the upright, rad; `qvel` are their rates.
+            angle from upright, rad; `qvel` holds their derivatives.
         time: Steps since the episode began. int32 scalar.
     """
 
@@ -102,10 +102,11 @@ class PendulumState:
 
 @final
 class Pendulum:
-    """Swing a pendulum up by pushing the cart that it hangs from, and balance it.
+    """Swing up and balance a pendulum by pushing the cart from which it hangs.
 
-    A step earns between 0, hanging, and 1, upright with the cart in the middle of its rail. An
-    episode ends when the cart reaches an end of the rail, and is cut off after `max_steps`.
+    The reward of a step is between 0 (hanging) and 1 (upright, with the cart in the middle of the
+    rail). An episode terminates when the cart reaches an end of the rail, and is truncated after
+    `max_steps`.
 
     Raises:
         ConfigurationError: MuJoCo or MJX is not installed.
@@ -123,11 +124,11 @@ class Pendulum:
 
     @property
     def unwrapped(self) -> Pendulum:
-        """The environment itself; its `mujoco_model` is what the MuJoCo renderer draws."""
+        """The environment itself; the MuJoCo renderer draws its `mujoco_model`."""
         return self
 
     def initial(self, *, key: jax.Array) -> PendulumState:
-        """Lets the pendulum hang in the middle, all four numbers off by up to 0.1.
+        """Return a hanging pendulum in the middle, with noise of up to 0.1 on all four numbers.
 
         Args:
             key: PRNG key.
@@ -143,7 +144,7 @@ class Pendulum:
     def transition(
         self, state: PendulumState, action: jax.Array, *, key: jax.Array | None = None
     ) -> PendulumState:
-        """Pushes the cart for one step of the simulation, 20 ms.
+        """Push the cart for one step of the simulation, 20 ms.
 
         Args:
             state: The state before.
@@ -159,7 +160,7 @@ class Pendulum:
         return PendulumState(data, state.time + 1)
 
     def observation(self, state: PendulumState, *, key: jax.Array | None = None) -> jax.Array:
-        """Everything but the time, in numbers of about 1.
+        """Return the state without the time, scaled to values of about 1.
 
         Args:
             state: The state.
@@ -174,7 +175,7 @@ class Pendulum:
         return jnp.stack([position, jnp.cos(angle), jnp.sin(angle), velocity, spin / 4])
 
     def action_mask(self, state: PendulumState, *, key: jax.Array | None = None) -> None:
-        """None: all actions are always allowed."""
+        """Return None: all actions are always allowed."""
         del state, key
 
     def reward(
@@ -185,14 +186,14 @@ class Pendulum:
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """How upright the pendulum is, less where the cart is away from the middle.
+        """Return `(1 + cos θ)/2 · (1 - (x/l)²/2)`.
 
-        With the angle θ, the position x and its limit l: `(1 + cos θ)/2 · (1 - (x/l)²/2)`.
+        θ is the angle from upright, x the cart's position and l its limit.
 
         Args:
             state: Not used.
             action: Not used.
-            next_state: The state that the step led to.
+            next_state: The state after the step.
             key: Not used.
 
         Returns:
@@ -204,7 +205,7 @@ class Pendulum:
         return (1 + jnp.cos(angle)) / 2 * centred
 
     def terminal(self, state: PendulumState, *, key: jax.Array | None = None) -> jax.Array:
-        """Whether the cart is at an end of the rail.
+        """Return True if the cart is at an end of the rail.
 
         Args:
             state: The state.
@@ -217,7 +218,7 @@ class Pendulum:
         return jnp.abs(state.sim_state.qpos[0]) > self.position_limit
 
     def truncate(self, state: PendulumState) -> jax.Array:
-        """Whether the episode has lasted `max_steps`.
+        """Return True if the episode has lasted `max_steps`.
 
         Args:
             state: The state.
@@ -229,7 +230,7 @@ class Pendulum:
 
 
 def _import_mjx() -> tuple[Any, Any]:
-    """The modules `mujoco.mjx` and `mujoco`, without what MJX prints where it finds no Warp."""
+    """Import `mujoco.mjx` and `mujoco`; discard the output of MJX about a missing Warp."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             import mujoco

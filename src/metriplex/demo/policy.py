@@ -15,12 +15,12 @@ Layers: TypeAlias = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 def init_mlp(key: jax.Array, sizes: Sequence[int], output_scale: float) -> Layers:
-    """Draws a multi-layer perceptron: orthogonal weights, zero biases.
+    """Draw a multi-layer perceptron with orthogonal weights and zero biases.
 
     Args:
         key: PRNG key.
         sizes: Width of the input, of every hidden layer and of the output.
-        output_scale: Gain of the last layer; the others have √2.
+        output_scale: Gain of the last layer; the gain of the other layers is √2.
 
     Returns:
         The layers, float32.
@@ -34,11 +34,11 @@ def init_mlp(key: jax.Array, sizes: Sequence[int], output_scale: float) -> Layer
 
 
 def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Draws a matrix whose columns (or rows, if these are fewer) are orthonormal.
+    """Draw a matrix with orthonormal columns (or rows, if there are fewer rows than columns).
 
-    By Gram and Schmidt, each column twice, which is enough for full precision (Giraud, Langou and
-    Rozložník, 2005). `jax.nn.initializers.orthogonal` draws the same by LAPACK's QR, of which two
-    vmapped ones at once can wait for each other for ever: seen in jaxlib 0.10.2 on two cores.
+    The Gram-Schmidt process runs twice on each column, which is enough for full precision.
+    `jax.nn.initializers.orthogonal` uses LAPACK's QR decomposition instead; two vmapped ones at
+    once can deadlock (seen in jaxlib 0.10.2 on two cores).
 
     Args:
         key: PRNG key.
@@ -47,6 +47,10 @@ def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
 
     Returns:
         float32 `[rows, columns]`.
+
+    References:
+        Giraud, Langou and Rozložník, "The loss of orthogonality in the Gram-Schmidt
+        orthogonalization process" (2005).
     """
     tall = jax.random.normal(key, (max(rows, columns), min(rows, columns)))
 
@@ -61,10 +65,10 @@ def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
 
 
 def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
-    """Applies a multi-layer perceptron with tanh between its layers.
+    """Apply a multi-layer perceptron with tanh between its layers.
 
     Args:
-        layers: Of `init_mlp`.
+        layers: Result of `init_mlp`.
         x: `[..., inputs]`.
 
     Returns:
@@ -77,7 +81,7 @@ def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
 
 
 def mask_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
-    """Makes forbidden actions (all but) impossible, and gradients stay finite.
+    """Set the logits of forbidden actions to the lowest finite value; gradients stay finite.
 
     Args:
         logits: `[..., actions]`.
@@ -95,11 +99,11 @@ def mask_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class ActorCritic:
-    """A categorical policy and a value function, a pytree of their parameters.
+    """A categorical policy and a value function; a pytree of their parameters.
 
     Attributes:
-        actor: From observation to one logit an action.
-        critic: From observation to the value.
+        actor: Network from the observation to one logit per action.
+        critic: Network from the observation to the value.
     """
 
     name: ClassVar[str] = "PPO"
@@ -111,13 +115,13 @@ class ActorCritic:
     def init(
         cls, key: jax.Array, observation_size: int, num_actions: int, hidden: Sequence[int]
     ) -> ActorCritic:
-        """Draws the parameters.
+        """Draw the parameters.
 
         Args:
             key: PRNG key.
             observation_size: Width of an observation.
             num_actions: Number of actions.
-            hidden: Widths of the hidden layers, of actor and critic alike.
+            hidden: Widths of the hidden layers of both networks.
 
         Returns:
             A policy that is nearly uniform, with values near zero.
@@ -129,7 +133,7 @@ class ActorCritic:
         )
 
     def reset(self, *, key: jax.Array | None = None) -> None:
-        """The policy's state at the start of an episode: None, it has no memory."""
+        """Return None, the state at the start of an episode: the policy has no memory."""
         del key
 
     def __call__(
@@ -140,12 +144,12 @@ class ActorCritic:
         key: jax.Array | None = None,
         action_mask: jax.Array | None = None,
     ) -> tuple[None, jax.Array]:
-        """Chooses an action.
+        """Choose an action.
 
         Args:
-            state: Of `reset`: None.
+            state: Result of `reset`: None.
             observation: `[..., observation]`.
-            key: PRNG key with which an action is drawn; None takes the likeliest.
+            key: PRNG key to draw an action; None takes the most likely action.
             action_mask: bool `[..., actions]`, True where allowed; None allows all.
 
         Returns:
@@ -157,7 +161,7 @@ class ActorCritic:
         return state, jax.random.categorical(key, logits).astype(jnp.int32)
 
     def logits(self, observation: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-        """Unnormalised log-probabilities of the actions.
+        """Return the unnormalised log-probabilities of the actions.
 
         Args:
             observation: `[..., observation]`.
@@ -169,7 +173,7 @@ class ActorCritic:
         return mask_logits(apply_mlp(self.actor, observation), action_mask)
 
     def value(self, observation: jax.Array) -> jax.Array:
-        """Expected discounted return.
+        """Return the expected discounted return.
 
         Args:
             observation: `[..., observation]`.

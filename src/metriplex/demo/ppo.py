@@ -1,4 +1,4 @@
-"""Proximal policy optimisation, from the first step to the last in one compiled program."""
+"""Proximal policy optimisation (PPO) in one compiled program."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from metriplex.device.state import MetricsState  # noqa: TC001
 from metriplex.errors import ConfigurationError
 
 Log: TypeAlias = dict[str, jax.Array]
-"""Tag to scalar."""
+"""Maps a tag to a scalar."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that decides a training but the environment and the key.
+    """Configuration of a training, without the environment and the key.
 
     Attributes:
         num_envs: Environments that step together.
         rollout_length: Steps of each environment in an iteration.
         num_iterations: Rollouts, each followed by an update.
         num_epochs: Passes over each rollout.
-        num_minibatches: Gradient steps in a pass; divides `num_envs * rollout_length`.
-        learning_rate: Of Adam at the start; falls linearly to 0 at the end.
-        max_grad_norm: Gradients longer than this are shortened to it.
+        num_minibatches: Gradient steps per pass; must divide `num_envs * rollout_length`.
+        learning_rate: Initial learning rate of Adam; decays linearly to 0.
+        max_grad_norm: Norm to which longer gradients are clipped.
         gamma: Discount of a step.
-        gae_lambda: λ of the advantage estimation.
-        clip: ε: how far the ratio of probabilities counts.
-        advantage_floor: The least that advantages are divided by to normalise them (otherwise it
-            is their standard deviation), in units of reward: once hardly anything can be gained,
-            noise is not blown up and a good policy is left alone.
+        gae_lambda: λ of generalised advantage estimation.
+        clip: ε, the clipping range of the probability ratio.
+        advantage_floor: Lower bound, in units of reward, of the standard deviation that normalises
+            the advantages. It keeps noise small when a good policy can hardly improve.
         entropy_coefficient: Weight of the entropy bonus.
         value_coefficient: Weight of the value loss.
         hidden: Widths of the hidden layers.
@@ -62,10 +61,10 @@ class Config:
     hidden: tuple[int, ...] = (64, 64)
 
     def __post_init__(self) -> None:
-        """Rejects what could not be trained with.
+        """Check the values.
 
         Raises:
-            ConfigurationError: A count is not positive, or the minibatches are not of one size.
+            ConfigurationError: A count is not positive, or the minibatches differ in size.
         """
         for name in (f.name for f in fields(self) if f.type == "int"):
             if getattr(self, name) < 1:
@@ -78,16 +77,16 @@ class Config:
 
     @property
     def batch_size(self) -> int:
-        """Environment steps of an iteration, over all environments."""
+        """Number of environment steps per iteration, over all environments."""
         return self.num_envs * self.rollout_length
 
     @property
     def total_steps(self) -> int:
-        """Environment steps of the whole training, over all environments."""
+        """Number of environment steps of the whole training, over all environments."""
         return self.batch_size * self.num_iterations
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam behind a clipped gradient; its learning rate can be read from its state."""
+        """Return Adam with gradient clipping; its state holds the learning rate."""
         num_updates = self.num_iterations * self.num_epochs * self.num_minibatches
         rate = optax.linear_schedule(self.learning_rate, 0.0, num_updates)
         return optax.chain(
@@ -100,12 +99,12 @@ class Config:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves.
+    """Result of a training.
 
     Attributes:
-        policy: With its last parameters.
-        opt_state: Of the optimizer.
-        metrics: The last state of the callback; None without one.
+        policy: Policy with its last parameters.
+        opt_state: Last state of the optimizer.
+        metrics: Last state of the callback; None without a callback.
     """
 
     policy: ActorCritic
@@ -117,12 +116,12 @@ class Trained:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Steps to learn from; every leaf begins with one axis `[step]`.
+    """Steps to learn from; every leaf has the leading axis `[step]`.
 
     Attributes:
-        rollout: What happened.
-        advantage: How much better than expected the action was.
-        target: What the value should have been.
+        rollout: The steps.
+        advantage: Estimated advantage of the action.
+        target: Target of the value function.
     """
 
     rollout: Rollout
@@ -131,15 +130,18 @@ class Batch:
 
 
 def loss(policy: ActorCritic, batch: Batch, config: Config) -> tuple[jax.Array, Log]:
-    """The clipped objective of Schulman et al., 2017 (arXiv:1707.06347), to be minimised.
+    """Return the clipped PPO loss of a minibatch.
 
     Args:
-        policy: Being improved.
-        batch: A minibatch; its advantages are normalised here.
+        policy: Policy to improve.
+        batch: Minibatch; this function normalises its advantages.
         config: ε and the weights.
 
     Returns:
-        The loss and its parts, with `approx_kl`, the mean of (ratio - 1) - log ratio.
+        The loss, and its parts with `approx_kl`, the mean of (ratio - 1) - log ratio.
+
+    References:
+        Schulman et al., "Proximal Policy Optimization Algorithms" (2017), arXiv:1707.06347.
     """
     rollout = batch.rollout
     log_probs = jax.nn.log_softmax(policy.logits(rollout.observation, rollout.action_mask))
@@ -173,14 +175,14 @@ def improve(
     key: jax.Array,
     config: Config,
 ) -> tuple[ActorCritic, optax.OptState, Log]:
-    """Learns from a rollout: some epochs of minibatches.
+    """Update a policy with a rollout, in epochs of minibatches.
 
     Args:
-        policy: Drew the rollout's actions.
-        opt_state: Of `config.optimizer()`.
-        rollout: `[time, env]`.
+        policy: Policy that drew the rollout's actions.
+        opt_state: State of `config.optimizer()`.
+        rollout: Steps, `[time, env]`.
         key: PRNG key.
-        config: How.
+        config: Configuration.
 
     Returns:
         The new policy and optimizer state, and the training log: means over the minibatches.
@@ -200,7 +202,9 @@ def improve(
         lambda x: x.reshape(config.batch_size, *x.shape[2:]), Batch(rollout, advantage, target)
     )
     optimizer = config.optimizer()
-    Learner: TypeAlias = tuple[Any, optax.OptState]  # optax knows no dataclass as parameters
+    Learner: TypeAlias = tuple[
+        Any, optax.OptState
+    ]  # optax's types allow no dataclass as parameters
 
     def minibatch(learner: Learner, indices: jax.Array) -> tuple[Learner, Log]:
         policy, opt_state = learner
@@ -232,16 +236,16 @@ def train(
     config: Config = DEFAULT_CONFIG,
     env: Environment = CARTPOLE,
 ) -> Trained:
-    """Trains a policy from scratch: compiled once for a configuration and an environment.
+    """Train a policy from scratch; compiled once per configuration and environment.
 
     Args:
         metrics: A `MetricsCallback`; None trains in the same way and logs nothing.
-        key: PRNG key; the same key gives the same policy.
-        config: How long and how.
-        env: What is trained for.
+        key: PRNG key; the same key returns the same policy.
+        config: Configuration.
+        env: Environment.
 
     Returns:
-        The policy, the state of the optimizer and of the callback.
+        The policy, and the states of the optimizer and of the callback.
     """
     policy_key, reset_key, training_key = jax.random.split(key, 3)
     envs = reset(env, reset_key, config.num_envs)

@@ -1,4 +1,4 @@
-"""Stepping many environments at once, and estimating advantages from what they gave."""
+"""Step many environments at once, and estimate advantages of their rollouts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from metriplex.demo.policy import ActorCritic  # noqa: TC001
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EnvStates:
-    """All environments between two steps; every leaf begins with an axis `[env]`.
+    """All environments between two steps; every leaf has the leading axis `[env]`.
 
     Attributes:
-        state: Of the environments.
-        observation: What the policy sees of it, `[env, observation]`.
+        state: States of the environments.
+        observation: Observations of these states, `[env, observation]`.
     """
 
     state: Any
@@ -31,17 +31,17 @@ class EnvStates:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rollout:
-    """Consecutive steps of all environments; every leaf begins with axes `[time, env]`.
+    """Consecutive steps of all environments; every leaf has the leading axes `[time, env]`.
 
     Attributes:
-        observation: Before the step, `[time, env, observation]`.
+        observation: Observation before the step, `[time, env, observation]`.
         action: int32 `[time, env]`.
-        log_prob: Logarithm of the probability with which the action was drawn.
+        log_prob: Log-probability of the action.
         action_mask: bool `[time, env, actions]`, or None if all actions were allowed.
         reward: float32 `[time, env]`.
-        terminated: Whether the step ended the episode for good.
-        truncated: Whether the step ended the episode though more could have been earned.
-        next_observation: After the step, and before a reset.
+        terminated: True if the step terminated the episode: later rewards are 0.
+        truncated: True if the step truncated the episode: later rewards are unknown.
+        next_observation: Observation after the step, before a reset.
     """
 
     observation: jax.Array
@@ -55,12 +55,12 @@ class Rollout:
 
 
 def reset(env: Environment, key: jax.Array, num_envs: int) -> EnvStates:
-    """Starts an episode in every environment.
+    """Start an episode in every environment.
 
     Args:
         env: The environment.
         key: PRNG key.
-        num_envs: How many of it.
+        num_envs: Number of environments.
 
     Returns:
         The environments at the start of their episodes.
@@ -74,17 +74,17 @@ def reset(env: Environment, key: jax.Array, num_envs: int) -> EnvStates:
 def collect(
     env: Environment, policy: ActorCritic, envs: EnvStates, key: jax.Array, length: int
 ) -> tuple[EnvStates, Rollout]:
-    """Lets the policy act; an environment whose episode ends starts the next one by itself.
+    """Step all environments with a policy; an environment whose episode ends is reset.
 
     Args:
         env: The environment.
-        policy: Acts; its actions are drawn.
-        envs: Where the environments are.
+        policy: Policy; its actions are drawn at random.
+        envs: Environments before the first step.
         key: PRNG key.
         length: Steps of every environment.
 
     Returns:
-        Where the environments are afterwards, and what happened.
+        The environments after the last step, and the rollout.
     """
     num_envs = envs.observation.shape[0]
 
@@ -130,7 +130,7 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> jax.Array:
-    """Generalised advantage estimation (Schulman et al., 2016, arXiv:1506.02438).
+    """Return the generalised advantage estimates of a rollout.
 
     The error of a step is `d[t] = r[t] + gamma * V(s[t+1]) - V(s[t])`, where `V(s[t+1])` counts as
     0 after a termination, but not after a truncation. The advantage is
@@ -143,10 +143,14 @@ def gae(
         terminated: bool `[time, ...]`.
         truncated: bool `[time, ...]`.
         gamma: Discount of a step.
-        gae_lambda: 0 gives the one-step error, 1 the discounted return minus the value.
+        gae_lambda: λ. 0 is the one-step error, 1 the discounted return minus the value.
 
     Returns:
-        `[time, ...]`; what is missing after the last step is bootstrapped from `next_value`.
+        `[time, ...]`; rewards after the last step are bootstrapped from `next_value`.
+
+    References:
+        Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
+        Estimation" (2016), arXiv:1506.02438.
     """
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
     decay = gamma * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What `metriplex demo` does."""
+"""Run the demo: train PPO, log it, and show the results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from metriplex.errors import ConfigurationError
 from metriplex.plugins.discovery import entry_points
 
 NUM_VIDEOS = 5
-"""From the first iteration to the end of training."""
+"""Number of videos, evenly spaced over the training."""
 
 VIDEO_STEPS = 250
-"""Of each video: five seconds of both environments, whose steps are 20 ms."""
+"""Steps per video: five seconds, because a step of both environments takes 20 ms."""
 
 CLOSE_TIMEOUT = 120.0
-"""Seconds that the last videos may take; on an idle machine all of them take some ten."""
+"""Seconds that the last videos may take; on an idle machine all videos take about ten."""
 
 
 def run(
@@ -38,22 +38,22 @@ def run(
     open_browser: bool = False,
     config: Config | None = None,
 ) -> int:
-    """Trains PPO, logs it, and says how it went and how to look at it.
+    """Train PPO, log the training, and print its result and how to view the run.
 
     Args:
-        env: What is trained for, a name in `TASKS`.
-        log_dir: Where the run's directory is made.
-        seed: Of everything random.
-        backends: As `MetricsCallback` takes them.
-        videos: Whether to record evaluation videos, if a renderer is installed.
-        open_browser: Also start TensorBoard, open the browser, and wait for Ctrl-C.
-        config: How to train; None takes the task's own, which solves it.
+        env: Name of a task in `TASKS`.
+        log_dir: Parent directory of the run's directory.
+        seed: Seed of the PRNG key.
+        backends: Backends, as for `MetricsCallback`.
+        videos: True records evaluation videos if a renderer is installed.
+        open_browser: True starts TensorBoard, opens the browser, and waits for Ctrl-C.
+        config: Configuration; None takes the configuration of the task, which solves it.
 
     Returns:
         The exit status: 0 if the task was solved, else 1.
 
     Raises:
-        ConfigurationError: `env`, `log_dir` or `backends` is not usable.
+        ConfigurationError: `env`, `log_dir` or `backends` is invalid.
         PluginError: A backend is not installed, or broken.
     """
     if env not in TASKS:
@@ -100,7 +100,7 @@ def run(
 
 
 def _lacking_for_videos(renderer: str) -> list[str]:
-    """The distributions that have to be installed before videos can be recorded."""
+    """Return the names of missing distributions that videos need."""
     lacking = [
         name
         for name, module in (("cloudpickle", "cloudpickle"), ("imageio-ffmpeg", "imageio_ffmpeg"))

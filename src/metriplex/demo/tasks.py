@@ -1,4 +1,4 @@
-"""What the demo can train for: an environment, how to train for it, and what draws it."""
+"""Tasks of the demo: an environment, the configuration that solves it, and its renderer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from metriplex.demo.ppo import Config
 @final
 @dataclass(frozen=True)
 class Task:
-    """Something to learn.
+    """A task of the demo.
 
     Attributes:
         make_env: Makes the environment.
-        config: Learns it within `solved_return`, with room to spare.
-        solved_return: Mean return at which it counts as solved.
-        renderer: Name of the renderer plugin that draws it.
+        config: Configuration that reaches more than `solved_return`.
+        solved_return: Mean return that counts as solved.
+        renderer: Name of the renderer plugin that draws the environment.
     """
 
     make_env: Callable[[], Environment]
@@ -46,9 +46,8 @@ TASKS = {
         "mujoco",
     ),
 }
-"""By the name that `metriplex demo --env` takes.
+"""Tasks by the name that `metriplex demo --env` takes.
 
-The best return of CartPole is 500, and what Gymnasium calls solved is 475 for CartPole-v1. The
-pendulum can't earn 500, for it has to be swung up first: 400 is upright within two seconds, then
-balanced.
+The best return of CartPole is 500; Gymnasium considers CartPole-v1 solved at 475. The pendulum can't
+reach 500, because the swing-up takes time: 400 means upright within two seconds, then balanced.
 """

@@ -1,4 +1,4 @@
-"""Finding TensorBoard, and showing a run with it."""
+"""Find TensorBoard, and show a run with it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _URL = re.compile(r" at (http://\S+)")
 
 
 def find_program() -> list[str] | None:
-    """How TensorBoard is started from the user's shell.
+    """Return the command that starts TensorBoard from the user's shell.
 
     Returns:
-        `tensorboard` if that is on the PATH; else the full path of the one beside this
-        interpreter, or this interpreter with its module; None if it isn't installed.
+        `tensorboard` if that is on the PATH; otherwise the full path of the program beside this
+        interpreter, or this interpreter with the module; None if TensorBoard isn't installed.
     """
     if shutil.which("tensorboard") is not None:
         return ["tensorboard"]
@@ -34,34 +34,34 @@ def find_program() -> list[str] | None:
 
 
 def install_command(*distributions: str) -> list[str]:
-    """How distributions are installed into the environment of this interpreter."""
+    """Return the command that installs distributions for this interpreter."""
     if find_spec("pip") is None:
         return ["uv", "pip", "install", "--python", sys.executable, *distributions]
     return [sys.executable, "-m", "pip", "install", *distributions]
 
 
 def command(program: Sequence[str], log_dir: Path) -> list[str]:
-    """How TensorBoard is started on a directory, with all videos: by itself it shows some.
+    """Return the command that shows a directory with all videos; the default is ten per tag.
 
     Args:
-        program: Of `find_program`.
-        log_dir: What it shows.
+        program: Result of `find_program`.
+        log_dir: Directory to show.
     """
     return [*program, "--logdir", str(log_dir), "--samples_per_plugin", "images=100"]
 
 
 def shell_line(command: Sequence[str]) -> str:
-    """Writes a command as it is typed into the shell, quoted where it must be."""
+    """Return a command as a line for the shell, quoted where needed."""
     return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def serve(program: Sequence[str], log_dir: Path, say: Callable[[str], None]) -> None:
-    """Starts TensorBoard on loopback, opens the browser, and waits until it ends, or Ctrl-C.
+    """Start TensorBoard on loopback, open the browser, and wait for its end or Ctrl-C.
 
     Args:
-        program: Of `find_program`.
-        log_dir: What it shows.
-        say: Is given the URL, and what TensorBoard says if it ends by itself.
+        program: Result of `find_program`.
+        log_dir: Directory to show.
+        say: Called with the URL, and with the output of TensorBoard if it ends by itself.
     """
     arguments = [*command(program, log_dir), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(  # noqa: S603 - the program that was found, and no shell

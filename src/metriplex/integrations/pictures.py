@@ -1,12 +1,14 @@
-"""How classic control and grid worlds look: drawn with the calls of a 2D renderer, NumPy alone."""
+"""Pictures of classic control and grid worlds, drawn with the calls of a 2D renderer; no jax."""
 
 from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
+
+from metriplex.plugins.viewport import Viewport
 
 Point: TypeAlias = "tuple[float, float]"
 
@@ -22,52 +24,19 @@ CELLS = (
     *((0.72, 0.52, 0.9), (0.95, 0.55, 0.75), (0.98, 0.98, 0.98), (0.55, 0.4, 0.3)),
     *((0.3, 0.85, 0.85), (0.6, 0.6, 0.6)),
 )
-"""Colours of a grid's channels; they start again after the last."""
-
-
-@final
-@dataclass(frozen=True)
-class Frame:
-    """What of the world a picture shows: pixel = point · scale + offset, y up.
-
-    Attributes:
-        width: Width in pixels.
-        height: Height in pixels.
-        scale: Pixels a world unit.
-        offset: Where the world's origin is, in pixels from the lower left corner.
-    """
-
-    width: int
-    height: int
-    scale: float
-    offset: Point
-    y_up: ClassVar[bool] = True
-
-
-@final
-@dataclass(frozen=True)
-class View:
-    """What `default_renderer()` gives: from it a renderer takes the transform and the background.
-
-    Attributes:
-        transform: From world units to pixels.
-        background_color: Red, green and blue in [0, 1].
-    """
-
-    transform: Frame
-    background_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
+"""Colours of a grid's channels; they repeat after the last one."""
 
 
 class Picture(abc.ABC):
-    """Draws the states of one environment."""
+    """Draw the states of one environment."""
 
     @abc.abstractmethod
-    def default_renderer(self) -> View:
-        """What of the world is shown."""
+    def default_renderer(self) -> Viewport:
+        """Return the part of the world that is shown."""
 
     @abc.abstractmethod
     def render(self, state: Any, renderer: Any) -> None:
-        """Draws a state.
+        """Draw a state.
 
         Args:
             state: Names to NumPy arrays of size one, or an array of cells.
@@ -81,16 +50,16 @@ class CartPole(Picture):
     """A cart and the pole on it.
 
     Attributes:
-        reach: How far from the middle the cart may go, in metres.
+        reach: Longest distance of the cart from the middle, in metres.
         length: Half of the pole's length, in metres.
     """
 
     reach: float = 2.4
     length: float = 0.5
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
-        return View(Frame(600, 400, 300 / self.reach, (300, 100)))
+        return Viewport(600, 400, 300 / self.reach, (300, 100))
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state has `x` and `theta`."""
@@ -108,19 +77,19 @@ class MountainCar(Picture):
     """A car in a valley, and the flag to reach.
 
     Attributes:
-        left: Where the track starts.
-        right: Where it ends.
-        goal: Where the flag stands.
+        left: Position of the left end of the track.
+        right: Position of the right end of the track.
+        goal: Position of the flag.
     """
 
     left: float = -1.2
     right: float = 0.6
     goal: float = 0.5
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
         scale = 600 / (self.right - self.left)
-        return View(Frame(600, 400, scale, (-self.left * scale, 10)))
+        return Viewport(600, 400, scale, (-self.left * scale, 10))
 
     def render(self, state: Any, renderer: Any) -> None:
         """See `Picture.render`; the state has `position`."""
@@ -144,20 +113,20 @@ class MountainCar(Picture):
 @final
 @dataclass(frozen=True)
 class Pendulum(Picture):
-    """A rod that turns about its end; it stands upright at the angle 0.
+    """A rod that turns about its end; the angle 0 is upright.
 
     Attributes:
-        length: Of the rod, in metres.
+        length: Length of the rod, in metres.
     """
 
     length: float = 1.0
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
-        return View(Frame(400, 400, 180 / self.length / 1.1, (200, 200)))
+        return Viewport(400, 400, 180 / self.length / 1.1, (200, 200))
 
     def render(self, state: Any, renderer: Any) -> None:
-        """See `Picture.render`; the state has `theta`, which turns to the left."""
+        """See `Picture.render`; the state has `theta`, positive to the left."""
         tip = _along((0.0, 0.0), -_number(state["theta"]), self.length)
         renderer.draw_line((0.0, 0.0), tip, RED, 0.2 * self.length)
         renderer.draw_circle((0.0, 0.0), 0.05 * self.length, BLACK)
@@ -176,12 +145,12 @@ class Acrobot(Picture):
     first: float = 1.0
     second: float = 1.0
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
-        return View(Frame(500, 500, 250 / (self.first + self.second + 0.2), (250, 250)))
+        return Viewport(500, 500, 250 / (self.first + self.second + 0.2), (250, 250))
 
     def render(self, state: Any, renderer: Any) -> None:
-        """See `Picture.render`; the state has `joint_angle1` and `joint_angle2`, 0 hangs."""
+        """See `Picture.render`; the state has `joint_angle1` and `joint_angle2`, 0 is down."""
         upper = _number(state["joint_angle1"])
         lower = upper + _number(state["joint_angle2"])
         elbow = _along((0.0, 0.0), np.pi - upper, self.first)
@@ -196,24 +165,24 @@ class Acrobot(Picture):
 @final
 @dataclass(frozen=True)
 class Cells(Picture):
-    """A grid, in each cell the colour of what is in it.
+    """A grid of coloured cells.
 
     Attributes:
-        rows: How many.
-        columns: How many.
+        rows: Number of rows.
+        columns: Number of columns.
     """
 
     rows: int
     columns: int
 
-    def default_renderer(self) -> View:
+    def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
         scale = 400 / max(self.rows, self.columns)
         size = round(self.columns * scale), round(self.rows * scale)
-        return View(Frame(*size, scale, (0.0, 0.0)), BLACK)
+        return Viewport(*size, scale, background_color=BLACK)
 
     def render(self, state: Any, renderer: Any) -> None:
-        """See `Picture.render`; the state is `[rows, columns]`, 0 is empty, the top row first."""
+        """See `Picture.render`; the state is `[rows, columns]`, the top row first; 0 is an empty cell."""
         cells = np.asarray(state)
         for row, column in np.argwhere(cells):
             color = CELLS[(int(cells[row, column]) - 1) % len(CELLS)]
@@ -225,7 +194,7 @@ def _number(value: Any) -> float:
 
 
 def _along(start: Point, angle: float, length: float) -> Point:
-    """The point at a distance from another one; the angle is clockwise from upright."""
+    """Return the point at a distance from `start`; the angle is clockwise from upright."""
     return start[0] + length * float(np.sin(angle)), start[1] + length * float(np.cos(angle))
 
 

@@ -68,7 +68,7 @@ def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) 
     worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=timeout_secs)
     try:
         worker.submit(
-            RenderJob(tag="contract", step=0, fps=_FPS, formats=("gif",), frames=tuple(selected))
+            RenderJob(tag="contract", step=0, fps=_FPS, formats=("gif",), states=tuple(selected))
         )
     finally:
         worker.close(timeout_secs)

@@ -1,5 +1,5 @@
-"""Evaluation videos: played in the program, drawn and encoded away from the training.
+"""Evaluation videos: played in the program, drawn and encoded off the training path.
 
-`play` knows jax and the device; `draw` has the threads and the process that draw; `encode` knows
-NumPy and the picture formats alone.
+`play` runs in jax and on the device; `draw` has the threads and the process that draw; `encode`
+uses NumPy and the picture formats alone.
 """

@@ -1,4 +1,4 @@
-"""Standing back from training, with real processes that compete for one processor."""
+"""Priorities below training, with real processes that compete for one processor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from metriplex.video.draw.priority import LOWEST, come_forward, stand_back, waited_secs
+from metriplex.video.draw.priority import LOWEST, lower_priority, restore_priority, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,8 +51,8 @@ def start() -> Iterator[Callable[..., int]]:
 @linux
 def test_the_lowest_priority_gives_way_at_once_and_others_are_merely_nice(start) -> None:
     lowest, nice = start(SLEEP), start(SLEEP)
-    stand_back(lowest, LOWEST)
-    stand_back(nice, 7)
+    lower_priority(lowest, LOWEST)
+    lower_priority(nice, 7)
     assert os.getpriority(os.PRIO_PROCESS, lowest) == 19
     assert os.sched_getscheduler(lowest) == os.SCHED_IDLE
     assert os.getpriority(os.PRIO_PROCESS, nice) == 7
@@ -62,7 +62,7 @@ def test_the_lowest_priority_gives_way_at_once_and_others_are_merely_nice(start)
 def test_a_process_that_has_ended_is_left_alone() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", ""]) as process:
         process.wait()
-        stand_back(process.pid, LOWEST)
+        lower_priority(process.pid, LOWEST)
         assert waited_secs(process.pid) == 0.0
 
 
@@ -71,7 +71,7 @@ def test_waiting_for_a_processor_is_told_from_waiting_for_anything_else(start) -
     processor = str(min(os.sched_getaffinity(0)))
     start(SPIN, processor)
     starving, sleeping = start(SPIN, processor), start(SLEEP)
-    stand_back(starving, LOWEST)
+    lower_priority(starving, LOWEST)
     before = waited_secs(starving), waited_secs(sleeping)
     while waited_secs(starving) - before[0] < 0.5:
         assert os.waitpid(starving, os.WNOHANG) == (0, 0)
@@ -108,7 +108,7 @@ def test_who_stood_back_comes_forward_with_its_children(start) -> None:
     )
     child = int(Path(f"/proc/{parent}/task/{parent}/children").read_text())
     assert os.sched_getscheduler(child) == os.SCHED_IDLE
-    come_forward(parent)
+    restore_priority(parent)
     for process in (parent, child):
         assert os.sched_getscheduler(process) == os.SCHED_OTHER
         assert os.getpriority(os.PRIO_PROCESS, process) == 19

@@ -131,7 +131,7 @@ def test_tensorboard_gets_a_clip_that_moves(tmp_path: Path, format_: str) -> Non
 
 
 def first_column(frame: np.ndarray) -> int:
-    """Where the dot is."""
+    """Return the first column of the dot."""
     return int(np.flatnonzero((frame[8] < 220).any(-1))[0])
 
 

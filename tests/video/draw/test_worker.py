@@ -47,7 +47,7 @@ def picture(x: int) -> np.ndarray:
 
 
 class State(NamedTuple):
-    """What is drawn, and what goes wrong meanwhile (nothing, where it is empty)."""
+    """A state, and the fault while it is drawn (no fault if empty)."""
 
     x: np.ndarray
     nested: dict[str, Any]
@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 @final
 class Column(Renderer):
-    """Draws a column, and does at frame `at` what `fault` says, in clips that have `ill` set."""
+    """Draw a column; cause `fault` at frame `at` of clips that have `ill` set."""
 
     def __init__(self, fault: str = "", at: int = 2, path: str = "") -> None:
         self.fault = fault
@@ -184,7 +184,7 @@ def test_states_come_back_as_clips(mode: str, results: Results) -> None:
     assert results.threads == {"metriplex-video"}
     for result in results.all:
         assert result.error is None
-        assert (result.job.tag, result.job.lane, result.job.frames) == ("eval/video", 1, ())
+        assert (result.job.tag, result.job.lane, result.job.states) == ("eval/video", 1, ())
         assert result.job.iteration == result.job.step // 10
         assert list(result.clips) == ["gif", "mp4", "webp"]
         np.testing.assert_array_equal(
@@ -242,7 +242,7 @@ def test_nothing_that_is_printed_while_drawing_reaches_the_terminal(
 def test_a_job_larger_than_a_pipe(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results)
     large = job(0)
-    for state in large.frames:
+    for state in large.states:
         state.nested["more"] = np.zeros(100_000)  # 16 MB in all
     assert run(worker, results, large).error is None
     worker.close(PATIENCE)

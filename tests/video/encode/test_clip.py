@@ -39,7 +39,7 @@ def any_ffmpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where temporary files go; whatever happens, none is left."""
+    """Yield the directory of temporary files, which must be empty at the end."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     yield tmp_path
     assert list(tmp_path.iterdir()) == []

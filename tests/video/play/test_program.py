@@ -56,7 +56,7 @@ program = jax.jit(train, static_argnames="num_iterations")
 
 
 def expected(speed: float, key: jax.Array, num_steps: int = 6) -> list[float]:
-    """What the renderer selects of the same rollout, played apart."""
+    """Return the selected states of the same rollout, played separately."""
     selected = jax.jit(
         lambda policy, key: rollout(
             PatternEnvironment(LINE), policy, key, num_steps=num_steps, select=Dot().select
@@ -83,7 +83,7 @@ def test_the_first_iteration_and_every_kth_one_are_shown_with_the_policy_of_that
         for index, iteration in enumerate((0, 2, 4)):
             theirs = expected(0.2 + iteration, jax.random.fold_in(key, iteration))
             np.testing.assert_allclose(tape.xs(index), theirs, rtol=1e-5)
-        assert [int(frame["age"]) for frame in tape.frames()] == [0, 1, 2, 3, 0, 1]
+        assert [int(state["age"]) for state in tape.states()] == [0, 1, 2, 3, 0, 1]
 
 
 def test_the_user_s_number_of_an_iteration_is_told(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_what_cannot_be_traced_is_played_on_the_host_with_that_iteration_s_polic
         assert tape.shown == [(0, 3), (2, 9), (4, 15)]
         for index in range(3):
             assert tape.xs(index) == [0.0, 1.5, 3.0, 0.0, 1.5, 3.0]
-            assert [frame["age"] for frame in tape.frames(index)] == [0, 1, 2, 0, 1, 2]
+            assert [state["age"] for state in tape.states(index)] == [0, 1, 2, 0, 1, 2]
     sizes = Counter(block.shape[-1] for block in blocks)
     assert sizes[HEADER + 1 + 2] == 3  # the parameter and the words of the key, when they are due
     said = [record.getMessage() for record in caplog.records if record.name == "metriplex"]

@@ -1,4 +1,4 @@
-"""The MuJoCo renderer of metriplex: draws simulations off-screen, with EGL or OSMesa."""
+"""The MuJoCo renderer of metriplex: draw simulations off-screen, with EGL or OSMesa."""
 
 from __future__ import annotations
 

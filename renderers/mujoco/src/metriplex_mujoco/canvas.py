@@ -1,4 +1,4 @@
-"""The part that owns OpenGL: a frame buffer off-screen, with a model's meshes and textures."""
+"""The off-screen frame buffer of OpenGL, with the meshes and textures of a model."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from metriplex_mujoco.view import View
 
 _FRAME_SECS = 10.0
-"""The longest that `close` waits for a frame."""
+"""Longest time in seconds for which `close` waits for a frame."""
 
 _open: weakref.WeakSet[Canvas] = weakref.WeakSet()
 
 
 @final
 class Canvas:
-    """Draws simulations of one model, in one size and one view.
+    """Draw simulations of one model, in one size and one view.
 
-    The GL context is no thread's between two calls, so any thread may make the next one.
+    No thread owns the GL context between two calls, so any thread may make the next call.
 
     Args:
-        backend: The module of `mujoco` whose `GLContext` is used.
-        model: A `mujoco.MjModel` that is the canvas's own: it is changed.
-        width: Pixels.
-        height: Pixels.
-        view: How to look at it.
+        backend: Name of the module of `mujoco` whose `GLContext` is used.
+        model: A `mujoco.MjModel`; the canvas owns and changes it.
+        width: Width in pixels.
+        height: Height in pixels.
+        view: Camera and visible elements.
 
     Raises:
-        metriplex.ConfigurationError: A frame buffer of this size can't be made.
+        metriplex.ConfigurationError: A frame buffer of this size can't be created.
     """
 
     def __init__(self, backend: str, model: Any, width: int, height: int, view: View) -> None:
@@ -51,7 +51,7 @@ class Canvas:
         self._pixels = np.empty((height, width, 3), np.uint8)
         self._option = view.make_option()
         self._camera = view.make_camera(model)
-        # Beside the geoms: sites, tendons' segments, contacts, cameras and other decoration.
+        # Besides geoms: sites, segments of tendons, contacts, cameras and other decoration.
         self._scene = mujoco.MjvScene(model, maxgeom=10_000 + 2 * model.ngeom + model.nsite)
         view.configure_scene(self._scene)
         self._lock = threading.Lock()
@@ -71,22 +71,21 @@ class Canvas:
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._buffers)
 
     def draw(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """One frame.
+        """Draw one frame.
 
         Args:
-            arrays: Fields of a `mujoco.MjData`, for example `qpos`; others are as in the model.
+            arrays: Fields of a `mujoco.MjData`, such as `qpos`; the model provides other fields.
 
         Returns:
             A new array, uint8 `[height, width, 3]`.
 
         Raises:
-            metriplex.ClosedError: The canvas is closed, by another thread or because the program
-                ends.
+            metriplex.ClosedError: Another thread or the end of the program closed the canvas.
         """
         mujoco = self._mujoco
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        # All of MuJoCo is inside the lock: Python ends a daemon thread wherever it comes back from
-        # a call that let others run, and to end it in MuJoCo's C++ crashes the program.
+        # Every call of MuJoCo holds the lock: Python ends a daemon thread when it returns from a
+        # call that released the GIL, and ending a thread inside MuJoCo crashes the program.
         with self._lock:
             if self._closing:
                 raise ClosedError("the MuJoCo renderer was closed, or the program is ending")
@@ -101,7 +100,7 @@ class Canvas:
 
     def _set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
         mujoco, model, data = self._mujoco, self._model, self._data
-        mujoco.mj_resetData(model, data)  # or pixels would depend on the frame before
+        mujoco.mj_resetData(model, data)  # otherwise pixels depend on the frame before
         for name, array in arrays.items():
             getattr(data, name)[:] = array
         if self._shows_forces:
@@ -114,13 +113,13 @@ class Canvas:
         mujoco.mj_tendon(model, data)
 
     def close(self) -> None:
-        """Frees the frame buffer and the context, after the frame that a thread may be drawing.
+        """Free the frame buffer and the context, after the frame that a thread may be drawing.
 
-        Does nothing the second time.
+        A second call does nothing.
         """
-        self._closing = True  # or a thread that draws all the time would get the lock first
+        self._closing = True  # otherwise a thread that keeps drawing gets the lock first
         if not self._lock.acquire(timeout=_FRAME_SECS):
-            return  # to free what a driver that hangs still uses would crash
+            return  # freeing buffers that a hanging driver uses would crash
         try:
             context, buffers = self._context, self._buffers
             self._context = self._buffers = None
@@ -143,6 +142,6 @@ def _close_all() -> None:
 
 
 def _close_at_exit() -> None:
-    """Registered after mujoco's own handler, so called before it ends what contexts live on."""
+    """Register an exit handler after mujoco's own, so that it closes contexts before mujoco."""
     atexit.unregister(_close_all)
     atexit.register(_close_all)

@@ -1,7 +1,7 @@
-"""Makes an off-screen OpenGL context; run as a program, it finds out whether one works.
+"""Create an off-screen OpenGL context; as a program, test if a context works.
 
-As a program (`python context.py egl`) it imports nothing of metriplex, because that would import
-jax, which takes longer than the probe itself.
+As a program (`python context.py egl`) this module doesn't import metriplex, because metriplex
+imports jax, which takes longer than the test itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def environment(**variables: str | None) -> Generator[None]:
-    """Sets variables of `os.environ` (None: leaves as it is) and restores all of them after."""
+    """Set variables of `os.environ` (None: no change), and restore all of them afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value for name, value in variables.items() if value is not None})
     try:
@@ -32,29 +32,29 @@ def environment(**variables: str | None) -> Generator[None]:
 
 
 def import_mujoco(backend: str | None = None) -> Any:
-    """Imports mujoco: late, and where that hasn't been done yet, with the backend that will draw.
+    """Import mujoco late; the first import uses the backend that will draw.
 
-    Without `MUJOCO_GL`, `import mujoco` loads GLFW, which looks for a display; with one whose
-    libraries are missing, it raises.
+    Without `MUJOCO_GL`, `import mujoco` loads GLFW, which needs a display. It raises if the
+    libraries of `MUJOCO_GL` are missing.
     """
     if "mujoco" not in sys.modules:
-        # mujoco sets `PYOPENGL_PLATFORM` for good; PyOpenGL reads it only while it is imported.
+        # mujoco sets `PYOPENGL_PLATFORM` permanently; PyOpenGL reads it only during its import.
         with environment(MUJOCO_GL=backend, PYOPENGL_PLATFORM=None):
             importlib.import_module("mujoco")
     return sys.modules["mujoco"]
 
 
 def open_context(backend: str) -> Any:
-    """Makes a `mujoco.<backend>.GLContext`, whatever `MUJOCO_GL` was when mujoco was imported."""
+    """Create a `mujoco.<backend>.GLContext`, independent of `MUJOCO_GL` at mujoco's import."""
     import_mujoco(backend)
     with environment(PYOPENGL_PLATFORM=None):
         module = importlib.import_module(f"mujoco.{backend}")
-    # MuJoCo draws into a frame buffer of its own: that of the context is never used.
+    # MuJoCo draws into its own frame buffer, so the one of the context can be tiny.
     return module.GLContext(1, 1)
 
 
 def main(backend: str) -> None:
-    """Draws a sphere and prints who drew it; exits with a traceback, or worse, if that fails."""
+    """Draw a sphere and print the GL renderer; exit with a traceback or crash on failure."""
     import numpy as np
 
     mujoco = import_mujoco(backend)

@@ -1,4 +1,4 @@
-"""Why a frame could not be drawn."""
+"""Errors of the MuJoCo renderer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from metriplex import MetriplexError
 
 
 class NoGLError(MetriplexError, RuntimeError):
-    """No OpenGL that draws without a display was found; the message says what to install."""
+    """No OpenGL draws without a display; the message names packages to install."""
 
 
 class DrawingError(MetriplexError, ValueError):
-    """A state can't be drawn: it holds no simulation, one of another model, or values like NaN."""
+    """A state can't be drawn: no simulation, a simulation of another model, or values like NaN."""

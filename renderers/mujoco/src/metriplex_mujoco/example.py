@@ -1,4 +1,4 @@
-"""A small simulation with which the renderer can be tried."""
+"""A small example simulation for the renderer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ANGLES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 @final
 class PendulumState(NamedTuple):
-    """Where the pendulum is.
+    """State of the pendulum.
 
     Attributes:
-        qpos: Its angle against hanging down, rad; float64 `[1]`.
+        qpos: Angle from hanging down, rad; float64 `[1]`.
     """
 
     qpos: Any
@@ -36,7 +36,7 @@ class PendulumState(NamedTuple):
 
 @final
 class Pendulum:
-    """A pendulum above a floor: as much of an environment as drawing needs.
+    """A pendulum above a floor, with the attribute that drawing needs.
 
     Attributes:
         mujoco_model: The `mujoco.MjModel`.
@@ -46,5 +46,5 @@ class Pendulum:
         self.mujoco_model = import_mujoco().MjModel.from_xml_string(_MODEL)
 
     def states(self) -> list[PendulumState]:
-        """Some states from the left to the right."""
+        """Return states from the left to the right."""
         return [PendulumState(np.array([angle])) for angle in _ANGLES]

@@ -1,4 +1,4 @@
-"""Which OpenGL draws on this machine: found out in child processes, for a bad driver may crash."""
+"""Find an OpenGL backend that draws on this machine, in child processes: a bad driver may crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metriplex_mujoco.errors import NoGLError
 _PROBE_SECS = 60.0
 
 _PACKAGES = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}
-"""What Debian and Ubuntu call the libraries of a backend."""
+"""Packages of Debian and Ubuntu with the libraries of a backend."""
 
 _NAMES = {
     "egl": "egl",
@@ -24,7 +24,7 @@ _NAMES = {
     "cgl": "cgl",
     **dict.fromkeys(("glfw", "glx", "wgl", "enable", "enabled", "on", "true", "1"), "glfw"),
 }
-"""The values of `MUJOCO_GL` that MuJoCo knows, and the module of `mujoco` behind each."""
+"""Values of `MUJOCO_GL` that MuJoCo accepts, and the module of `mujoco` for each."""
 
 _OFF = ("disable", "disabled", "off", "false", "0")
 
@@ -32,12 +32,12 @@ _OFF = ("disable", "disabled", "off", "false", "0")
 @final
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Whether one backend drew a test image in a child process.
+    """Result of drawing a test image with one backend in a child process.
 
     Attributes:
         backend: `"egl"`, `"osmesa"`, `"glfw"` or `"cgl"`.
-        works: Whether it drew.
-        detail: Who draws, for example `llvmpipe (LLVM 15.0.6, 256 bits)`; or why nobody does.
+        works: True if the image was drawn.
+        detail: Device that drew, for example `llvmpipe (LLVM 15.0.6, 256 bits)`, or the error.
     """
 
     backend: str
@@ -48,13 +48,13 @@ class Probe:
 @final
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What OpenGL can do for MuJoCo on this machine; `str()` of it is for users to read.
+    """Diagnosis of OpenGL for MuJoCo on this machine; `str()` returns a text for users.
 
     Attributes:
-        backend: The backend that will draw; None if there is none.
-        probes: What was tried, in order, up to the first that works.
-        summary: What was found, in a line or a few.
-        remedy: What to do; empty if something draws.
+        backend: The backend that will draw; None if no backend works.
+        probes: Results of the tried backends, in order, up to the first that works.
+        summary: The result in one line or a few.
+        remedy: Advice; empty if a backend works.
     """
 
     backend: str | None
@@ -64,7 +64,7 @@ class Diagnosis:
 
     @property
     def works(self) -> bool:
-        """Whether frames can be drawn."""
+        """True if frames can be drawn."""
         return self.backend is not None
 
     def __str__(self) -> str:
@@ -72,9 +72,9 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Finds the OpenGL backend to draw with: `MUJOCO_GL` if it is set, else the first that works.
+    """Find the OpenGL backend to draw with: `MUJOCO_GL` if set, otherwise the first that works.
 
-    Takes about half a second for each backend that is tried, once a process: answers are kept.
+    Each tried backend takes about half a second, once per process: results are cached.
     """
     wanted = os.environ.get("MUJOCO_GL", "").strip()
     if wanted.lower() in _OFF:
@@ -98,10 +98,10 @@ def diagnose() -> Diagnosis:
 
 
 def choose_backend() -> str:
-    """The backend to draw with.
+    """Return the backend to draw with.
 
     Raises:
-        NoGLError: None works; says what was tried and what to install.
+        NoGLError: No backend works; the message names the tried backends and the packages.
     """
     diagnosis = diagnose()
     if diagnosis.backend is None:
@@ -114,17 +114,17 @@ _answers: dict[str, Probe] = {}
 
 
 def probe(backend: str) -> Probe:
-    """Draws a test image with a backend, in a child process; the answer is kept.
+    """Draw a test image with a backend in a child process, and cache the result.
 
     Args:
-        backend: The name of a module of `mujoco` that has a `GLContext`.
+        backend: Name of a module of `mujoco` that has a `GLContext`.
     """
     with _lock:
         if backend in _answers:
             return _answers[backend]
         try:
             found = _run_probe(backend)
-        except subprocess.TimeoutExpired:  # a busy machine is no reason to give up for good
+        except subprocess.TimeoutExpired:  # not cached: the machine may only be busy
             return Probe(backend, False, f"drew nothing for {_PROBE_SECS:.0f} seconds")
         _answers[backend] = found
         return found
@@ -149,7 +149,7 @@ def _run_probe(backend: str) -> Probe:
         return Probe(backend, False, f"crashed with {signal.Signals(-done.returncode).name}")
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     last = lines[-1] if lines else f"exited with {done.returncode}"
-    if last.startswith("AttributeError: 'NoneType'"):  # how PyOpenGL says it
+    if last.startswith("AttributeError: 'NoneType'"):  # PyOpenGL's way to report it
         last = f"its library is not installed ({last})"
     return Probe(backend, False, last)
 

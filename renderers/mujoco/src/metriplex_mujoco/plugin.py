@@ -1,4 +1,4 @@
-"""What metriplex's entry point `mujoco` in the group `metriplex.renderers` names."""
+"""The plugin of the entry point `mujoco` in the group `metriplex.renderers`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MODEL_NAMES = ("mujoco_model", "mj_model")
 
 @final
 class MujocoRendererPlugin:
-    """Draws environments that have a `mujoco_model`; the options are `HeadlessMujocoRenderer`'s.
+    """Draw environments that have a `mujoco_model`; options as for `HeadlessMujocoRenderer`.
 
     Args:
         quality: `"fast"` or `"full"`.
         camera: The name or id of a camera, a `FreeCamera`, a mapping of its attributes, or None.
-        flags: What to show, by the names of MuJoCo's flags.
+        flags: Elements to show, by the names of MuJoCo's flags.
         groups: The groups to show, by kind.
-        label: What to label.
-        frame: Whose coordinate frame to show.
+        label: Elements to label.
+        frame: Coordinate frames to show.
 
     Raises:
-        metriplex.ConfigurationError: An option can't be used. Names are compared with those of
-            MuJoCo and of the model when a renderer is made.
+        metriplex.ConfigurationError: An option is invalid. Names of MuJoCo and of the model are
+            checked when a renderer is made.
     """
 
     def __init__(

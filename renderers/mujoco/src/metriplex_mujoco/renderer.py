@@ -1,4 +1,4 @@
-"""Draws the states of a MuJoCo simulation, without a display."""
+"""Draw states of a MuJoCo simulation without a display."""
 
 from __future__ import annotations
 
@@ -23,29 +23,28 @@ if TYPE_CHECKING:
 
 @final
 class HeadlessMujocoRenderer(Renderer):
-    """Draws states of one model off-screen.
+    """Draw states of one model off-screen.
 
-    Nothing of OpenGL is touched before the first `render`: until then the renderer can be pickled
-    and drawn with in another process. `render` and `close` may be called from any thread, one
-    call after another.
+    OpenGL is not used before the first `render`: until then the renderer can be pickled and sent to
+    another process. Any thread may call `render` and `close`, one call after another.
 
     Args:
-        model: A `mujoco.MjModel`. It is not changed, and must not be until the first `render`.
+        model: A `mujoco.MjModel`. It is not changed, and must not change before the first `render`.
         width: Width of a frame in pixels; the model's `offwidth` is no limit.
         height: Height of a frame in pixels; the model's `offheight` is no limit.
-        quality: `"fast"` leaves out shadows, reflections and the smoothing of edges, which on a
-            CPU takes a tenth of the time; `"full"` draws them as the model asks.
-        camera: The name or the id of one of the model's cameras; or a `FreeCamera`, or a mapping
-            of its attributes. None is the model's camera `track`, if it has one, else MuJoCo's
-            default free camera.
-        flags: What to show, by the names of MuJoCo's `mjtVisFlag` and `mjtRndFlag` without their
-            prefixes, for example `{"contactforce": True, "shadow": True, "skybox": False}`.
+        quality: `"fast"` draws without shadows, reflections and multisampling, in a tenth of the
+            time on a CPU; `"full"` draws as the model specifies.
+        camera: Name or id of a camera of the model, or a `FreeCamera`, or a mapping of its
+            attributes. None is the model's camera `track`, or MuJoCo's default free camera if the
+            model has no camera `track`.
+        flags: Elements to show, by the names of MuJoCo's `mjtVisFlag` and `mjtRndFlag` without
+            prefix, for example `{"contactforce": True, "shadow": True, "skybox": False}`.
         groups: The groups to show, for example `{"geom": [0, 1, 2], "site": []}`.
-        label: What to label, by the names of `mjtLabel`, for example `"body"`.
-        frame: Whose coordinate frame to show, by the names of `mjtFrame`, for example `"world"`.
+        label: Elements to label, by the names of `mjtLabel`, for example `"body"`.
+        frame: Coordinate frames to show, by the names of `mjtFrame`, for example `"world"`.
 
     Raises:
-        metriplex.ConfigurationError: An argument can't be used.
+        metriplex.ConfigurationError: An argument is invalid.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class HeadlessMujocoRenderer(Renderer):
             label=label,
             frame=frame,
         )
-        self._view.make_option()  # names that MuJoCo doesn't know are errors here and now
+        self._view.make_option()  # raises for names that MuJoCo doesn't know
         self._view.make_camera(model)
         self._layout = Layout.of_model(model, forces=self._view.shows_forces(model))
         self._width = width
@@ -90,34 +89,34 @@ class HeadlessMujocoRenderer(Renderer):
         self._closed = False
 
     def select(self, state: Any) -> dict[str, Any]:
-        """Takes from a state the arrays that drawing needs, a few hundred bytes.
+        """Select the arrays of a state that drawing needs, a few hundred bytes.
 
         Args:
-            state: mjx data, `mujoco.MjData` or anything else with `qpos`; or a state that has one
-                of them as `sim_state`, `data` or `pipeline_state`, behind `unwrapped` or not.
+            state: mjx data, `mujoco.MjData` or another object with `qpos`; or a state that has such
+                an object as `sim_state`, `data` or `pipeline_state`, also behind `unwrapped`.
 
         Returns:
             `qpos [nq]`; `mocap_pos [nmocap, 3]`, `mocap_quat [nmocap, 4]` and `act [na]` if the
             model has any; `qvel [nv]` and `ctrl [nu]` if forces or actuators are shown.
 
         Raises:
-            DrawingError: No simulation of this model is in the state.
+            DrawingError: The state has no simulation of this model.
         """
         return self._layout.select(state)
 
     def render(self, selected: Any) -> np.ndarray:
-        """Draws one frame; the first call makes the GL context, which takes about half a second.
+        """Draw one frame; the first call creates the GL context in about half a second.
 
         Args:
-            selected: What `select` gave, as NumPy arrays.
+            selected: Result of `select`, as NumPy arrays.
 
         Returns:
             A new array, uint8 `[height, width, 3]`, RGB.
 
         Raises:
-            DrawingError: The arrays are of other shapes, or not finite.
-            NoGLError: No OpenGL works here.
-            metriplex.ConfigurationError: OpenGL can't draw frames as large as this.
+            DrawingError: An array has a wrong shape, or is not finite.
+            NoGLError: No OpenGL works on this machine.
+            metriplex.ConfigurationError: OpenGL can't draw frames of this size.
             metriplex.ClosedError: After `close`.
         """
         if self._closed:
@@ -134,7 +133,7 @@ class HeadlessMujocoRenderer(Renderer):
         return Canvas(backend, copy.copy(model), self._width, self._height, self._view)
 
     def close(self) -> None:
-        """Frees the GL context; may be called twice, and without a `render` before."""
+        """Free the GL context; may be called twice, and without a `render` before."""
         self._closed = True
         canvas, self._canvas = self._canvas, None
         if canvas is not None:

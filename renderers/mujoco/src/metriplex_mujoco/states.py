@@ -1,4 +1,4 @@
-"""What of a simulation's state drawing needs, and where in an environment's state it is."""
+"""Find the simulation in an environment's state, and select the arrays that drawing needs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _HOLDERS = ("sim_state", "data", "pipeline_state")
 @final
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The arrays that drawing needs: names of fields of the simulation's data, and their shapes."""
+    """Names and shapes of the simulation's arrays that drawing needs."""
 
     shapes: dict[str, tuple[int, ...]]
 
     @classmethod
     def of_model(cls, model: Any, *, forces: bool) -> Layout:
-        """The arrays of a model.
+        """Return the layout of a model.
 
         Args:
             model: A `mujoco.MjModel`.
-            forces: Whether velocities and controls are needed, too.
+            forces: True adds velocities and controls.
         """
         shapes = {
             "mocap_pos": (int(model.nmocap), 3),
             "mocap_quat": (int(model.nmocap), 4),
-            "act": (int(model.na),),  # muscles are coloured by it
+            "act": (int(model.na),),  # the colour of muscles
         }
         if forces:
             shapes |= {"qvel": (int(model.nv),), "ctrl": (int(model.nu),)}
@@ -38,12 +38,12 @@ class Layout:
         return cls({"qpos": (int(model.nq),), **present})
 
     def select(self, state: Any) -> dict[str, Any]:
-        """Takes the arrays from a state, which may be traced.
+        """Select the arrays of a state, which may be traced.
 
-        What a state lacks, other than `qpos`, is drawn as the model has it.
+        The model provides arrays other than `qpos` that the state doesn't have.
 
         Raises:
-            DrawingError: No simulation is in the state, or it is not one of this model.
+            DrawingError: The state has no simulation, or a simulation of another model.
         """
         simulation = find_simulation(state)
         selected = {
@@ -56,10 +56,10 @@ class Layout:
         return selected
 
     def check(self, selected: Any) -> dict[str, np.ndarray]:
-        """What `select` gave, as finite float64 arrays of the right shapes.
+        """Return the result of `select` as float64 arrays, after a check of shapes and values.
 
         Raises:
-            DrawingError: It is anything else.
+            DrawingError: An array is missing, has a wrong shape, or is not finite.
         """
         if not isinstance(selected, dict) or not {"qpos"} <= set(selected) <= set(self.shapes):
             got = sorted(selected) if isinstance(selected, dict) else type(selected).__name__
@@ -99,16 +99,16 @@ class Layout:
 
 
 def find_simulation(state: Any) -> Any:
-    """The simulation's data in an environment's state: whatever has `qpos`.
+    """Return the simulation's data in an environment's state: an object with `qpos`.
 
-    Looked for in this order: the state itself; its `unwrapped` and what that holds as `sim_state`,
-    `data` or `pipeline_state`; what the state itself holds under these names.
+    The search order is: the state itself; its `unwrapped`, and the attributes `sim_state`, `data`
+    and `pipeline_state` of that; the same attributes of the state itself.
 
     Args:
-        state: mjx data, `mujoco.MjData`, or a state that holds one of them.
+        state: mjx data, `mujoco.MjData`, or a state that holds such an object.
 
     Raises:
-        DrawingError: There is none.
+        DrawingError: No simulation was found.
     """
     if hasattr(state, "qpos"):
         return state

@@ -1,4 +1,4 @@
-"""How a scene is looked at: camera, quality, and what is shown of it."""
+"""The view of a scene: camera, quality, and visible elements."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _OF_FORCES = frozenset(
     {"actuator", "activation", "constraint", "contact", "contactforce", "contactpoint"}
     | {"contactsplit", "island"}
 )
-"""Flags, labels and frames that show what only a whole forward pass of the simulation knows."""
+"""Flags, labels and frames that need a whole forward pass of the simulation."""
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreeCamera:
-    """A camera that is not in the model; what is None is as in MuJoCo's own free camera.
+    """A free camera; attributes that are None have the values of MuJoCo's own free camera.
 
     Attributes:
-        lookat: The point in the middle of the picture, in metres; without effect with `track`.
-        distance: From that point, in metres.
-        azimuth: Degrees around the vertical axis.
-        elevation: Degrees; -90 looks straight down.
-        track: The name of a body that the camera follows.
-        orthographic: Whether parallel lines stay parallel.
+        lookat: Point in the middle of the picture, in metres; ignored with `track`.
+        distance: Distance from that point, in metres.
+        azimuth: Angle around the vertical axis, in degrees.
+        elevation: Angle in degrees; -90 looks straight down.
+        track: Name of a body that the camera follows.
+        orthographic: True for an orthographic projection.
     """
 
     lookat: tuple[float, float, float] | None = None
@@ -46,7 +46,7 @@ CameraOption = str | int | FreeCamera | Mapping[str, Any] | None
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """What `HeadlessMujocoRenderer` documents, checked and picklable."""
+    """Options of `HeadlessMujocoRenderer`, checked and picklable."""
 
     quality: str = "fast"
     camera: str | int | FreeCamera | None = None
@@ -71,11 +71,11 @@ class View:
                 raise ConfigurationError(
                     f"`{option}` of the MuJoCo renderer must be a mapping; got {value!r}"
                 )
-            object.__setattr__(self, option, dict(value))  # one that can be pickled
+            object.__setattr__(self, option, dict(value))  # a mapping that can be pickled
 
     @classmethod
     def of_options(cls, *, camera: CameraOption, **options: Any) -> View:
-        """From what users write: a free camera may be a mapping of its attributes."""
+        """Return the view of a user's options; a free camera may be a mapping of its attributes."""
         if isinstance(camera, Mapping):
             known = [field.name for field in dataclasses.fields(FreeCamera)]
             for name in camera:
@@ -85,7 +85,7 @@ class View:
         return cls(camera=camera, **options)
 
     def shows_forces(self, model: Any) -> bool:
-        """Whether drawing needs velocities, controls and a whole forward pass."""
+        """Return True if drawing needs velocities, controls and a whole forward pass."""
         rays = import_mujoco().mjtSensor.mjSENS_RANGEFINDER.value
         shown = {name.lower() for name, value in self.flags.items() if value}
         shown |= {name.lower() for name in (self.label, self.frame) if name is not None}
@@ -94,14 +94,14 @@ class View:
         return shows_rays or not shown.isdisjoint(_OF_FORCES)
 
     def configure_model(self, model: Any) -> None:
-        """Sets in a model of one's own what a GL context reads when it is made."""
+        """Set the values of a model that a GL context reads at its creation; changes the model."""
         if self.quality == "fast":
             model.vis.quality.offsamples = 0
         if not self._scene_flags().get("shadow", True):
             model.vis.quality.shadowsize = 0
 
     def configure_scene(self, scene: Any) -> None:
-        """Sets the flags of rendering in a `mujoco.MjvScene`."""
+        """Set the rendering flags of a `mujoco.MjvScene`."""
         members = _members("mjtRndFlag", "mjRND_")
         for name, value in self._scene_flags().items():
             if name in members:
@@ -112,10 +112,10 @@ class View:
         return cheap | {name.lower(): bool(value) for name, value in self.flags.items()}
 
     def make_option(self) -> Any:
-        """A `mujoco.MjvOption`.
+        """Return a `mujoco.MjvOption`.
 
         Raises:
-            metriplex.ConfigurationError: MuJoCo has no flag, group, label or frame of a name.
+            metriplex.ConfigurationError: MuJoCo has no flag, group, label or frame of this name.
         """
         option = import_mujoco().MjvOption()
         visual, rendering = _members("mjtVisFlag", "mjVIS_"), _members("mjtRndFlag", "mjRND_")
@@ -146,14 +146,14 @@ class View:
         return option
 
     def make_camera(self, model: Any) -> Any:
-        """A `mujoco.MjvCamera`.
+        """Return a `mujoco.MjvCamera`.
 
         Raises:
             metriplex.ConfigurationError: The model has no such camera or body.
         """
         mujoco = import_mujoco()
         wanted = self.camera
-        if wanted is None:  # as other viewers do, or a runner soon leaves the picture
+        if wanted is None:  # as other viewers do; otherwise a runner soon leaves the picture
             names = [model.camera(i).name for i in range(model.ncam)]
             wanted = "track" if "track" in names else FreeCamera()
         camera = mujoco.MjvCamera()
@@ -173,7 +173,7 @@ class View:
 
 
 def _members(enum: str, prefix: str) -> dict[str, int]:
-    """The names in an enumeration of MuJoCo as users write them: `shadow` for `mjRND_SHADOW`."""
+    """Return the names of an enumeration of MuJoCo for users: `shadow` for `mjRND_SHADOW`."""
     members = getattr(import_mujoco(), enum).__members__
     return {
         name.removeprefix(prefix).lower(): member.value

@@ -1,16 +1,14 @@
-"""The pygame renderer of metriplex: draws 2D environments into an off-screen surface."""
+"""The pygame renderer of metriplex: draw 2D environments into an off-screen surface."""
 
 from __future__ import annotations
 
 from metriplex_pygame.arguments import DrawingError
 from metriplex_pygame.headless import HeadlessPygameRenderer
 from metriplex_pygame.renderer import PygameRenderer, PygameRendererPlugin
-from metriplex_pygame.transform import Transform
 
 __all__ = [
     "DrawingError",
     "HeadlessPygameRenderer",
     "PygameRenderer",
     "PygameRendererPlugin",
-    "Transform",
 ]

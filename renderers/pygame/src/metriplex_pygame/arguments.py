@@ -1,4 +1,4 @@
-"""Reading the numbers that a drawing call was given; they may be Python's, NumPy's or jax's."""
+"""Read the arguments of drawing calls, which may be numbers of Python, NumPy or jax."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from metriplex import ConfigurationError, MetriplexError
+from metriplex import ConfigurationError, MetriplexError, Viewport
 
 Color: TypeAlias = Any
 """Red, green and blue, each in [0, 1]: three numbers, or an object with `r`, `g` and `b`."""
@@ -17,22 +17,22 @@ Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 @final
 class DrawingError(MetriplexError, ValueError):
-    """A drawing call was given what can't be drawn: NaN, a wrong shape, a negative size."""
+    """An argument of a drawing call can't be drawn: NaN, a wrong shape, a negative size."""
 
 
 def read_point(call: str, name: str, value: object) -> Pixels:
-    """Reads one position.
+    """Read one position.
 
     Args:
-        call: The drawing call, for the error.
-        name: The argument, for the error.
+        call: Name of the drawing call, for the error.
+        name: Name of the argument, for the error.
         value: Two numbers.
 
     Returns:
         float64 `[2]`.
 
     Raises:
-        DrawingError: It isn't two finite numbers.
+        DrawingError: The value isn't two finite numbers.
     """
     point = _numbers(call, name, value, "two numbers, x and y")
     if point.shape != (2,):
@@ -41,18 +41,18 @@ def read_point(call: str, name: str, value: object) -> Pixels:
 
 
 def read_points(call: str, name: str, value: object) -> Pixels:
-    """Reads a sequence of positions.
+    """Read a sequence of positions.
 
     Args:
-        call: The drawing call, for the error.
-        name: The argument, for the error.
-        value: Any number of positions, none included.
+        call: Name of the drawing call, for the error.
+        name: Name of the argument, for the error.
+        value: Any number of positions, also none.
 
     Returns:
         float64 `[number, 2]`.
 
     Raises:
-        DrawingError: It isn't a list of two finite numbers each.
+        DrawingError: The value isn't a list of pairs of finite numbers.
     """
     wanted = "a list of positions, shape [number, 2]"
     points = _numbers(call, name, value, wanted)
@@ -64,18 +64,18 @@ def read_points(call: str, name: str, value: object) -> Pixels:
 
 
 def read_length(call: str, name: str, value: object) -> float:
-    """Reads a length.
+    """Read a length.
 
     Args:
-        call: The drawing call, for the error.
-        name: The argument, for the error.
+        call: Name of the drawing call, for the error.
+        name: Name of the argument, for the error.
         value: One number.
 
     Returns:
         The length, 0 or more.
 
     Raises:
-        DrawingError: It isn't one finite number, or it is negative.
+        DrawingError: The value isn't one finite number, or is negative.
     """
     wanted = "one number, 0 or more"
     length = _numbers(call, name, value, wanted)
@@ -87,18 +87,18 @@ def read_length(call: str, name: str, value: object) -> float:
 
 
 def read_color(call: str, name: str, value: Color) -> tuple[int, int, int]:
-    """Reads a colour.
+    """Read a colour.
 
     Args:
-        call: The drawing call, for the error.
-        name: The argument, for the error.
-        value: Red, green and blue in [0, 1]; what lies outside is taken as the nearest end.
+        call: Name of the drawing call, for the error.
+        name: Name of the argument, for the error.
+        value: Red, green and blue in [0, 1]; other values are clipped.
 
     Returns:
         Red, green and blue in 0 to 255, rounded to the nearest.
 
     Raises:
-        DrawingError: It isn't three finite numbers.
+        DrawingError: The value isn't three finite numbers.
     """
     wanted = "red, green and blue, each in [0, 1]"
     if all(hasattr(value, channel) for channel in "rgb"):
@@ -110,18 +110,48 @@ def read_color(call: str, name: str, value: Color) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def check_size(name: str, value: object) -> int:
-    """Checks a width or a height in pixels.
+def read_viewport(transform: Any) -> Viewport:
+    """Read the `transform` of an environment's renderer: a `metriplex.Viewport` or a similar object.
 
     Args:
-        name: The argument, for the error.
-        value: What was given.
+        transform: Has `width`, `height`, `scale`, `offset` and perhaps `y_up`, as plain numbers or
+            as arrays without dimensions.
+
+    Returns:
+        The viewport, with plain numbers.
+
+    Raises:
+        DrawingError: An attribute is missing, or is not a finite number.
+    """
+    try:
+        x, y = (float(number) for number in transform.offset)
+        width, height = float(transform.width), float(transform.height)
+        scale, y_up = float(transform.scale), bool(getattr(transform, "y_up", True))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DrawingError(
+            f"a transform must have the numbers `width`, `height`, `scale` and two of them as "
+            f"`offset`; got {transform!r}: {error}"
+        ) from error
+    if not np.isfinite([width, height, scale, x, y]).all() or min(width, height, scale) <= 0:
+        raise DrawingError(
+            f"`width`, `height` and `scale` of a transform must be above 0, and all its "
+            f"numbers finite; got {transform!r}"
+        )
+    return Viewport(width, height, scale, (x, y), y_up)
+
+
+def check_size(name: str, value: object) -> int:
+    """Check a width or a height in pixels.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The argument.
 
     Returns:
         The size as a plain `int`.
 
     Raises:
-        metriplex.ConfigurationError: It isn't a whole number from 1.
+        metriplex.ConfigurationError: The value isn't a whole number from 1.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ConfigurationError(

@@ -1,9 +1,8 @@
-"""How much of each pixel a shape covers, exactly: what makes edges smooth.
+"""Exact coverage of pixels by shapes, for smooth edges.
 
-Every edge of a polygon is cut where it crosses the boundaries of pixels. A piece that rises by `dy`
-within a pixel adds `dy` to all the pixels to the right of it in its row, and to its own the share
-that lies to the right of it; so the sum along a row is the signed area that is covered (Green's
-theorem).
+Every edge of a polygon is cut at the boundaries of pixels. A piece that rises by `dy` within a pixel
+adds `dy` to all pixels to its right in the row. To its own pixel it adds `dy` times the share of the
+pixel to the right of the piece. By Green's theorem the sum along a row is the covered signed area.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class Mask(NamedTuple):
 
 
 def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
-    """Computes what the inside of closed outlines covers of a picture.
+    """Compute the coverage of a picture by the inside of closed outlines.
 
-    Outlines that turn the same way are united; inside is where the winding number isn't 0.
+    Outlines of the same orientation form a union: a point is inside if its winding number isn't 0.
 
     Args:
-        outlines: Each float64 `[number, 2]`, in pixels, finite, of any size.
+        outlines: Outlines, each float64 `[number, 2]`, in pixels, finite, of any size.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
 
@@ -76,11 +75,11 @@ def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
 
 
 def cover_box(center: Pixels, size: Pixels, width: int, height: int) -> Mask | None:
-    """Computes what a box, its sides along the picture's, covers of it: the product of two shares.
+    """Compute the coverage of a picture by a box with sides parallel to the axes.
 
     Args:
         center: float64 `[2]`, in pixels.
-        size: float64 `[2]`, in pixels: its width and its height.
+        size: float64 `[2]`: width and height of the box in pixels.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
 
@@ -103,7 +102,7 @@ def cover_box(center: Pixels, size: Pixels, width: int, height: int) -> Mask | N
 
 
 def _cut(edges: Pixels, axis: int, size: int) -> Pixels:
-    """Cuts segments `[number, 2, 2]` at the whole numbers 0 to `size` of one coordinate."""
+    """Cut segments `[number, 2, 2]` at the whole numbers 0 to `size` of one coordinate."""
     start, stop = edges[:, 0, axis], edges[:, 1, axis]
     backward = stop < start
     low = np.maximum(np.floor(np.minimum(start, stop)) + 1, 0)
@@ -115,9 +114,9 @@ def _cut(edges: Pixels, axis: int, size: int) -> Pixels:
     edge = np.repeat(np.arange(len(edges)), cuts + 1)
     number = np.arange(len(edge)) - first[edge]
     length = np.where(start == stop, 1.0, stop - start)
-    with np.errstate(over="ignore"):  # of edges that are all but flat and not cut
+    with np.errstate(over="ignore"):  # from nearly flat edges, which are not cut
         nearest = (np.where(backward, high, low) - start) / length
-    # more than one cut, so a number that counts, means a length of 1 at least
+    # more than one cut means a length of at least 1
     along = nearest[edge] + number / np.maximum(np.abs(length), 1.0)[edge]
     along[last] = 1.0
 

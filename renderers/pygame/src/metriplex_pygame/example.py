@@ -1,23 +1,22 @@
-"""A small environment with which the renderer can be tried."""
+"""A small example environment for the renderer."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from metriplex_pygame.transform import Transform
+from metriplex import Viewport
 
 _POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 @final
 class BallState(NamedTuple):
-    """Where the ball is.
+    """State of the ball.
 
     Attributes:
-        x: To the right of the middle; float32 scalar.
+        x: Position to the right of the middle; float32 scalar.
     """
 
     x: Any
@@ -25,19 +24,19 @@ class BallState(NamedTuple):
 
 @final
 class Ball:
-    """A ball on a line, in a world of 4 by 3: as much of an environment as drawing needs."""
+    """A ball on a line in a world of 4 by 3, with the methods that drawing needs."""
 
-    def default_renderer(self) -> SimpleNamespace:
-        """The part of the world that a picture shows."""
-        return SimpleNamespace(transform=Transform(400.0, 300.0, 100.0, (200.0, 150.0)))
+    def default_renderer(self) -> Viewport:
+        """Return the view of the world."""
+        return Viewport(400, 300, scale=100.0, offset=(200.0, 150.0))
 
     def render(self, state: BallState, renderer: Any) -> None:
-        """Draws a state."""
+        """Draw a state."""
         renderer.clear()
         renderer.draw_line((-1.5, -0.3), (1.5, -0.3), color=(0.2, 0.2, 0.3), width=0.05)
         renderer.draw_circle((float(state.x), 0.0), radius=0.3, color=(0.9, 0.4, 0.1))
         renderer.draw()
 
     def states(self) -> list[BallState]:
-        """Some states from the left to the right."""
+        """Return states from the left to the right."""
         return [BallState(np.float32(x)) for x in _POSITIONS]

@@ -1,4 +1,4 @@
-"""The 2D renderer that environments draw with, into memory."""
+"""The 2D renderer with which environments draw into memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from metriplex import Viewport
 from metriplex_pygame.arguments import (
     Color,
     DrawingError,
@@ -15,13 +16,13 @@ from metriplex_pygame.arguments import (
     read_length,
     read_point,
     read_points,
+    read_viewport,
 )
 from metriplex_pygame.coverage import Mask, cover, cover_box
 from metriplex_pygame.outlines import ellipse, polygon, stroke
 from metriplex_pygame.sdl import load_pygame
 from metriplex_pygame.shapes import RGB, ShapeCache
 from metriplex_pygame.text import text_alpha
-from metriplex_pygame.transform import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -33,21 +34,21 @@ _FURTHEST = 1e12
 
 @final
 class HeadlessPygameRenderer:
-    """Draws into an off-screen `pygame.Surface`: no display, no window, no initialised pygame.
+    """Draw into an off-screen `pygame.Surface`, without display, window or initialised pygame.
 
-    Positions and lengths are in world units, y up or down as the transform says, and need not be
-    whole pixels: every pixel is mixed by how much of it a shape covers. They may be Python's
-    numbers, NumPy's or jax's. Colours are red, green and blue in [0, 1], rounded to 256 levels.
-    What lies outside the picture is cut off. One thread at a time may use it, whichever.
+    Positions and lengths are in world units and need not be whole pixels: the colour of a pixel is
+    mixed by the share that a shape covers. Numbers may be those of Python, NumPy or jax. Colours
+    are red, green and blue in [0, 1], rounded to 256 levels. Parts outside the picture are clipped.
+    Any thread may use the renderer, one call after another.
 
     Args:
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
-        background_color: Of an empty picture.
-        transform: From world units to pixels: any object with `width`, `height`, `scale`, `offset`
-            and `y_up`, taken as it is. None: a unit is a pixel, the origin the lower left corner.
-        pixel_ratio: Pixels of this picture for one of those in which text and hairlines are
-            measured.
+        background_color: Colour of an empty picture.
+        transform: A `metriplex.Viewport`, or any object with `width`, `height`, `scale`, `offset`
+            and `y_up`. None: a unit is a pixel, and the origin is the lower left corner.
+        pixel_ratio: Size of the pixels in which text and hairlines are measured, in pixels of this
+            picture.
 
     Raises:
         metriplex.ConfigurationError: A size isn't a whole number from 1.
@@ -66,8 +67,8 @@ class HeadlessPygameRenderer:
         self.width = check_size("width", width)
         self.height = check_size("height", height)
         self.background_color = background_color
-        default = Transform(self.width, self.height)
-        self.transform = default if transform is None else Transform.like(transform)
+        default = Viewport(self.width, self.height)
+        self.transform = default if transform is None else read_viewport(transform)
         self.pixel_ratio = pixel_ratio
         self._background = read_color(
             "HeadlessPygameRenderer", "background_color", background_color
@@ -79,26 +80,26 @@ class HeadlessPygameRenderer:
         return {**vars(self), "_surface": None, "_shapes": ShapeCache()}
 
     def open(self) -> None:
-        """Makes the surface, empty; the first call that needs it does so anyway."""
+        """Create the empty surface; the first call that needs the surface calls this method."""
         if self._surface is None:
             self._surface = load_pygame().Surface((self.width, self.height), 0, 32)
             self._surface.fill(self._background)
 
     def close(self) -> None:
-        """Lets go of the surface; may be called twice, and before `open`."""
+        """Release the surface; may be called twice, and before `open`."""
         self._surface, self._shapes = None, ShapeCache()
 
     def clear(self) -> None:
-        """Starts an empty picture."""
+        """Start an empty picture."""
         self.open()
         self._shapes.turn()
         self._surface.fill(self._background)
 
     def draw(self) -> None:
-        """Finishes the picture: nothing is left to do."""
+        """Finish the picture; does nothing."""
 
     def as_array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Copies the picture.
+        """Copy the picture.
 
         Returns:
             uint8 `[height, width, 3]`, RGB; a new array, read-only.
@@ -108,10 +109,10 @@ class HeadlessPygameRenderer:
         return np.frombuffer(pixels, np.uint8).reshape(self.height, self.width, 3)
 
     def draw_circle(self, center: Any, radius: Any, color: Color) -> None:
-        """Draws a filled disc.
+        """Draw a filled disc.
 
         Args:
-            center: x and y.
+            center: x and y of the middle.
             radius: 0 draws nothing.
             color: Red, green and blue.
 
@@ -123,10 +124,10 @@ class HeadlessPygameRenderer:
         self._fill("draw_circle", color, ellipse, middle, diameter, diameter)
 
     def draw_ellipse(self, center: Any, w: Any, h: Any, color: Color) -> None:
-        """Draws a filled ellipse, its axes parallel to the world's.
+        """Draw a filled ellipse with axes parallel to the world's axes.
 
         Args:
-            center: x and y.
+            center: x and y of the middle.
             w: Width.
             h: Height.
             color: Red, green and blue.
@@ -140,10 +141,10 @@ class HeadlessPygameRenderer:
         self._fill("draw_ellipse", color, ellipse, middle, width, height)
 
     def draw_rect(self, center: Any, w: Any, h: Any, color: Color) -> None:
-        """Draws a filled rectangle, its sides parallel to the axes.
+        """Draw a filled rectangle with sides parallel to the axes.
 
         Args:
-            center: x and y.
+            center: x and y of the middle.
             w: Width.
             h: Height.
             color: Red, green and blue.
@@ -162,7 +163,7 @@ class HeadlessPygameRenderer:
         self._paint(shape, read_color("draw_rect", "color", color), mask)
 
     def draw_polygon(self, points: Any, color: Color) -> None:
-        """Draws a filled polygon, which need not be convex.
+        """Draw a filled polygon; it may be concave.
 
         Args:
             points: `[number, 2]`, the corners in order; fewer than three enclose nothing.
@@ -175,7 +176,7 @@ class HeadlessPygameRenderer:
         self._fill("draw_polygon", color, polygon, corners)
 
     def draw_line(self, start: Any, end: Any, color: Color, width: Any = 1.0) -> None:
-        """Draws a segment with round ends, which reach beyond `start` and `end` by half its width.
+        """Draw a segment with round ends, which extend half the width beyond `start` and `end`.
 
         Args:
             start: x and y.
@@ -191,10 +192,10 @@ class HeadlessPygameRenderer:
         self._fill("draw_line", color, stroke, np.stack(ends), thickness)
 
     def draw_polyline(self, points: Any, color: Color) -> None:
-        """Draws a thin line, two pixels times `pixel_ratio` thick, from point to point.
+        """Draw a thin line, two pixels times `pixel_ratio` thick, from point to point.
 
         Args:
-            points: `[number, 2]`; one of them is a dot.
+            points: `[number, 2]`; a single point is drawn as a dot.
             color: Red, green and blue.
 
         Raises:
@@ -205,11 +206,11 @@ class HeadlessPygameRenderer:
         self._fill("draw_polyline", color, stroke, line, thickness)
 
     def draw_text(self, center: Any, text: str, color: Color, size: Any = 12.0) -> None:
-        """Draws text; its middle is at `center`, line breaks are kept.
+        """Draw text centred at `center`, with its line breaks.
 
         Args:
             center: x and y, in world units.
-            text: What to draw.
+            text: Text.
             color: Red, green and blue.
             size: Height of the font in pixels, times `pixel_ratio`.
 
@@ -230,10 +231,12 @@ class HeadlessPygameRenderer:
             self._paint((text_alpha, text, height, x, y), rgb, mask)
 
     def _point(self, call: str, name: str, value: Any) -> Pixels:
-        return self._within_reach(call, self.transform.to_pixel(read_point(call, name, value)))
+        return self._within_reach(call, self.transform.to_pixels(read_point(call, name, value)))
 
     def _points(self, call: str, value: Any) -> Pixels:
-        return self._within_reach(call, self.transform.to_pixel(read_points(call, "points", value)))
+        return self._within_reach(
+            call, self.transform.to_pixels(read_points(call, "points", value))
+        )
 
     def _length(self, call: str, name: str, value: Any) -> float:
         length = read_length(call, name, value) * self.transform.scale
@@ -252,7 +255,7 @@ class HeadlessPygameRenderer:
     def _fill(
         self, call: str, color: Color, outline: Callable[..., Sequence[Pixels]], *measures: Any
     ) -> None:
-        """Paints the inside of outlines, which are not even computed if they were lately."""
+        """Paint the inside of outlines; outlines of cached shapes are not computed."""
 
         def mask() -> Mask | None:
             return cover(outline(*measures), self.width, self.height)
@@ -261,7 +264,7 @@ class HeadlessPygameRenderer:
         self._paint(shape, read_color(call, "color", color), mask)
 
     def _paint(self, shape: Hashable, rgb: RGB, mask: Callable[[], Mask | None]) -> None:
-        """Mixes a colour into the picture, by a mask that is made if the shape is new."""
+        """Mix a colour into the picture; `mask` is called if the shape is not cached."""
         self.open()
         stencil = self._shapes.stencil(shape, rgb, mask)
         if stencil is not None:

@@ -1,4 +1,4 @@
-"""The outlines of shapes, as closed polygons in pixels; curves err by less than 1/50 of a pixel."""
+"""Outlines of shapes as closed polygons in pixels; the error of curves is below 1/50 pixel."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _ROUND_JOIN = math.cos(math.radians(20.0))
 
 
 def polygon(corners: Pixels) -> list[Pixels]:
-    """A polygon, as it is.
+    """Return the outline of a polygon.
 
     Args:
         corners: `[number, 2]`.
 
     Returns:
-        The outline, `[number, 2]`; none for no corners.
+        The outline, `[number, 2]`; an empty list without corners.
     """
     return [corners] if len(corners) else []
 
 
 def ellipse(center: Pixels, width: float, height: float) -> list[Pixels]:
-    """An ellipse with its axes along the picture's.
+    """Return the outline of an ellipse with axes parallel to the picture's.
 
     Args:
         center: `[2]`.
-        width: In pixels.
-        height: In pixels.
+        width: Width in pixels.
+        height: Height in pixels.
 
     Returns:
         The outline, `[number, 2]`.
@@ -41,14 +41,14 @@ def ellipse(center: Pixels, width: float, height: float) -> list[Pixels]:
 
 
 def stroke(points: Pixels, width: float) -> list[Pixels]:
-    """A line with round ends and, where it bends sharply, round corners.
+    """Return the outlines of a line with round ends, and round corners at sharp bends.
 
     Args:
-        points: `[number, 2]`, the line's middle.
-        width: Its thickness in pixels.
+        points: `[number, 2]`, the middle of the line.
+        width: Thickness in pixels.
 
     Returns:
-        Outlines that turn the same way, each `[number, 2]`; none for no points.
+        Outlines of the same orientation, each `[number, 2]`; an empty list without points.
     """
     if len(points) == 0:
         return []
@@ -68,7 +68,7 @@ def stroke(points: Pixels, width: float) -> list[Pixels]:
 
 
 def _ribbon(points: Pixels, along: Pixels, radius: float) -> Pixels:
-    """A line of gentle bends: its left side, a round end, its right side, a round end."""
+    """Return the outline of a line with gentle bends: left side, end, right side, end."""
     normals = along @ np.array([[0.0, 1.0], [-1.0, 0.0]])
     before, after = np.vstack([normals[:1], normals]), np.vstack([normals, normals[-1:]])
     middle = before + after
@@ -82,5 +82,5 @@ def _ribbon(points: Pixels, along: Pixels, radius: float) -> Pixels:
 
 
 def _corners(radius: float) -> int:
-    """How many corners a circle needs; a chord is r (1 - cos(π / n)) away from the arc."""
+    """Return the corners of a circle; a chord is r (1 - cos(π / n)) away from the arc."""
     return max(24, 2 * math.ceil(math.pi * math.sqrt(max(radius, 0.0) / (8 * _CURVE_ERROR))))

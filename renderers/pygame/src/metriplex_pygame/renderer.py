@@ -1,15 +1,14 @@
-"""The plugin, and the renderer that it makes for an environment."""
+"""The pygame plugin, and its renderer of one environment."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from metriplex import ClosedError, Diagnosis, Renderer, hookimpl
-from metriplex_pygame.arguments import Color, DrawingError, check_size, read_color
+from metriplex import ClosedError, Diagnosis, Renderer, Viewport, hookimpl
+from metriplex_pygame.arguments import Color, DrawingError, check_size, read_color, read_viewport
 from metriplex_pygame.example import Ball, BallState
 from metriplex_pygame.headless import WHITE, HeadlessPygameRenderer
 from metriplex_pygame.sdl import load_pygame, nothing_opens
-from metriplex_pygame.transform import Transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,14 +16,15 @@ if TYPE_CHECKING:
 
 @final
 class PygameRendererPlugin:
-    """Renders environments that draw themselves in two dimensions.
+    """Render environments that draw themselves in two dimensions.
 
-    Those have `render(state, renderer)` and `default_renderer()`, and aren't MuJoCo's. With
-    `to_draw(state)`, which is traced, an environment picks what `render` is given of a state.
+    These environments have `render(state, renderer)` and `default_renderer()`, and no
+    `mujoco_model`. An environment's `to_draw(state)`, which is traced, selects the part of a state
+    that `render` gets.
 
     Args:
-        background_color: Red, green and blue in [0, 1] of an empty picture; None for what the
-            environment's `default_renderer()` has, and white if it has none.
+        background_color: Red, green and blue in [0, 1] of an empty picture; None for the colour of
+            the environment's `default_renderer()`, or white without such a colour.
 
     Raises:
         DrawingError: The colour isn't three finite numbers.
@@ -64,17 +64,17 @@ class PygameRendererPlugin:
 
 @final
 class PygameRenderer(Renderer):
-    """Lets an environment draw its states into a picture of the asked size.
+    """Draw the states of an environment with the environment's own `render`.
 
-    It shows what the environment's `default_renderer()` shows, undistorted and centred. That is
-    asked at the first `render`, while pygame can't open anything. Pickled, this is nothing but the
-    environment and the size.
+    The frames show the view of the environment's `default_renderer()`, undistorted and centred.
+    `default_renderer()` is called at the first `render`, while pygame can't open a window. A pickle
+    of the renderer holds only its arguments.
 
     Args:
         env: The environment.
         width: Width of a frame in pixels.
         height: Height of a frame in pixels.
-        background_color: Of an empty picture; None for the environment's own.
+        background_color: Colour of an empty picture; None for the environment's own.
 
     Raises:
         metriplex.ConfigurationError: A size isn't a whole number from 1.
@@ -94,24 +94,24 @@ class PygameRenderer(Renderer):
         return {**vars(self), "_canvas": None}
 
     def select(self, state: Any) -> Any:
-        """What the environment's `to_draw(state)` gives, if it has that; else the whole state."""
+        """Return the environment's `to_draw(state)`, or the whole state without that method."""
         to_draw = getattr(self._env, "to_draw", None)
         return state if to_draw is None else to_draw(state)
 
     def render(self, selected: Any) -> np.ndarray:
-        """Has the environment draw a state.
+        """Draw a state with the environment.
 
         Args:
-            selected: The state, its leaves NumPy arrays.
+            selected: Result of `select`, with NumPy arrays as leaves.
 
         Returns:
             uint8 `[height, width, 3]`, RGB; a new array, read-only.
 
         Raises:
-            DrawingError: The environment draws at NaN, or its `default_renderer()` doesn't say how
-                world units become pixels.
+            DrawingError: The environment draws at NaN, or `default_renderer()` returns no valid
+                `transform`.
             metriplex.ClosedError: After `close`.
-            Exception: Whatever the environment's `render` raises.
+            Exception: Any exception of the environment's `render`.
         """
         if self._closed:
             raise ClosedError("`render` was called after `close`: make a new renderer")
@@ -122,7 +122,7 @@ class PygameRenderer(Renderer):
         return self._canvas.as_array()
 
     def close(self) -> None:
-        """Lets go of the surface; may be called twice, and without a `render` before."""
+        """Release the surface; may be called twice, and without a `render` before."""
         self._closed = True
         if self._canvas is not None:
             self._canvas.close()
@@ -143,20 +143,20 @@ class PygameRenderer(Renderer):
         return _StandIn(canvas, type(default))
 
 
-def _view(default: Any, env: Any) -> tuple[Transform, Color]:
+def _view(default: Any, env: Any) -> tuple[Viewport, Color]:
     if not hasattr(default, "transform"):
         raise DrawingError(
             f"`default_renderer()` of `{type(env).__name__}` must give an object with a "
             f"`transform`, which says how world units become pixels; got {default!r}"
         )
-    return Transform.like(default.transform), getattr(default, "background_color", WHITE)
+    return read_viewport(default.transform), getattr(default, "background_color", WHITE)
 
 
 @final
 class _StandIn:
-    """A canvas that passes for an instance of the class of the environment's own renderer.
+    """A canvas that looks like an instance of the class of the environment's own renderer.
 
-    Environments of lerax refuse to draw with anything else, and its classes can't be derived from.
+    Environments of lerax accept no other class, and classes of lerax can't be subclassed.
     """
 
     def __init__(self, canvas: HeadlessPygameRenderer, kind: type) -> None:

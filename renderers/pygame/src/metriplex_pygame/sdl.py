@@ -1,4 +1,4 @@
-"""Loading pygame quietly, and keeping what others do with it off the screen."""
+"""Load pygame without output, and keep other code that uses pygame off the screen."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _SUBSYSTEMS = ("display", "font", "joystick", "mixer")
 
 @functools.cache
 def load_pygame() -> ModuleType:
-    """Imports pygame without its greeting; `os.environ` is as before afterwards.
+    """Import pygame without its greeting, and restore `os.environ`.
 
     Returns:
-        The module; nothing of it is initialised.
+        The module, not initialised.
     """
     with _lock, _environment({"PYGAME_HIDE_SUPPORT_PROMPT": "1"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how pygame was built
+        warnings.simplefilter("ignore")  # about the build of pygame
         import pygame
     return pygame
 
 
 @contextlib.contextmanager
 def nothing_opens() -> Generator[None]:
-    """Lets code run that may start pygame and ask for a window; there is none, nor any sound.
+    """Run code that may start pygame and open a window, without any window or sound.
 
-    What of pygame ran before runs on untouched, with its driver and window; what was started
-    within is stopped, and `os.environ` is as before.
+    Modules of pygame that ran before keep running, with their driver and window. Modules that the
+    code started are stopped, and `os.environ` is restored.
     """
     pygame = load_pygame()
     with _lock, _environment(_HIDDEN):
@@ -58,7 +58,7 @@ def nothing_opens() -> Generator[None]:
 
 @contextlib.contextmanager
 def fonts() -> Generator[None]:
-    """Has pygame's fonts at hand; stops them afterwards if they weren't running."""
+    """Initialise pygame's fonts, and stop them afterwards if they weren't running."""
     pygame = load_pygame()
     with _lock:
         was_running = pygame.font.get_init()
@@ -71,13 +71,13 @@ def fonts() -> Generator[None]:
 
 
 def _off_screen(size: Any = (0, 0), *_: object, **__: object) -> Any:
-    """Stands in for `pygame.display.set_mode`."""
+    """Replace `pygame.display.set_mode`."""
     return load_pygame().Surface(size, 0, 32)
 
 
 @contextlib.contextmanager
 def _environment(changes: dict[str, str]) -> Generator[None]:
-    """Changes `os.environ`, and afterwards restores all that is SDL's or pygame's."""
+    """Change `os.environ`, and restore all variables of SDL and pygame afterwards."""
     before = _variables()
     os.environ.update(changes)
     try:

@@ -1,4 +1,4 @@
-"""Shapes that were drawn lately: most of a picture stands where it stood in the one before."""
+"""A cache of drawn shapes: most shapes of a picture equal shapes of the picture before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stencil(NamedTuple):
     """A shape in its colour.
 
     Attributes:
-        surface: A `pygame.Surface` whose alpha is the shape's.
+        surface: A `pygame.Surface` with the alpha of the shape.
         position: Left and top in the picture, in pixels.
     """
 
@@ -33,7 +33,7 @@ class Stencil(NamedTuple):
 
 @final
 class ShapeCache:
-    """Keeps the shapes of the current picture and of the last one, up to 64 MiB of them."""
+    """Cache the shapes of the current picture and of the previous picture, up to 64 MiB."""
 
     def __init__(self) -> None:
         self._last: dict[Hashable, Stencil | None] = {}
@@ -41,20 +41,20 @@ class ShapeCache:
         self._bytes = 0
 
     def turn(self) -> None:
-        """Starts a new picture."""
+        """Start a new picture."""
         if self._current:
             self._last, self._current, self._bytes = self._current, {}, 0
 
     def stencil(self, shape: Hashable, rgb: RGB, mask: Callable[[], Mask | None]) -> Stencil | None:
-        """Finds a shape, or makes it.
+        """Return a shape from the cache, or make it.
 
         Args:
-            shape: Tells it from all others of the picture.
-            rgb: Its colour.
-            mask: Called if it is new.
+            shape: Key of the shape, unique in the picture.
+            rgb: Colour of the shape.
+            mask: Makes the mask; called if the shape is not cached.
 
         Returns:
-            The shape; None if nothing of it is to be seen.
+            The shape; None if the shape is not visible.
         """
         key = (shape, rgb)
         if key in self._current:

@@ -1,4 +1,4 @@
-"""Text as a mask, in the font that pygame brings along."""
+"""Text as a mask, in the default font of pygame."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=64)
 def text_alpha(text: str, size: int) -> Alpha:
-    """Draws text, its lines centred above one another.
+    """Draw text with centred lines.
 
     Args:
-        text: What to draw.
+        text: Text.
         size: Height of the font in pixels.
 
     Returns:
-        uint8 `[height, width]`: 0 beside the letters, 255 within them; not to be written to.
+        uint8 `[height, width]`: 0 outside the letters, 255 inside; must not be modified.
     """
     with fonts():
         lines = _lines(text.replace("\0", "").split("\n"), size)
@@ -35,7 +35,7 @@ def text_alpha(text: str, size: int) -> Alpha:
 
 def _lines(texts: Sequence[str], size: int) -> list[Alpha]:
     pygame = load_pygame()
-    # Gone with this call: a font that outlives `pygame.font.quit` never closes its file.
+    # A local font, because a font that outlives `pygame.font.quit` never closes its file.
     font = pygame.font.Font(None, size)
     return [_alpha(pygame, font.render(text, True, (255, 255, 255))) for text in texts]
 

@@ -1,1 +1,1 @@
-"""Drawing rollouts, in a process or a thread of their own: the recorder's thread waits for it."""
+"""Draw rollouts in a process or thread of their own, while a thread of the run waits for clips."""

@@ -1,8 +1,8 @@
 """The drawing process: `python -m metriplex.video.draw.child JOBS REPLIES DIRECTORY PARENT`.
 
-It is sent a renderer, then job after job, on the descriptor JOBS, and answers on REPLIES: for each
-job numbers (how many frames are drawn), then the `RenderResult`. It ends when nobody can send it
-jobs any more, and takes DIRECTORY, where its temporary files are, along.
+The process receives a renderer and then jobs on the descriptor JOBS. For each job it sends on
+REPLIES the number of drawn frames, repeatedly, and then the `RenderResult`. The process ends when
+JOBS is closed or PARENT has ended, and removes DIRECTORY, which holds its temporary files.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ if TYPE_CHECKING:
     from metriplex.video.draw.jobs import RenderResult
 
 _LOOK_UP_SECONDS = 5.0
-"""How often the parent is looked for: other children of it may hold JOBS open."""
+"""Interval of checks that the parent lives; other children of the parent may hold JOBS open."""
 
 
 def main(jobs: int, replies: int, directory: str, parent: int) -> None:
-    """Draws until there is nothing more to come.
+    """Draw jobs until JOBS is closed or the parent has ended.
 
     Args:
         jobs: Descriptor to read from.
         replies: Descriptor to write to.
-        directory: Removed at the end.
-        parent: Process to which all this is of use.
+        directory: Directory to remove at the end.
+        parent: Id of the training process.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when drawing ends
         signal.signal(number, signal.SIG_IGN)
-    artist = None
+    session = None
     try:
         _wait(jobs, parent)
-        artist = _Artist(wire.read(jobs), replies)
+        session = _Session(wire.read(jobs), replies)
         while True:
             _wait(jobs, parent)
-            wire.write(replies, artist.draw(wire.read(jobs)))
+            wire.write(replies, session.draw(wire.read(jobs)))
     except (EOFError, BrokenPipeError):
         pass
     finally:
-        if artist is not None:
-            artist.rest()
+        if session is not None:
+            session.close()
         shutil.rmtree(directory, ignore_errors=True)
 
 
 @final
-class _Artist:
-    """Holds the renderer, and makes a new one after each failure: its state is anyone's guess."""
+class _Session:
+    """Hold the renderer; unpickle a new one after each failure, which may leave a broken state."""
 
     def __init__(self, pickled: bytes, replies: int) -> None:
         self._pickled = pickled
@@ -77,18 +77,18 @@ class _Artist:
             )
             reason.__cause__ = error
             return failed(job, reason)
-        result = draw_clip(self._renderer, job, self._tell)
+        result = draw_clip(self._renderer, job, self._report_progress)
         if result.error is not None:
-            self.rest()
+            self.close()
         return result
 
-    def rest(self) -> None:
+    def close(self) -> None:
         if self._renderer is not None:
             with contextlib.suppress(Exception):
                 self._renderer.close()
         self._renderer = None
 
-    def _tell(self, frames: int) -> None:
+    def _report_progress(self, frames: int) -> None:
         wire.write(self._replies, frames)
 
 
@@ -103,5 +103,5 @@ def _wait(descriptor: int, parent: int) -> None:
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     sys.stdout.flush()
-    # Without the interpreter's own end, at which libraries of GL crash now and then.
+    # Skip the interpreter's finalization, in which GL libraries crash now and then.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Drawing a clip, in a process of its own or in a thread: states in, encoded files out."""
+"""Draw a clip in a process or in a thread: states in, encoded files out."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ CLOSED = "the run was closed before the clip was done"
 
 
 def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None]) -> RenderResult:
-    """Draws and encodes one clip, a frame at a time.
+    """Draw and encode one clip, frame by frame.
 
     Args:
-        renderer: Draws.
-        job: What to draw.
-        progress: Called with the number of frames so far before each frame and while the files are
-            finished. What it raises ends the clip.
+        renderer: Renderer of the states.
+        job: Clip to draw.
+        progress: Called with the number of drawn frames, before each frame and before each file is
+            finished. An exception that it raises ends the clip.
 
     Returns:
-        The result; whatever the renderer or an encoder raises is told there. A format that fails
-        leaves the others alone.
+        The result, which holds every exception of the renderer or of an encoder. If one format
+        fails, the other formats are still encoded.
     """
     label = job.without_states()
     errors: dict[str, Exception] = {}
     clips: dict[str, Clip] = {}
     try:
-        count = len(job.frames)
+        count = len(job.states)
         with contextlib.ExitStack() as stack:
             encoders = {
                 format_: stack.enter_context(ClipEncoder(fps=job.fps, format=format_))
@@ -51,7 +51,7 @@ def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None
                 for format_ in [name for name in encoders if name not in errors]:
                     try:
                         encoders[format_].write(frame)
-                    except Exception as error:  # noqa: BLE001 - told in the result
+                    except Exception as error:  # noqa: BLE001 - reported in the result
                         errors[format_] = error
                 if len(errors) == len(encoders):
                     break
@@ -59,7 +59,7 @@ def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None
                 progress(count)
                 try:
                     clips[format_] = encoders[format_].finish()
-                except Exception as error:  # noqa: BLE001 - told in the result
+                except Exception as error:  # noqa: BLE001 - reported in the result
                     errors[format_] = error
     except BaseException as error:  # noqa: BLE001 - a renderer may raise anything, SystemExit too
         return failed(label, error)
@@ -72,18 +72,18 @@ def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None
 
 
 def failed(job: RenderJob, error: BaseException) -> RenderResult:
-    """The result of a job that an exception ended.
+    """Return the result of a job that an exception ended.
 
     Args:
         job: The job.
-        error: A `VideoError` tells the reason by itself; the type of any other one is named.
+        error: The exception. The reason names its type, unless the exception is a `VideoError`.
     """
     return RenderResult(job.without_states(), error=_reason(error), details=_text(error))
 
 
 def _render(renderer: Renderer, job: RenderJob, index: int, count: int) -> np.ndarray:
     try:
-        return renderer.render(job.frames[index])
+        return renderer.render(job.states[index])
     except BaseException as error:
         raise VideoError(
             f"the renderer raised `{type(error).__name__}: {error}` at frame {index} of {count}"
@@ -99,39 +99,39 @@ def _text(error: BaseException) -> str:
 
 
 class Drawer(abc.ABC):
-    """Draws jobs one after another, on the worker's thread."""
+    """Draw jobs one after another, on the worker's thread."""
 
     @abc.abstractmethod
     def draw(self, job: RenderJob) -> RenderResult:
-        """Draws a clip; never raises. Blocks until it is done, hopeless, or `stop` was called."""
+        """Draw a clip; never raise. Block until the clip is done or failed, or `stop` was called."""
 
     @abc.abstractmethod
-    def hurry(self) -> None:
-        """Tells that somebody waits for what is drawn, now and later; from another thread."""
+    def restore_priority(self) -> None:
+        """Draw at normal priority from now on, because a caller waits; called by another thread."""
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Makes `draw`, now and later, return as soon as it can; called from another thread."""
+        """Make this and every later `draw` return as soon as possible; called by another thread."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Releases everything; never raises, and is the last call."""
+        """Release everything; never raise. The last call."""
 
 
 @final
 class ThreadDrawer(Drawer):
-    """Draws in this process, for renderers that can't be sent to another one."""
+    """Draw in this process, for renderers that can't be sent to another process."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._stopped = threading.Event()
 
     def draw(self, job: RenderJob) -> RenderResult:
-        """See `Drawer.draw`; notices `stop` only between two frames."""
+        """See `Drawer.draw`; `stop` takes effect between two frames."""
         return draw_clip(self._renderer, job, self._check)
 
-    def hurry(self) -> None:
-        """See `Drawer.hurry`; a thread has no priority of its own."""
+    def restore_priority(self) -> None:
+        """See `Drawer.restore_priority`; a thread has no priority of its own."""
 
     def stop(self) -> None:
         """See `Drawer.stop`."""

@@ -1,4 +1,4 @@
-"""What is asked of the render worker, and what it answers."""
+"""Jobs and results of the render worker."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class RenderJob:
     """A clip to draw.
 
     Attributes:
-        tag: Name under which it will be shown.
-        step: Environment steps taken before it was recorded.
-        fps: Frames a second at which it plays.
-        formats: The files that are wanted: `gif`, `webp`, `mp4`.
-        frames: What `Renderer.select` chose of each state, of NumPy arrays; in the order of time.
+        tag: Tag of the video.
+        step: Environment steps taken before the rollout was recorded.
+        fps: Frames a second at which the clip plays.
+        formats: Formats to encode: `gif`, `webp`, `mp4`.
+        states: Result of `Renderer.select` for each state, as NumPy arrays, in order of time.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
-        iteration: Index of the training iteration; None if it was asked for outside one.
+        iteration: Index of the training iteration; None outside an iteration.
         wall_time: Seconds since the Unix epoch at which the states reached the host.
     """
 
@@ -32,27 +32,26 @@ class RenderJob:
     step: int
     fps: float
     formats: tuple[str, ...]
-    frames: Sequence[Any] = field(repr=False)
+    states: Sequence[Any] = field(repr=False)
     lane: int | None = None
     iteration: int | None = None
     wall_time: float = 0.0
 
     def without_states(self) -> RenderJob:
-        """The same job as a label: it holds no arrays."""
-        return dataclasses.replace(self, frames=())
+        """Return the job without its arrays, as a label for a result."""
+        return dataclasses.replace(self, states=())
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderResult:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: The job, without its states.
-        clips: Format to clip, for those that could be made.
-        error: Why some are missing, in a sentence; None if none is.
-        details: What helps to find the cause: a traceback, or what the drawing process printed
-            last; may be empty.
+        clips: Format to clip, for the formats that were encoded.
+        error: Reason why formats are missing, in a sentence; None if no format is missing.
+        details: Traceback, or the last output of the drawing process; may be empty.
     """
 
     job: RenderJob

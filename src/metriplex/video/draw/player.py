@@ -1,4 +1,4 @@
-"""Plays on the host the rollouts of environments that can't be traced."""
+"""Play rollouts of environments that can't be traced, on the host."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from metriplex.video.play.payloads import Payload
 
 _BACKLOG = 2
-"""Rollouts that may wait, each with the parameters of a policy."""
+"""Rollouts that may wait; each holds the parameters of a policy."""
 
 _GRACE_SECONDS = 5.0
-"""How long `close` waits for the step that is being played when it gives up."""
+"""Seconds for which `close` waits for the current step after its timeout."""
 
 
 @final
-class _Task(NamedTuple):
+class _Rollout(NamedTuple):
+    """A rollout that waits to be played."""
+
     row: Row
     payload: Payload
     arrays: Sequence[np.ndarray]
@@ -30,34 +32,34 @@ class _Task(NamedTuple):
 
 @final
 class Player:
-    """One thread that plays rollouts one after another; started when there is a first one.
+    """Play rollouts one after another, on a thread that starts with the first rollout.
 
     Args:
-        on_frames: Called with the row and the selected states of a rollout, from the thread.
-        warn: Called with iteration, step and reason when there will be none.
+        on_states: Called with the row and the selected states of a rollout, on the thread.
+        warn: Called with iteration, step and reason if a rollout is dropped or fails.
     """
 
     def __init__(
         self,
-        on_frames: Callable[[Row, Sequence[Any]], None],
+        on_states: Callable[[Row, Sequence[Any]], None],
         warn: Callable[[int | None, int, str], None],
     ) -> None:
-        self._on_frames = on_frames
+        self._on_states = on_states
         self._warn = warn
-        self._waiting: collections.deque[_Task] = collections.deque()
+        self._waiting: collections.deque[_Rollout] = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def submit(self, row: Row, payload: Payload, arrays: Sequence[np.ndarray]) -> None:
-        """Takes a rollout; returns at once. Of too many the oldest is dropped, with a warning."""
+        """Queue a rollout and return at once; a full queue drops its oldest rollout with a warning."""
         dropped = None
         with self._changed:
             if self._closing:
                 dropped = row
             else:
-                self._waiting.append(_Task(row, payload, arrays))
+                self._waiting.append(_Rollout(row, payload, arrays))
                 if len(self._waiting) > _BACKLOG:
                     dropped = self._waiting.popleft().row
                 self._changed.notify_all()
@@ -71,7 +73,7 @@ class Player:
             self._warn(dropped.iteration, dropped.step, f"its rollout was dropped, as {reason}")
 
     def close(self, timeout: float) -> None:
-        """Waits for the rollouts under way, `timeout` seconds at most, and ends the thread.
+        """Wait for the queued rollouts, at most `timeout` seconds, and end the thread.
 
         May be called again.
         """
@@ -91,19 +93,19 @@ class Player:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 if not self._waiting:
                     return
-                task = self._waiting.popleft()
+                rollout = self._waiting.popleft()
             try:
-                frames = self._play(task)
+                states = self._play(rollout)
             except Exception as error:  # noqa: BLE001 - an environment may raise anything
                 reason = f"the rollout raised `{type(error).__name__}: {error}`"
-                self._warn(task.row.iteration, task.row.step, reason)
+                self._warn(rollout.row.iteration, rollout.row.step, reason)
             else:
-                self._on_frames(task.row, frames)
+                self._on_states(rollout.row, states)
 
-    def _play(self, task: _Task) -> list[Any]:
-        frames = []
-        for frame in task.payload.frames(task.arrays):
+    def _play(self, rollout: _Rollout) -> list[Any]:
+        states = []
+        for state in rollout.payload.selected(rollout.arrays):
             if self._stopped.is_set():
                 raise TimeoutError("the run was closed before it was played")
-            frames.append(frame)
-        return frames
+            states.append(state)
+        return states

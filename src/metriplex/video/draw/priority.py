@@ -1,4 +1,4 @@
-"""How far a process stands back from training, and whether it gets any processor at all."""
+"""Priority of the drawing process, and the time for which it waits for a processor."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOWEST = 19
-"""The niceness of what runs only when nothing else wants the processor."""
+"""Niceness of a process that runs only when no other process wants the processor."""
 
 
-def stand_back(pid: int, nice: int) -> None:
-    """Lowers the priority of a process and of what it will start; where that isn't allowed, not.
+def lower_priority(pid: int, nice: int) -> None:
+    """Lower the priority of a process and of its future children, if the system allows it.
 
-    At a niceness of 19 Linux also gets the policy `SCHED_IDLE`: whatever training wakes runs at
-    once, where one that is merely nice would first use up its slice of some milliseconds
-    (sched(7)).
+    On Linux a niceness of 19 also sets the policy `SCHED_IDLE`: threads of the training then
+    preempt the process at once. With niceness alone, the process would first use up its time
+    slice of some milliseconds (sched(7)).
 
     Args:
-        pid: The process, as it has just started: threads that it has already keep theirs.
-        nice: Its niceness, 0 to 19.
+        pid: Id of a process that has just started. Threads that it already has keep their priority.
+        nice: Niceness, 0 to 19.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, nice)
@@ -32,44 +32,44 @@ def stand_back(pid: int, nice: int) -> None:
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
-def come_forward(pid: int) -> None:
-    """Ends the policy `SCHED_IDLE` of a process and its children, which stay as nice as they are.
+def restore_priority(pid: int) -> None:
+    """End the policy `SCHED_IDLE` of a process and its children; their niceness stays.
 
     Args:
-        pid: The process. Without the right to it (Linux asks for `RLIMIT_NICE`) nothing changes.
+        pid: Id of the process. Nothing changes without the right (`RLIMIT_NICE` on Linux).
     """
     if not hasattr(os, "SCHED_IDLE"):
         return
-    for task in _tasks(pid):
+    for thread in _threads(pid):
         with contextlib.suppress(OSError):
-            if os.sched_getscheduler(int(task.name)) == os.SCHED_IDLE:
-                os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
+            if os.sched_getscheduler(int(thread.name)) == os.SCHED_IDLE:
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def waited_secs(pid: int) -> float:
-    """How long a process and its children were ready to run while others had the processors.
+    """Return how long a process and its children were runnable without a processor.
 
     Args:
-        pid: The process.
+        pid: Id of the process.
 
     Returns:
-        Seconds, summed over the threads that there are now (Linux's `schedstat`; elsewhere 0).
+        Seconds, summed over the current threads (Linux's `schedstat`; 0 on other systems).
     """
     total = 0.0
-    for task in _tasks(pid):
+    for thread in _threads(pid):
         with contextlib.suppress(OSError, IndexError, ValueError):
-            total += int((task / "schedstat").read_text().split()[1]) / 1e9
+            total += int((thread / "schedstat").read_text().split()[1]) / 1e9
     return total
 
 
-def _tasks(pid: int) -> Iterator[Path]:
-    """The threads of a process and of its children, in Linux's /proc; none elsewhere."""
+def _threads(pid: int) -> Iterator[Path]:
+    """Yield the threads of a process and of its children in Linux's /proc; none on other systems."""
     try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    except OSError:  # it has ended, or there is no /proc
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # the process has ended, or there is no /proc
         return
-    for task in tasks:
-        yield task
+    for thread in threads:
+        yield thread
         with contextlib.suppress(OSError, ValueError):
-            for child in map(int, (task / "children").read_text().split()):
-                yield from _tasks(child)
+            for child in map(int, (thread / "children").read_text().split()):
+                yield from _threads(child)

@@ -1,4 +1,4 @@
-"""The training process's side of the drawing process: starting, feeding, watching, ending it."""
+"""Start, feed, watch and end the drawing process, from the training process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metriplex.errors import ConfigurationError, VideoError
 from metriplex.video.draw import wire
 from metriplex.video.draw.drawer import CLOSED, Drawer, failed
 from metriplex.video.draw.jobs import RenderJob, RenderResult
-from metriplex.video.draw.priority import come_forward, stand_back, waited_secs
+from metriplex.video.draw.priority import lower_priority, restore_priority, waited_secs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from metriplex.plugins.interfaces import Renderer
 
 _GRACE_SECONDS = 5.0
-"""How long an idle process may take to end by itself."""
+"""Seconds that an idle process may take to end by itself."""
 
 _SECOND_LOOK_SECONDS = 1.0
-"""How often it is asked whether a process that is late gets no processor."""
+"""Interval of checks whether a late process only waits for a processor."""
 
 _TAIL = 4000
-"""Of what the process prints, the last bytes that are kept."""
+"""Number of bytes that are kept of the last output of the process."""
 
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
 _DEFAULTS = {"LP_NUM_THREADS": "1"}
-"""Variables that the user's own environment may set otherwise."""
+"""Variables that the user's own environment may override."""
 
 
 @final
 class ProcessDrawer(Drawer):
-    """Draws in a process of its own, which is started at the first job and after each death."""
+    """Draw in a process of its own, which starts at the first job and after each death."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class ProcessDrawer(Drawer):
         timeout_secs: float,
         environment: Mapping[str, str],
     ) -> None:
-        """Pickles the renderer; starts nothing.
+        """Pickle the renderer; start nothing.
 
         Args:
-            renderer: Sent to the process by cloudpickle.
-            nice: The process's niceness.
-            timeout_secs: Seconds without a new frame after which the process is ended.
-            environment: Variables to set in its environment.
+            renderer: Renderer, pickled by cloudpickle.
+            nice: Niceness of the process.
+            timeout_secs: Seconds without a new frame after which the process is killed.
+            environment: Variables to set in the environment of the process.
 
         Raises:
             ConfigurationError: The renderer can't be pickled.
@@ -78,7 +78,7 @@ class ProcessDrawer(Drawer):
         self._environment = dict(environment)
         self._child: Child | None = None
         self._lock = threading.Lock()
-        self._hurried = False
+        self._restored = False
         self._stopped = False
 
     def draw(self, job: RenderJob) -> RenderResult:
@@ -86,18 +86,18 @@ class ProcessDrawer(Drawer):
         label = job.without_states()
         try:
             result = self._converse(wire.pack(job))
-        except Exception as error:  # noqa: BLE001 - told in the result
+        except Exception as error:  # noqa: BLE001 - reported in the result
             printed = self._end(0.0)
             result = failed(label, VideoError(CLOSED) if self._stopped else error)
             return dataclasses.replace(result, details=printed or result.details)
         return dataclasses.replace(result, job=label)
 
-    def hurry(self) -> None:
-        """See `Drawer.hurry`."""
+    def restore_priority(self) -> None:
+        """See `Drawer.restore_priority`."""
         with self._lock:
-            self._hurried = True
+            self._restored = True
             if self._child is not None:
-                self._child.hurry()
+                self._child.restore_priority()
 
     def stop(self) -> None:
         """See `Drawer.stop`."""
@@ -111,7 +111,7 @@ class ProcessDrawer(Drawer):
         self._end(_GRACE_SECONDS)
 
     def _converse(self, message: bytes) -> RenderResult:
-        """Sends a job, and listens until its result comes, the process ends, or it is too late."""
+        """Send a job; receive replies until the result, the end of the process, or the timeout."""
         if self._child is not None and not self._child.alive:
             self._end(0.0)
         child = self._child
@@ -141,12 +141,12 @@ class ProcessDrawer(Drawer):
             if self._stopped:
                 raise VideoError(CLOSED)
             self._child = Child(self._environment, self._nice)
-            if self._hurried:
-                self._child.hurry()
+            if self._restored:
+                self._child.restore_priority()
             return self._child
 
     def _end(self, grace: float) -> str:
-        """Ends the process, if there is one, and gives what it printed last."""
+        """End the process, if there is one, and return its last output."""
         if self._child is None:
             return ""
         self._child.end(grace)
@@ -159,27 +159,27 @@ class ProcessDrawer(Drawer):
 
 @final
 class Child:
-    """A process that was started; `end`, `wait` and `release` come last, in this order.
+    """A drawing process; the last calls are `end`, `wait` and `release`, in this order.
 
     Attributes:
-        tail: The last of what it has printed.
+        tail: Last output of the process.
     """
 
     def __init__(self, environment: Mapping[str, str], nice: int) -> None:
-        """Starts it.
+        """Start the process.
 
         Args:
             environment: Variables to set.
-            nice: Its niceness.
+            nice: Niceness of the process.
 
         Raises:
-            OSError: It can't be started.
+            OSError: The process can't be started.
         """
         self.tail = b""
         self._waited = -1.0
         self._received = bytearray()
         self._printing = True
-        self._life = threading.Lock()  # a process that was waited for must not be killed
+        self._life = threading.Lock()  # the id of a reaped process must not be killed
         self._directory = tempfile.mkdtemp(prefix="metriplex-video-")
         jobs, self._jobs = os.pipe()
         self._replies, replies = os.pipe()
@@ -187,8 +187,8 @@ class Child:
         os.set_blocking(self._jobs, False)
         arguments = (jobs, replies, self._directory, os.getpid())
         try:
-            # A process group, so that ffmpeg can be ended with it and Ctrl-C reaches neither. Not a
-            # session: Linux weighs niceness only within one.
+            # A process group, so that ffmpeg is killed with the process and Ctrl-C reaches neither.
+            # Not a session, because Linux compares niceness only within a session.
             self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
                 [sys.executable, "-P", "-m", "metriplex.video.draw.child", *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
@@ -204,37 +204,37 @@ class Child:
         finally:
             for descriptor in (jobs, replies, output):
                 os.close(descriptor)
-        stand_back(self._process.pid, nice)
+        lower_priority(self._process.pid, nice)
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """True if the process has not ended."""
         with self._life:
             return self._process.poll() is None
 
-    def hurry(self) -> None:
-        """Ends its waiting for everybody else; from any thread."""
+    def restore_priority(self) -> None:
+        """End the policy `SCHED_IDLE` of the process; safe in any thread."""
         with self._life:
             if self._process.returncode is None:
-                come_forward(self._process.pid)
+                restore_priority(self._process.pid)
 
     def is_starving(self) -> bool:
-        """Whether since the last call it had to wait for a processor; at the first call, yes."""
+        """Return True at the first call, or if it waited for a processor since the last call."""
         before, self._waited = self._waited, waited_secs(self._process.pid)
         return before < 0 or self._waited - before > _SECOND_LOOK_SECONDS / 2
 
     def exchange(self, unsent: memoryview, timeout: float) -> tuple[memoryview, list[Any]]:
-        """Sends and receives what is possible, and waits if nothing is.
+        """Send and receive as much as possible; wait if neither is possible.
 
         Args:
-            unsent: What to send.
-            timeout: Seconds to wait.
+            unsent: Bytes to send.
+            timeout: Longest wait in seconds.
 
         Returns:
-            What is still to be sent, and the messages that came.
+            The bytes still to send, and the received messages.
 
         Raises:
-            EOFError: It has ended.
+            EOFError: The process has ended.
         """
         with selectors.PollSelector() as selector:
             selector.register(self._replies, selectors.EVENT_READ)
@@ -251,23 +251,23 @@ class Child:
                 raise EOFError
             self._received += chunk
         if self._jobs in ready:
-            # What is left in the pipe when it dies is told by the end of its replies.
+            # The end of the replies reports the death of the process.
             with contextlib.suppress(BrokenPipeError):
                 unsent = unsent[os.write(self._jobs, unsent) :]
         return unsent, wire.unpack(self._received)
 
     def kill(self) -> None:
-        """Ends it and its children at once; from any thread."""
+        """Kill the process and its children; safe in any thread."""
         with self._life:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, grace: float) -> None:
-        """Lets it end by itself.
+        """Wait until the process ends by itself.
 
         Args:
-            grace: Seconds after which it is ended if it is still there.
+            grace: Longest wait in seconds.
         """
         self._close_jobs()
         deadline = time.monotonic() + grace
@@ -276,7 +276,7 @@ class Child:
                 self.exchange(memoryview(b""), remaining)
 
     def wait(self) -> str:
-        """Makes sure that it has ended, and tells how it did."""
+        """Kill the process if it still runs, and return the reason for its end."""
         self.kill()
         with self._life:
             code = self._process.wait()
@@ -287,7 +287,7 @@ class Child:
         return str(signal.strsignal(-code) if code < 0 else f"exit status {code}")
 
     def release(self) -> None:
-        """Closes everything on this side, and removes the files that it may have left."""
+        """Close all descriptors, and remove the temporary files of the process."""
         self._close_jobs()
         os.close(self._replies)
         os.close(self._output)
@@ -305,7 +305,7 @@ class Child:
 
 
 def _variables(environment: Mapping[str, str], directory: str) -> dict[str, str]:
-    """The environment of the process: where this one finds modules, it does too."""
+    """Return the environment variables of the process; it finds modules where this one does."""
     path = [entry or str(Path.cwd()) for entry in sys.path]
     own = {"PYTHONPATH": os.pathsep.join(path), "TMPDIR": directory}
     return {**_DEFAULTS, **os.environ, **_ENVIRONMENT, **own, **environment}

@@ -1,4 +1,4 @@
-"""Turns the rollouts that reach the host into videos, off the training path."""
+"""The video recorder: turn rollouts that reach the host into videos, off the training path."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ logger = logging.getLogger("metriplex")
 TAG = "eval/video"
 
 _BACKLOG = 8
-"""Rollouts that may wait; they hold states, not frames."""
+"""Rollouts that may wait; they hold states, no frames."""
 
 
 @final
 class VideoRecorder:
-    """Has rollouts drawn and encoded by a worker, and logs what comes back.
+    """Draw and encode rollouts with a worker, and log the videos.
 
-    Of a vmapped run, the first lane is shown. What the device could not play is played by a thread
-    of its own before.
+    A vmapped run shows its first lane. A rollout that the device can't play is played on a thread
+    of its own first.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class VideoRecorder:
         self._player = Player(self._draw, self._warn)
 
     def submit(self, row: Row) -> None:
-        """Takes a rollout; returns at once. The drain thread calls."""
+        """Queue a rollout and return at once; called by the receiver."""
         if row.lane not in {None, 0}:
             return
         payload, arrays = find(row.values)
         if isinstance(payload, States):
-            self._draw(row, list(payload.frames(arrays)))
+            self._draw(row, list(payload.selected(arrays)))
         else:
             self._player.submit(row, payload, arrays)
 
     def close(self, timeout: float) -> None:
-        """Waits for the videos under way, `timeout` seconds at most, and ends the worker."""
+        """Wait for the queued videos, at most `timeout` seconds, and end the worker."""
         deadline = time.monotonic() + timeout
         self._player.close(timeout)
         self._worker.close(max(deadline - time.monotonic(), 0.0))
 
-    def _draw(self, row: Row, frames: Sequence[Any]) -> None:
+    def _draw(self, row: Row, states: Sequence[Any]) -> None:
         self._worker.submit(
             RenderJob(
                 tag=TAG,
@@ -76,14 +76,14 @@ class VideoRecorder:
                 lane=row.lane,
                 fps=self._fps,
                 formats=self._formats,
-                frames=frames,
+                states=states,
                 iteration=row.iteration,
                 wall_time=row.wall_time,
             )
         )
 
     def _on_result(self, result: RenderResult) -> None:
-        """Logs a video, and why some of it is missing. The worker's thread calls."""
+        """Log a video, and a warning if formats are missing; called on the worker's thread."""
         job = result.job
         if result.error is not None:
             self._warn(job.iteration, job.step, result.error, result.details)

@@ -11,25 +11,25 @@ import cloudpickle
 
 HEADER = struct.Struct("<Q")
 CHUNK = 1 << 18
-"""Bytes that are read at once."""
+"""Number of bytes to read at once."""
 
 
 def pack(message: Any) -> bytes:
-    """One message as it is sent.
+    """Return the packet of a message.
 
     Args:
-        message: Anything that cloudpickle can pickle, also what was defined in `__main__`.
+        message: Any object that cloudpickle can pickle, also of classes defined in `__main__`.
     """
     return packet(cloudpickle.dumps(message))
 
 
 def packet(pickled: bytes) -> bytes:
-    """Something that is pickled already, as it is sent."""
+    """Return the packet of a message that is already pickled."""
     return HEADER.pack(len(pickled)) + pickled
 
 
 def unpack(received: bytearray) -> list[Any]:
-    """Takes all whole messages from the front of what was received."""
+    """Remove all complete packets from the start of `received`, and return their messages."""
     messages = []
     while len(received) >= HEADER.size:
         end = HEADER.size + HEADER.unpack_from(received)[0]
@@ -41,20 +41,20 @@ def unpack(received: bytearray) -> list[Any]:
 
 
 def read(descriptor: int) -> bytes:
-    """Waits for one message and gives its pickle.
+    """Wait for one packet and return its pickle.
 
     Raises:
-        EOFError: Nobody can send any more.
+        EOFError: The other end is closed.
     """
     (length,) = HEADER.unpack(_read(descriptor, HEADER.size))
     return _read(descriptor, length)
 
 
 def write(descriptor: int, message: Any) -> None:
-    """Sends a message.
+    """Send a message.
 
     Raises:
-        BrokenPipeError: Nobody can receive it.
+        BrokenPipeError: The other end is closed.
     """
     data = memoryview(pack(message))
     while data:

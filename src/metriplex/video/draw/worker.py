@@ -1,4 +1,4 @@
-"""The render worker: clips are drawn and encoded one after another, away from training."""
+"""The render worker: draw and encode clips one after another, off the training path."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ logger = logging.getLogger("metriplex")
 MODES = ("process", "thread")
 
 _GRACE_SECONDS = 10.0
-"""How long `close` waits for the thread after it gave up on the clips."""
+"""Seconds for which `close` waits for the thread after it abandoned the clips."""
 
 
 @final
 class RenderWorker:
-    """Draws jobs in the background, in the order in which they came.
+    """Draw jobs in the background, in the order of their submission.
 
-    One thread of this process talks to one drawing process, which does all the work and is started
-    at the first job; with `mode="thread"` the thread does the work itself. Jobs that wait are few:
-    when another one comes, the oldest is dropped, so that the newest clip is always made.
+    One thread of this process talks to one drawing process, which does all the work and starts at
+    the first job; with `mode="thread"` the thread does the work itself. The queue is short: a job
+    that doesn't fit drops the oldest waiting job, so the newest clip is always made.
 
     No method raises because of a renderer, an encoder or the process. `close` must be called before
-    the interpreter ends: a thread that draws at its end would crash it.
+    the interpreter ends, because a thread that draws at that time would crash the interpreter.
 
     Attributes:
-        dropped: Jobs that were dropped because others were waiting.
+        dropped: Number of jobs that were dropped because newer jobs waited.
     """
 
     def __init__(
@@ -51,25 +51,24 @@ class RenderWorker:
         backlog: int = 2,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepares; starts nothing before the first job.
+        """Pickle the renderer; start nothing before the first job.
 
         Args:
-            renderer: Draws the states. It is pickled here and now, and the drawing process makes a
-                new one of that after each failure. With `mode="thread"` it is used as it is.
-            on_result: Called with the result of every job, once each, from the worker's thread (for
-                a job that comes too late, from the thread that submits it). What it raises is
-                logged.
+            renderer: Renderer of the states. It is pickled by this constructor, and the drawing
+                process unpickles it again after each failure. `mode="thread"` uses it directly.
+            on_result: Called with the result of every job, once each, on the worker's thread (or on
+                the submitting thread, for a job submitted after `close`). Exceptions are logged.
             mode: `process` or `thread`.
-            nice: Niceness of the drawing process, 0 (like training) to 19 (only when nothing else
-                wants the processor). For a thread it has no meaning.
-            timeout_secs: Seconds without a new frame after which the drawing process is ended; the
-                first frame includes its start. For a thread it has no meaning.
-            backlog: How many jobs may wait while one is drawn, at least 1.
+            nice: Niceness of the drawing process, 0 (like training) to 19 (only when no other
+                process wants the processor). Not used with `mode="thread"`.
+            timeout_secs: Seconds without a new frame after which the drawing process is killed; the
+                first frame includes its start. Not used with `mode="thread"`.
+            backlog: Number of jobs that may wait while one is drawn, at least 1.
             environment: Variables for the drawing process alone, such as `MUJOCO_GL`.
 
         Raises:
             ConfigurationError: The renderer can't be pickled, cloudpickle is not installed, or
-                another argument is not usable.
+                another argument is invalid.
         """
         if mode not in MODES:
             raise ConfigurationError(f"`video_worker` must be one of {MODES}; got {mode!r}")
@@ -94,7 +93,7 @@ class RenderWorker:
         self.dropped = 0
 
     def submit(self, job: RenderJob) -> None:
-        """Takes a job; never blocks, never raises.
+        """Queue a job; never block, never raise.
 
         Args:
             job: The job. Its arrays must not be changed afterwards.
@@ -109,27 +108,27 @@ class RenderWorker:
         self._report(failed(job, VideoError("the run was closed before the clip was asked for")))
 
     def flush(self, timeout: float) -> bool:
-        """Waits until every job has its result.
+        """Wait until every job has its result.
 
         Args:
-            timeout: Seconds to wait.
+            timeout: Longest wait in seconds.
 
         Returns:
-            Whether there is none left.
+            True if no job is left.
         """
         with self._changed:
             return self._changed.wait_for(self._idle, timeout)
 
     def close(self, timeout: float) -> None:
-        """Waits for the clips that were asked for, then ends the thread and the drawing process.
+        """Wait for the queued clips, then end the thread and the drawing process.
 
-        Every job has had its result when this returns, unless the renderer of a thread hangs. May
-        be called twice, and at the interpreter's exit.
+        When this returns, every job has its result, unless the renderer of a thread hangs. May be
+        called twice, and at the interpreter's exit.
 
         Args:
-            timeout: Seconds after which clips that are still not done are given up.
+            timeout: Seconds after which unfinished clips are abandoned.
         """
-        self._drawer.hurry()
+        self._drawer.restore_priority()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -147,7 +146,7 @@ class RenderWorker:
             logger.error("the renderer hangs: its thread is still drawing, and is left behind")
 
     def _started(self) -> bool:
-        """Makes sure that there is a thread; at the interpreter's exit there can't be a new one."""
+        """Start the thread if needed; return False if the exiting interpreter can't start one."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="metriplex-video", daemon=True)
             try:
@@ -176,7 +175,7 @@ class RenderWorker:
             self._drawer.close()
 
     def _next(self) -> bool:
-        """Gives one job its result; False if there will be no more."""
+        """Report the result of one job; return False after the last one."""
         with self._changed:
             self._busy = False
             self._changed.notify_all()

@@ -1,1 +1,1 @@
-"""Encoding frames as GIF, WebP and MP4, exact in frames and durations. Free of jax and of threads."""
+"""Encode frames as GIF, WebP and MP4, with exact frames and durations; no jax and no threads."""

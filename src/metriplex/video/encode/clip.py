@@ -1,4 +1,4 @@
-"""Making a file of a clip's frames: GIF, animated WebP or MP4."""
+"""Encode the frames of a clip as GIF, animated WebP or MP4."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from metriplex.errors import VideoError
 from metriplex.records import Clip, Video
-from metriplex.video.encode.encoders import Encoder, FFmpegGif, Mp4, PillowGif, PillowWebP
+from metriplex.video.encode.encoders import Encoder, FFmpegGif, ImageioGif, Mp4, PillowWebP
 from metriplex.video.encode.ffmpeg import find_ffmpeg
 from metriplex.video.encode.timing import Timing, rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from fractions import Fraction
     from types import TracebackType
 
@@ -28,22 +28,23 @@ _MAKE_THEM = "make `video_width` and `video_height` smaller"
 
 
 def encode(frames: Iterable[np.ndarray], *, fps: float, format: str) -> Clip:  # noqa: A002
-    """Encodes a clip; no more than a few frames are in memory at a time.
+    """Encode a clip; at most a few frames are in memory at a time.
 
     Args:
-        frames: uint8 `[height, width, 3]`, RGB, at least one, all of the same size. Each is used
-            before the next one is taken, so that the array may be overwritten.
+        frames: At least one frame, uint8 `[height, width, 3]`, RGB, all of the same size. Each
+            frame is encoded before the iterator is advanced, so the array may be overwritten.
         fps: Frames a second.
-        format: `gif`: repeats for ever, one palette of 256 colors; timed to 10 ms. `webp`: repeats
-            for ever, lossy; timed to 1 ms. `mp4`: H.264.
+        format: `gif`: repeats for ever; one palette of 256 colors (without ffmpeg one per frame);
+            durations in units of 10 ms. `webp`: repeats for ever, lossy; durations in units of
+            1 ms. `mp4`: H.264.
 
     Returns:
-        The clip, every frame once and in order. Above 50 (GIF) or 90 (WebP) frames a second, which
-        browsers would slow down, frames are left out instead.
+        The clip, every frame once and in order. Browsers slow down clips above 50 (GIF) or 90
+        (WebP) frames a second, so frames of faster clips are left out.
 
     Raises:
-        VideoError: A frame is not as it should be, there is none, or the encoder failed: it is
-            missing, was killed, the disk is full.
+        VideoError: A frame is invalid, there is no frame, or the encoder failed: the encoder is
+            missing or was killed, or the disk is full.
     """
     with ClipEncoder(fps=fps, format=format) as encoder:
         for frame in frames:
@@ -52,15 +53,15 @@ def encode(frames: Iterable[np.ndarray], *, fps: float, format: str) -> Clip:  #
 
 
 def encode_video(video: Video, format: str) -> Clip:  # noqa: A002 - the field's name
-    """A video as a file of one format, for backends; any thread.
+    """Return a video as a file of one format, for backends; safe in any thread.
 
     Args:
         video: The record.
-        format: `gif`, `webp` or `mp4`; a backend that has it in its attribute `video_format` gets
-            evaluation videos encoded already.
+        format: `gif`, `webp` or `mp4`. A backend that names the format in its attribute
+            `video_format` gets evaluation videos already encoded.
 
     Raises:
-        VideoError: It has to be encoded here and can't be.
+        VideoError: The video is not encoded yet, and encoding it failed.
     """
     clip = video.clips.get(format)
     if clip is not None:
@@ -75,12 +76,12 @@ def encode_video(video: Video, format: str) -> Clip:  # noqa: A002 - the field's
 
 @final
 class ClipEncoder:
-    """What `encode` does, for frames that are handed over one by one; a context manager."""
+    """Encode frames that are written one by one; a context manager. See `encode`."""
 
     __slots__ = ("_count", "_directory", "_encoder", "_shape", "_timing", "format", "fps")
 
     def __init__(self, *, fps: float, format: str) -> None:  # noqa: A002 - the field's name
-        """Prepares; the encoder itself starts with the first frame.
+        """Check the arguments; the encoder itself starts with the first frame.
 
         Args:
             fps: Frames a second.
@@ -100,13 +101,13 @@ class ClipEncoder:
         self._directory: Path | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Takes the next frame.
+        """Encode the next frame.
 
         Args:
-            frame: uint8 `[height, width, 3]`; it may be overwritten afterwards.
+            frame: uint8 `[height, width, 3]`; the array may be overwritten afterwards.
 
         Raises:
-            VideoError: It is not as it should be, or the encoder failed.
+            VideoError: The frame is invalid, or the encoder failed.
         """
         height, width, channels = self._check(frame)
         try:
@@ -122,7 +123,7 @@ class ClipEncoder:
         self._count += 1
 
     def finish(self) -> Clip:
-        """Gives the clip.
+        """Return the clip.
 
         Raises:
             VideoError: There was no frame, or the encoder failed.
@@ -139,7 +140,7 @@ class ClipEncoder:
         return Clip(data, self.format, width, height, len(durations), self.fps, duration)
 
     def close(self) -> None:
-        """Ends the encoder and removes its files; may be called twice."""
+        """Close the encoder and remove its files; may be called twice."""
         if self._encoder is not None:
             self._encoder.close()
         if self._directory is not None:
@@ -192,20 +193,18 @@ class ClipEncoder:
             return Mp4(width, height, self._timing.fps, directory, ffmpeg)
         if ffmpeg is not None:
             return FFmpegGif(width, height, directory, ffmpeg)
-        if importlib.util.find_spec("PIL") is None:
-            needed = "Pillow" if self.format == "webp" else "ffmpeg or Pillow"
+        is_gif = self.format == "gif"
+        if importlib.util.find_spec("imageio" if is_gif else "PIL") is None:
+            needed = "ffmpeg or imageio" if is_gif else "Pillow"
             raise VideoError(
                 f"a {self.format} needs {needed}, and there is none: "
                 f"`pip install 'metriplex[video]'`"
             )
-        make: Callable[[int, int, Path], Encoder] = (
-            PillowGif if self.format == "gif" else PillowWebP
-        )
-        return make(width, height, directory)
+        return (ImageioGif if is_gif else PillowWebP)(width, height, directory)
 
 
 def _timing(format: str, fps: Fraction) -> Timing:  # noqa: A002 - the field's name
-    """How finely a format counts time, and the shortest duration that browsers heed."""
+    """Return the timing of a format: its ticks, and the shortest duration browsers respect."""
     if format == "gif":
         return Timing(fps, ticks=100, shortest=2, longest=0xFFFF)
     if format == "webp":

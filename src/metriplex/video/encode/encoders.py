@@ -1,4 +1,4 @@
-"""One encoder a file format; each takes the frames one by one and keeps none of them in memory."""
+"""One encoder per file format; an encoder keeps at most one frame in memory."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from metriplex.video.encode.ffmpeg import FFmpeg, raw_input
-from metriplex.video.encode.gif import add_colors, set_durations, write_gif
+from metriplex.video.encode.gif import animation_frame, set_durations, start_animation
 from metriplex.video.encode.webp import write_webp
 
 if TYPE_CHECKING:
+    import io
     from pathlib import Path
 
 _ANY_RATE = Fraction(25)
-"""For files whose durations are set afterwards."""
+"""Rate of files whose durations are set afterwards."""
 
 
 class Encoder(abc.ABC):
-    """Makes one file of frames that are all of one size; `close` comes last, whatever happened."""
+    """Encode frames of one size to one file; `close` must be the last call, also after errors."""
 
     @abc.abstractmethod
     def write(self, frame: np.ndarray) -> None:
-        """Takes the next frame, uint8 `[height, width, 3]`, which it doesn't keep."""
+        """Encode the next frame, uint8 `[height, width, 3]`; the caller may overwrite the array."""
 
     @abc.abstractmethod
     def finish(self, durations: list[int]) -> bytes:
-        """Gives the file.
+        """Return the bytes of the file.
 
         Args:
-            durations: For each frame that was written, how long it is shown, in ticks of the
-                format.
+            durations: Duration of each written frame, in ticks of the format.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Releases what `finish` has not; may be called twice."""
+        """Release everything; may be called twice."""
 
 
 @final
 class FFmpegGif(Encoder):
-    """A GIF by ffmpeg: one palette for the whole clip, no dither.
+    """GIF by ffmpeg: one palette for the whole clip, no dither.
 
-    The palette is known only after the last frame, so frames wait in a losslessly compressed file.
+    The palette is known only after the last frame, so a lossless file holds the frames until then.
     """
 
     def __init__(self, width: int, height: int, directory: Path, executable: str) -> None:
@@ -84,7 +84,7 @@ class FFmpegGif(Encoder):
 
 @final
 class Mp4(Encoder):
-    """H.264 in an MP4 that plays while it loads; an odd size is made even by its last pixels."""
+    """H.264 in an MP4 that plays while it loads; an odd size repeats the last row or column."""
 
     def __init__(
         self, width: int, height: int, fps: Fraction, directory: Path, executable: str
@@ -117,24 +117,24 @@ class Mp4(Encoder):
         self._process.kill()
 
 
-class Spool(Encoder, abc.ABC):
-    """Keeps the frames in a file for Pillow, which takes whole clips only."""
+@final
+class ImageioGif(Encoder):
+    """GIF without ffmpeg: imageio compresses the changed part of each frame."""
 
     def __init__(self, width: int, height: int, directory: Path) -> None:
-        self._shape = (height, width, 3)
-        self._file = (directory / type(self).__name__).open("w+b", buffering=0)
+        self._file = (directory / "clip.gif").open("w+b", buffering=0)
+        self._file.write(start_animation(width, height))
+        self._shown: np.ndarray | None = None
 
     def write(self, frame: np.ndarray) -> None:
         """See `Encoder.write`."""
-        data = np.ascontiguousarray(frame).data.cast("B")
-        while data:
-            data = data[self._file.write(data) or 0 :]
+        _write_all(self._file, memoryview(animation_frame(frame, self._shown)))
+        self._shown = frame.copy()
 
-    def read(self, index: int) -> np.ndarray:
-        """Frame `index` of those that were written."""
-        size = math.prod(self._shape)
-        self._file.seek(index * size)
-        return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
+    def finish(self, durations: list[int]) -> bytes:
+        """See `Encoder.finish`."""
+        self._file.seek(0)
+        return set_durations(self._file.read() + b";", durations)
 
     def close(self) -> None:
         """See `Encoder.close`."""
@@ -142,25 +142,32 @@ class Spool(Encoder, abc.ABC):
 
 
 @final
-class PillowGif(Spool):
-    """A GIF by Pillow, for machines without ffmpeg."""
+class PillowWebP(Encoder):
+    """Lossy animated WebP. Pillow needs the whole clip, so a file holds the frames."""
 
-    _colors: frozenset[int] | None = frozenset()
+    def __init__(self, width: int, height: int, directory: Path) -> None:
+        self._shape = (height, width, 3)
+        self._file = (directory / "frames").open("w+b", buffering=0)
 
     def write(self, frame: np.ndarray) -> None:
         """See `Encoder.write`."""
-        self._colors = add_colors(self._colors, frame)
-        super().write(frame)
+        _write_all(self._file, np.ascontiguousarray(frame).data.cast("B"))
 
     def finish(self, durations: list[int]) -> bytes:
         """See `Encoder.finish`."""
-        return write_gif(self.read, durations, self._colors)
+        return write_webp(self._read, durations)
+
+    def close(self) -> None:
+        """See `Encoder.close`."""
+        self._file.close()
+
+    def _read(self, index: int) -> np.ndarray:
+        """Return frame `index` of those that were written."""
+        size = math.prod(self._shape)
+        self._file.seek(index * size)
+        return np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape)
 
 
-@final
-class PillowWebP(Spool):
-    """An animated WebP, lossy."""
-
-    def finish(self, durations: list[int]) -> bytes:
-        """See `Encoder.finish`."""
-        return write_webp(self.read, durations)
+def _write_all(file: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) or 0 :]

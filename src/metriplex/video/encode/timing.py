@@ -1,4 +1,4 @@
-"""When each frame of a clip is shown, in the whole ticks that a file format counts in."""
+"""Display times of the frames of a clip, in the whole ticks in which a file format counts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metriplex.errors import VideoError
 @final
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Which frames of a clip a format shows, and for how many ticks.
+    """Select the frames of a clip that a format shows, and their durations in ticks.
 
     Attributes:
         fps: Frames a second of the clip.
         ticks: Ticks a second of the format: 100 for GIF, 1000 for WebP.
-        shortest: The fewest ticks for which browsers show a frame as long as they are told to;
-            below, they show it for 100 ms.
-        longest: The most ticks that the format can count.
+        shortest: Shortest duration that browsers respect, in ticks; browsers show a shorter frame
+            for 100 ms.
+        longest: Longest duration that the format can store, in ticks.
     """
 
     fps: Fraction
@@ -29,28 +29,28 @@ class Timing:
     longest: int
 
     def __post_init__(self) -> None:
-        """Refuses rates at which nothing can be played."""
+        """Raise `VideoError` unless the rate is positive."""
         if not self.fps > 0:
             raise VideoError(f"`fps` of a clip must be positive; got {float(self.fps)}")
 
     def shows(self, index: int) -> bool:
-        """Whether frame `index` is shown: every one, unless the rate is above what browsers play.
+        """Return True if frame `index` is shown: all frames, unless browsers can't play the rate.
 
-        Of a faster clip, the frames are shown that are current at `0, d, 2 d, ...`, where `d` is
-        the shortest duration, so that it takes as long as it should.
+        A faster clip shows the frames that are current at `0, d, 2 d, ...`, where `d` is the
+        shortest duration, so the clip keeps its length.
         """
         stride = self._stride
         return stride <= 1 or math.floor(math.ceil(index / stride) * stride) == index
 
     def durations(self, num_frames: int) -> list[int]:
-        """How long each frame is shown that `shows` selects, in ticks; roundings don't add up.
+        """Return the duration of each frame that `shows` selects; rounding errors don't add up.
 
         Args:
-            num_frames: Frames of the whole clip, at least 1.
+            num_frames: Number of frames of the whole clip, at least 1.
 
         Returns:
-            One duration a shown frame. Their sum is the clip's length rounded to a tick, if the
-            format's shortest and longest durations allow it.
+            One duration in ticks per shown frame. Their sum is the clip's length rounded to a tick,
+            if the format's shortest and longest durations allow it.
         """
         shown = [index for index in range(num_frames) if self.shows(index)]
         if self._stride > 1:
@@ -63,7 +63,7 @@ class Timing:
 
     @property
     def _stride(self) -> Fraction:
-        """Frames of the clip in the shortest duration that a frame can be shown."""
+        """Return the number of frames of the clip that fall into the shortest duration."""
         return self.fps * self.shortest / self.ticks
 
     def _tick(self, index: int) -> int:
@@ -71,7 +71,7 @@ class Timing:
 
 
 def rate(fps: float) -> Fraction:
-    """A frame rate as encoders take it, a ratio of small integers: 29.97 is 2997/100.
+    """Return a frame rate as a ratio of small integers, for encoders: 29.97 is 2997/100.
 
     Args:
         fps: Frames a second.

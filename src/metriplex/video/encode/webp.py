@@ -1,4 +1,10 @@
-"""Animated WebP by Pillow, which is handed a clip that reads its frames from a file as it goes."""
+"""Animated WebP by Pillow, which reads the frames of a clip from a file one after another.
+
+Pillow is called directly, because imageio's Pillow plugin holds all frames in memory.
+
+References:
+    RFC 9649, WebP Image Format: https://www.rfc-editor.org/rfc/rfc9649
+"""
 
 from __future__ import annotations
 
@@ -12,24 +18,24 @@ if TYPE_CHECKING:
 
 _QUALITY = 80
 _KEY_FRAMES = 999
-"""Frames between two that don't build on the ones before: nobody seeks in so short a clip."""
+"""Frames between two key frames. Key frames serve seeking, and these clips are short."""
 
 
 def write_webp(read: Callable[[int], np.ndarray], durations: Sequence[int]) -> bytes:
-    """Makes an animated WebP that repeats for ever; a frame that is alike the last prolongs it.
+    """Encode an animated WebP that repeats for ever; equal consecutive frames become one frame.
 
     Args:
-        read: Gives frame `index`, uint8 `[height, width, 3]`.
-        durations: How long each frame is shown, in milliseconds.
+        read: Returns frame `index`, uint8 `[height, width, 3]`.
+        durations: Duration of each frame in milliseconds.
 
     Returns:
-        The file.
+        The bytes of the file.
     """
     from PIL import Image
 
     @final
     class Film(Image.Image):
-        """The clip as an image of several frames, of which Pillow seeks one after another."""
+        """The clip as an image of several frames, through which Pillow seeks."""
 
         n_frames = len(durations)
 

@@ -1,4 +1,4 @@
-"""Environments of the callback pattern, as a rollout needs them."""
+"""Adapter of environments of the callback pattern to the interface of a rollout."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _METHODS = ("initial", "transition", "observation", "terminal")
 
 @final
 class PatternEnvironment(Environment):
-    """Adapts the protocol `initial`, `transition`, `observation`, `terminal`, `truncate`.
+    """Adapt the protocol `initial`, `transition`, `observation`, `terminal`, `truncate`.
 
     Args:
         env: An environment with these methods; `truncate` and `action_mask` may be missing. An
-            attribute `traceable` that is False says that they can't be traced.
+            attribute `traceable = False` declares that jax can't trace the methods.
     """
 
     def __init__(self, env: Any) -> None:
@@ -26,15 +26,15 @@ class PatternEnvironment(Environment):
 
     @classmethod
     def accepts(cls, env: object) -> bool:
-        """Whether an object has the protocol's methods."""
+        """Return True if an object has the methods of the protocol."""
         return all(callable(getattr(env, name, None)) for name in _METHODS)
 
     def reset(self, key: Any) -> Any:
-        """As `Environment.reset`."""
+        """See `Environment.reset`."""
         return self._env.initial(key=key)
 
     def step(self, state: Any, action: Any, key: Any) -> tuple[Any, Any]:
-        """As `Environment.step`; an episode ends where it is terminal or truncated."""
+        """See `Environment.step`; an episode ends if the state is terminal or truncated."""
         state = self._env.transition(state, action, key=key)
         done = jnp.asarray(self._env.terminal(state, key=key), bool)
         truncate = getattr(self._env, "truncate", None)
@@ -43,10 +43,10 @@ class PatternEnvironment(Environment):
         return state, done
 
     def observe(self, state: Any, key: Any) -> Any:
-        """As `Environment.observe`."""
+        """See `Environment.observe`."""
         return self._env.observation(state, key=key)
 
     def action_mask(self, state: Any, key: Any) -> Any:
-        """As `Environment.action_mask`."""
+        """See `Environment.action_mask`."""
         mask = getattr(self._env, "action_mask", None)
         return None if mask is None else mask(state, key=key)

@@ -1,7 +1,7 @@
-"""What a program sends of a rollout: the states to draw, or the policy that is to play it.
+"""Payloads of a video row: states to draw, or the policy that the host plays a rollout with.
 
-Arrays cross to the host without the pytree that they are of. That stays here, under a number that
-goes with them.
+Arrays cross to the host without their pytree structure. The structure stays on the host, under a
+number that is part of the arrays' names.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Payload(abc.ABC):
-    """How a rollout is made of the arrays that reach the host."""
+    """Make a rollout of the arrays that reach the host."""
 
     @abc.abstractmethod
-    def frames(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
-        """What was selected of each state, of NumPy arrays, in the order of time."""
+    def selected(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
+        """Yield the selected part of each state, of NumPy arrays, in order of time."""
 
 
 @final
@@ -41,16 +41,16 @@ class States(Payload):
     """A rollout that the device has played.
 
     Attributes:
-        structure: Of what the renderer has selected of each state.
+        structure: Pytree structure of the part of a state that the renderer selects.
     """
 
     structure: jax.tree_util.PyTreeDef
 
-    def frames(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
-        """See `Payload.frames`.
+    def selected(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
+        """See `Payload.selected`.
 
-        Taken apart here, since the process that draws may not know the classes that states are of
-        as pytrees: those of a user's script are pickled by value.
+        The arrays are split here, because the drawing process may not know the pytree classes of
+        the states: cloudpickle pickles classes of a user's script by value.
         """
         return (jax.tree.unflatten(self.structure, leaves) for leaves in zip(*arrays, strict=True))
 
@@ -58,14 +58,14 @@ class States(Payload):
 @final
 @dataclass(frozen=True)
 class Play(Payload):
-    """A rollout that the host is still to play, as the environment can't be traced.
+    """A rollout that the host has to play, because the environment can't be traced.
 
     Attributes:
         env: The environment, adapted.
-        select: What is sent of each state.
+        select: Returns the part of a state that drawing needs.
         num_steps: Steps of the rollout.
         policy: The policy and the key, without their arrays.
-        x64: Whether jax had 64-bit types where the program was traced.
+        x64: True if 64-bit types were enabled while the program was traced.
     """
 
     env: Environment
@@ -75,11 +75,11 @@ class Play(Payload):
     x64: bool
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
-    def frames(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
-        """See `Payload.frames`; plays while it is iterated.
+    def selected(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
+        """See `Payload.selected`; plays during the iteration.
 
-        The policy runs on the CPU: an accelerator that runs a training from end to end would do
-        nothing else before that has ended.
+        The policy runs on the CPU, because an accelerator that runs a compiled training would not
+        run the policy before the training has ended.
         """
         with self._lock, _on_cpu(), jax.enable_x64(self.x64):
             leaves = [array[0] for array in arrays]
@@ -89,7 +89,7 @@ class Play(Payload):
 
     @functools.cached_property
     def _act(self) -> Callable[..., tuple[Any, Any]]:
-        """The policy, compiled once for all videos."""
+        """Return the policy, compiled once for all videos."""
 
         @jax.jit
         def act(leaves: Sequence[jax.Array], *arguments: Any) -> tuple[Any, Any]:
@@ -105,9 +105,9 @@ class Parts:
     """A pytree without its arrays.
 
     Attributes:
-        structure: Of the pytree.
-        others: Its leaves that aren't arrays; None in the place of arrays.
-        keys: For each array the PRNG implementation, if it holds keys.
+        structure: Structure of the pytree.
+        others: Leaves that aren't arrays; None in the place of arrays.
+        keys: PRNG implementation of each array that holds keys; None for other arrays.
     """
 
     structure: jax.tree_util.PyTreeDef
@@ -116,7 +116,7 @@ class Parts:
 
     @classmethod
     def split(cls, tree: Any) -> tuple[Parts, list[Any]]:
-        """Takes the arrays out of a pytree; PRNG keys become their words."""
+        """Split a pytree into parts and arrays; PRNG keys become their words."""
         leaves, structure = jax.tree.flatten(tree)
         arrays = [leaf for leaf in leaves if _is_array(leaf)]
         others = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
@@ -125,14 +125,14 @@ class Parts:
         return cls(structure, others, keys), words
 
     def join(self, arrays: Sequence[Any]) -> Any:
-        """The pytree with its arrays."""
+        """Return the pytree with its arrays."""
         wrapped = iter(
             [
                 array if impl is None else jax.random.wrap_key_data(array, impl=impl)
                 for array, impl in zip(arrays, self.keys, strict=True)
             ]
         )
-        # None is no leaf, so it stands for nothing but an array.
+        # jax treats None as no leaf, so each None stands for an array.
         leaves = [next(wrapped) if leaf is None else leaf for leaf in self.others]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -142,7 +142,7 @@ _numbers = itertools.count()
 
 
 def register(payload: Payload) -> int:
-    """Keeps a payload for the programs that send its arrays; equal ones have one number."""
+    """Keep a payload and return its number; equal payloads have one number."""
     for number, known in _payloads.items():
         if known == payload:
             return number
@@ -152,12 +152,12 @@ def register(payload: Payload) -> int:
 
 
 def name(number: int, arrays: Sequence[Any]) -> dict[str, Any]:
-    """Arrays under names from which `find` knows the payload."""
+    """Name the arrays of a payload, so that `find` finds the payload."""
     return {f"{number}/{index}": array for index, array in enumerate(arrays)}
 
 
 def find(values: Mapping[str, Any]) -> tuple[Payload, list[np.ndarray]]:
-    """The payload, and its arrays as they reached the host."""
+    """Return the payload of a row, and its arrays."""
     number = int(next(iter(values)).partition("/")[0])
     return _payloads[number], list(values.values())
 
@@ -174,7 +174,7 @@ def _is_key(array: Any) -> bool:
 def _on_cpu() -> Generator[None]:
     try:
         device = jax.devices("cpu")[0]
-    except RuntimeError:  # the user has switched that platform off
+    except RuntimeError:  # the user has disabled that platform
         yield
     else:
         with jax.default_device(device):

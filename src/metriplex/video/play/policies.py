@@ -1,4 +1,4 @@
-"""Policies of any shape, as a rollout calls them: with or without state, keys and masks."""
+"""Adapter of policies with or without state, keys and masks to one form."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Actor(NamedTuple):
     """A policy in one form.
 
     Attributes:
-        reset: Key to the policy's state at the start of an episode; None if it has none.
-        act: State, observation, key and action mask to the new state and the action.
+        reset: Maps a key to the policy's state at the start of an episode, None without state.
+        act: Maps state, observation, key and action mask to the new state and the action.
     """
 
     reset: Reset
@@ -27,15 +27,15 @@ class Actor(NamedTuple):
 
 
 def adapt_policy(policy: Any) -> Actor:
-    """Finds out how a policy is called, by its signature.
+    """Adapt a policy by its signature.
 
-    With a method `reset` the policy is that of the callback pattern: `reset(key=)` gives a state,
-    and `policy(state, observation, key=, action_mask=)` a state and an action. Otherwise it is
-    called with the observation and gives an action. A key and a mask are passed to parameters of
-    the names `key` (`rng`, `rng_key`, `prng_key`, `seed`) and `action_mask` (`mask`).
+    A policy with a method `reset` is a policy of the callback pattern: `reset(key=)` returns a
+    state, and `policy(state, observation, key=, action_mask=)` returns a state and an action. Any
+    other policy gets the observation and returns an action. The key is passed to a parameter named
+    `key` (`rng`, `rng_key`, `prng_key`, `seed`), the mask to `action_mask` (`mask`).
 
     Raises:
-        TypeError: The policy can't be called.
+        TypeError: The policy is not callable.
     """
     if not callable(policy):
         raise TypeError(f"a policy must be callable to be shown; got `{type(policy).__name__}`")
@@ -57,7 +57,7 @@ def adapt_policy(policy: Any) -> Actor:
 
 
 def _accepted(function: Callable[..., Any], *, key: Any, mask: Any = None) -> dict[str, Any]:
-    """The arguments that a function has parameters for."""
+    """Return the arguments for which a function has parameters."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):

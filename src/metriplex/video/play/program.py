@@ -1,4 +1,4 @@
-"""The part of a compiled program that plays an evaluation rollout and sends what drawing needs."""
+"""The part of a compiled program that plays evaluation rollouts and sends them to the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metriplex.bridge.emit import emit
 from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind
 from metriplex.bridge.tracing import is_tracing
 from metriplex.device.axes import gate
-from metriplex.device.config import Config
+from metriplex.device.config import Config  # noqa: TC001 - part of public annotations
 from metriplex.device.state import NO_LANE, MetricsState, make_row
 from metriplex.plugins.interfaces import Environment  # noqa: TC001 - part of public annotations
 from metriplex.video.play.payloads import Parts, Play, States, name, register
@@ -33,14 +33,14 @@ logger = logging.getLogger("metriplex")
 @final
 @dataclass(frozen=True)
 class VideoProgram:
-    """What of a callback's videos shapes the compiled program; equal ones share it.
+    """Settings of a callback's videos that shape the compiled program; equal ones share it.
 
     Attributes:
         identity: Equal for two runs that show the same environment in the same way.
         interval: Iterations between two videos.
         num_steps: Steps of a video.
         env: The environment, adapted.
-        select: What is sent of each state.
+        select: Returns the part of a state that is sent to the host.
     """
 
     identity: Hashable
@@ -61,19 +61,19 @@ class VideoProgram:
         iteration: ArrayLike | None,
         where: jax.Array | bool,
     ) -> None:
-        """Plays and sends a rollout in every `interval`-th iteration, the first one included.
+        """Play and send a rollout in every `interval`-th iteration, the first one included.
 
-        The rollout is a branch of its own in the program, which costs nothing in the others. Of
-        vmapped lanes the first one is played, and the branch stays one whatever is vmapped.
+        The rollout is a branch of the program that costs nothing in the other iterations. With
+        vmapped lanes the first lane is played, and the branch stays a branch under `vmap`.
 
         Args:
-            config: The callback's.
+            config: Configuration of the callback.
             run: The run handle.
             state: The state at the end of the iteration.
             policy: The current policy.
-            key: PRNG key, of either kind; None derives one from the iteration.
-            iteration: As the user counts; None for the state's own count.
-            where: Whether to log at all.
+            key: PRNG key, typed or raw; None derives a key from the iteration.
+            iteration: Index as counted by the user; None for the state's own count.
+            where: False logs nothing.
         """
         if policy is None:
             self._warn("`on_iteration` was given no `policy=`, which evaluation videos need")
@@ -103,7 +103,7 @@ class VideoProgram:
             self._warn(_reason(error))
 
     def _payload(self, policy: Any, key: jax.Array) -> dict[str, jax.Array]:
-        """Named arrays: of the states, or of the policy if the host has to play."""
+        """Return named arrays: the states, or the policy if the host has to play the rollout."""
         if self.env.traceable:
             try:
                 return self._states(policy, key)
@@ -122,7 +122,7 @@ class VideoProgram:
         play = functools.partial(rollout, self.env, num_steps=self.num_steps, select=self.select)
         if is_tracing():
             selected = play(policy, key)
-        else:  # a Python loop must not compile it each time
+        else:  # a Python loop must not compile the rollout each time
             parts, arrays = Parts.split(policy)
             selected = _compiled(self, parts)(arrays, key)
         leaves, structure = jax.tree.flatten(selected)
@@ -131,18 +131,19 @@ class VideoProgram:
         return name(register(States(structure)), leaves)
 
     def _warn(self, reason: str, prefix: str = "no evaluation videos") -> None:
-        """Says what holds for all the videos of a program, once."""
+        """Log a warning about all videos of a program, once per reason."""
         if reason not in self._warned:
             self._warned.add(reason)
             logger.warning("%s: %s; training and all other logging go on", prefix, reason)
 
 
 def _branch(due: jax.Array, lane: jax.Array, record: Callable[[jax.Array], None]) -> None:
-    """Runs `record` if it is due: in every program a branch that is skipped otherwise.
+    """Run `record` if it is due, as a branch of the program.
 
-    A vmapped branch would be run always, and for all lanes, so the first lane is taken before.
+    `vmap` turns a branch into code that always runs for all lanes, so the rule of this function
+    takes the first lane before the branch.
     """
-    traced = jax.make_jaxpr(record)(lane)  # tells which arrays `record` has taken from outside
+    traced = jax.make_jaxpr(record)(lane)  # finds the arrays that `record` closes over
 
     @jax.custom_batching.custom_vmap
     def branch(due: jax.Array, lane: jax.Array, *taken: jax.Array) -> tuple[()]:
@@ -165,7 +166,7 @@ def _branch(due: jax.Array, lane: jax.Array, record: Callable[[jax.Array], None]
 
 @functools.lru_cache(maxsize=2)
 def _compiled(program: VideoProgram, policy: Parts) -> Callable[..., Any]:
-    """The rollout, for policies that differ in their arrays alone."""
+    """Return the compiled rollout for policies that differ in their arrays alone."""
 
     @jax.jit
     def play(arrays: Sequence[jax.Array], key: jax.Array) -> Any:
@@ -187,5 +188,5 @@ def _rollout_key(key: jax.Array | None, iteration: jax.Array) -> jax.Array:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what jax says, which explains at length."""
+    """Return the type and the first line of an error; messages of jax are long."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

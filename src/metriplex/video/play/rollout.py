@@ -1,7 +1,7 @@
-"""The evaluation rollout: some steps of one environment with the current policy.
+"""The evaluation rollout: steps of one environment with the current policy.
 
-`rollout` is traced into a program, `play` runs on the host for environments that can't be traced.
-With the same key both give the same states.
+A program traces `rollout`; `play` runs on the host, for environments that can't be traced. Both
+return the same states for the same key.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def rollout(
     num_steps: int,
     select: Callable[[Any], Any],
 ) -> Any:
-    """Plays `num_steps` steps, starting a new episode whenever one ends; to be traced.
+    """Play `num_steps` steps, and start a new episode whenever one ends; traceable.
 
     Args:
         env: The environment, adapted.
         policy: The policy, see `metriplex.video.play.policies.adapt_policy`.
         key: Typed PRNG key; the same key gives the same rollout.
-        num_steps: How many states are recorded, the first one of an episode included.
-        select: What is kept of each state.
+        num_steps: Number of recorded states, the first state of an episode included.
+        select: Returns the part of a state to keep.
 
     Returns:
-        What `select` gives, with a leading axis `[num_steps]` on each leaf.
+        The results of `select`, with a leading axis `[num_steps]` on each leaf.
     """
     actor = adapt_policy(policy)
     env_key, policy_key, steps_key = jax.random.split(key, 3)
@@ -73,12 +73,12 @@ def play(
     num_steps: int,
     select: Callable[[Any], Any],
 ) -> Iterator[Any]:
-    """As `rollout`, one step after another on the host.
+    """Play a rollout like `rollout`, one step after another on the host.
 
     Actions reach the environment as NumPy arrays.
 
     Yields:
-        What `select` gives of each state, of NumPy arrays.
+        The result of `select` for each state, as NumPy arrays.
     """
     env_key, policy_key, steps_key = jax.random.split(key, 3)
     env_state, policy_state = env.reset(env_key), actor.reset(policy_key)
@@ -96,7 +96,7 @@ def play(
 
 
 def _like(new: Any, old: Any) -> Any:
-    """The new values, of the types of the old ones, as the carry of a scan has to be."""
+    """Cast new values to the types of the old ones, which the carry of a scan requires."""
 
     def cast(new: Any, old: Any) -> Any:
         dtype = jnp.result_type(old)
@@ -108,9 +108,9 @@ def _like(new: Any, old: Any) -> Any:
 
 
 def _varying(tree: Any) -> Any:
-    """The same values, typed as what may differ from device to device under `shard_map`.
+    """Return the same values, typed as varying over the devices of a `shard_map`.
 
-    Only what does so before and after a step can be carried through a scan.
+    The carry of a scan must have this type before and after each step, or never.
     """
     axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     if not axes:
@@ -120,7 +120,7 @@ def _varying(tree: Any) -> Any:
 
 
 def _plain(leaf: Any) -> Any:
-    """An array of a plain dtype: PRNG keys, which drawing can't need, become their words."""
+    """Return an array of a plain dtype: PRNG keys become their words."""
     if isinstance(leaf, jax.Array):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return jax.random.key_data(leaf) if is_key else leaf

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants take turns, medians count, and the machine is named."""
+"""Helpers of the benchmarks: rounds of contestants, medians, tables, and the machine's name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TypeAlias, final
 from metriplex import RunInfo, Scalars, hookimpl
 
 Contestant: TypeAlias = Callable[[], float]
-"""Runs once and gives what was measured: seconds, bytes."""
+"""A function that runs once and returns its measurement: seconds, bytes."""
 
 
 MEBIBYTE = 2**20
@@ -23,22 +23,22 @@ MEBIBYTE = 2**20
 
 @final
 class NoOpBackend:
-    """Takes records and does nothing: what is left is metriplex's own cost."""
+    """A backend that drops records, so that a benchmark measures metriplex's own cost."""
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def is_short(description: str | None) -> bool:
-    """Parses the command line: whether a few seconds, for CI, are all that is wanted."""
+    """Parse the command line; return True for a run of a few seconds, for CI."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--short", action="store_true", help="a few seconds, for CI")
     return parser.parse_args().short
 
 
 def print_machine(*packages: str) -> None:
-    """A header: what was measured on, and whether something else was running there."""
+    """Print the machine and the versions of packages, and a warning if the machine is busy."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -55,7 +55,7 @@ def print_machine(*packages: str) -> None:
 
 
 def resident() -> float:
-    """Mebibytes of this process that are in memory; NaN where the system doesn't tell."""
+    """Return the resident memory of this process in MiB; NaN if the system doesn't report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
@@ -64,9 +64,10 @@ def resident() -> float:
 
 
 def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
-    """Runs every contestant once a round, every other round in reverse, after one round unmeasured.
+    """Run every contestant once a round, in reverse in every second round, after a warm-up round.
 
-    A slow spell of the machine so hits all of them, and none always comes after the same other.
+    A slow period of the machine therefore affects all contestants, and no contestant always follows
+    the same one.
     """
     results: dict[str, list[float]] = {name: [] for name in contestants}
     for contestant in contestants.values():
@@ -79,13 +80,13 @@ def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, 
 
 
 def ratio(results: Mapping[str, Sequence[float]], name: str, base: str) -> float:
-    """The median over the rounds of one contestant's result over another's in the same round."""
+    """Return the median over rounds of the ratio of two contestants' results in one round."""
     pairs = zip(results[name], results[base], strict=True)
     return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table, aligned so that it is one in a terminal too; numbers to the right."""
+    """Print a Markdown table with aligned columns, numbers to the right."""
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
     first, *others = widths
     lines = [

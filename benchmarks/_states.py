@@ -1,4 +1,4 @@
-"""What benchmarks of videos draw: the states of a rollout."""
+"""Make the states of a rollout for benchmarks of videos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def states_of(env: Any, renderer: Renderer, count: int) -> list[Any]:
-    """What drawing needs of `count` states of a rollout with random actions."""
+    """Return the drawn parts of `count` states of a rollout with random actions."""
 
     def policy(_observation: Any, key: jax.Array) -> jax.Array:
         return jax.random.randint(key, (), 0, env.num_actions)

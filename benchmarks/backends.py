@@ -1,14 +1,13 @@
-"""Records a second until they are durable in a service: by metriplex, and by its client in a loop.
+"""Measure the records a second that metriplex and a service's client make durable in the service.
 
-A record is 20 scalars at one step. metriplex is given the records by `MetricsCallback.log`, one by
-one, and measured until `flush` returns; its run keeps its journal meanwhile, as by default. The
-service's own client is called directly, as its documentation shows it, and measured until what it
-was given is durable. Opening and ending a run is not measured. Contestants take turns in the same
-process and on the same server; the time of a record is compared, since a client that makes a
-request for every value gets fewer records. What eight backends at once cost the training is in
-`scaling.py`.
+A record is 20 scalars at one step. metriplex gets the records one by one from
+`MetricsCallback.log`, and is measured until `flush` returns, with its journal, as by default. The
+client of the service is called directly, as its documentation shows, and measured until its records
+are durable. Opening and closing a run is not measured. Contestants take turns in the same process
+and on the same server. The time per record is compared, since a client that makes a request for
+every value gets fewer records. `scaling.py` measures the cost of eight backends for the training.
 
-A backend that is not installed is left out. To add one, write a function that yields a `Service`.
+Backends that are not installed are skipped. To add one, write a function that yields a `Service`.
 
     python benchmarks/backends.py [--short]
 """
@@ -36,7 +35,7 @@ from metriplex import MetricsCallback, Scalars
 SCALARS = 20
 
 Log: TypeAlias = Callable[[Sequence[Scalars]], object]
-"""Hands records to a client; when it returns, they are durable."""
+"""A function that logs records with a client, and returns once they are durable."""
 
 
 @final
@@ -45,8 +44,8 @@ class Client:
     """One way to call a service's own client.
 
     Attributes:
-        open: Opens a run, in a directory of its own if it needs one, and gives what logs to it.
-        records: How many records it gets in a round.
+        open: Opens a run in a directory, if the service needs one, and returns its log function.
+        records: Number of records in a round.
     """
 
     open: Callable[[Path], Log]
@@ -56,12 +55,12 @@ class Client:
 @final
 @dataclass(frozen=True)
 class Service:
-    """What is compared for one service.
+    """The contestants of one service.
 
     Attributes:
-        backends: As `MetricsCallback` takes it.
-        records: How many records metriplex gets in a round.
-        clients: The service's own client by what is called.
+        backends: Backends, as for `MetricsCallback`.
+        records: Number of records that metriplex gets in a round.
+        clients: Name of the called function to the service's own client.
     """
 
     backends: Any
@@ -81,7 +80,7 @@ def make_records(count: int) -> list[Scalars]:
 
 
 def time_client(client: Client) -> float:
-    """Seconds a record."""
+    """Return seconds per record."""
     with tempfile.TemporaryDirectory() as directory:
         log = client.open(Path(directory))
         records = make_records(client.records)
@@ -91,7 +90,7 @@ def time_client(client: Client) -> float:
 
 
 def time_metriplex(service: Service, calls: list[float]) -> float:
-    """Seconds a record; those that `log` took go to `calls`."""
+    """Return seconds per record; append the seconds per `log` to `calls`."""
     with (
         tempfile.TemporaryDirectory() as log_dir,
         MetricsCallback(
@@ -220,10 +219,10 @@ SDKS = {"tensorboard": "tensorboardX"}
 
 
 def measure(name: str, scale: int, rounds: int) -> list[list[str]]:
-    """The rows of one service."""
+    """Return the table rows of one service."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        contextlib.redirect_stdout(io.StringIO()),  # clients greet
+        contextlib.redirect_stdout(io.StringIO()),  # clients print greetings
         SERVICES[name](Path(directory), scale) as service,
     ):
         calls: list[float] = []

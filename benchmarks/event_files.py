@@ -1,8 +1,8 @@
-"""Scalars a second into a TensorBoard event file, from the call to durable in a closed file.
+"""Measure the scalars a second written to a TensorBoard event file, until the file is closed.
 
-Side by side: this backend, tensorboardX's `SummaryWriter.add_scalar`, and tensorboardX's
-synchronous `EventsWriter` with one event for all values of a step. The contestants alternate, so
-that a slow spell of the machine hits all of them; the fastest round of each counts.
+The contestants are this backend, tensorboardX's `SummaryWriter.add_scalar`, and tensorboardX's
+synchronous `EventsWriter` with one event for all values of a step. They alternate, so that a slow
+period of the machine affects all; the fastest round of each counts.
 
     python benchmarks/event_files.py [--short]
 """
@@ -27,7 +27,7 @@ from metriplex_tensorboard import TensorBoardBackend
 from metriplex_tensorboard.protos import Event, Summary
 
 BATCH = 100
-"""Records in one call of the hook, as a worker that lags a little hands them on."""
+"""Records in one call of the hook, as for a worker that lags a little."""
 
 Log = Callable[[Path, Sequence[Scalars]], None]
 
@@ -74,7 +74,7 @@ CONTESTANTS: dict[str, Log] = {
 
 
 def measure(values: int, scalars: int, rounds: int) -> dict[str, float]:
-    """Scalars a second by contestant, `values` of them a step, `scalars` in all."""
+    """Return scalars a second by contestant, for `scalars` in total with `values` per step."""
     records = [
         Scalars(
             step=512 * index,

@@ -1,4 +1,4 @@
-"""What `import metriplex` adds to `import jax`, in fresh processes.
+"""Measure the time that `import metriplex` adds to `import jax`, in fresh processes.
 
 python benchmarks/import_time.py [--short]
 """

@@ -1,10 +1,10 @@
-"""What one `on_iteration` with 20 scalars costs the thread that trains.
+"""Measure the cost of one `on_iteration` with 20 scalars for the training thread.
 
-A compiled scan does nothing but log. Its wall time an iteration, until its result is ready, is
+A compiled scan does nothing but log. Its wall time per iteration, until its result is ready, is
 compared with that of a scan that calls one no-op `jax.debug.callback` with a vector of as many
-words as metriplex's row has: the least that any logger that calls the host each iteration can cost.
-The drain thread and a backend's worker are alive and compete for the interpreter's lock; the second
-column is the time an iteration until everything was delivered.
+words as metriplex's row: the minimal cost of a logger that calls the host each iteration. The
+receiver thread and a backend's worker run and compete for the interpreter's lock. The second column
+is the time per iteration until all records are delivered.
 
     python benchmarks/iteration_cost.py [--short]
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NUM_SCALARS = 20
 ROW_WORDS = 33
-"""Of metriplex's row: 9 of the header, the scalars, two averages and whether they are there."""
+"""Words of metriplex's row: 9 of the header, the scalars, two averages and their validity."""
 BASE = "bare `debug.callback`"
 
 

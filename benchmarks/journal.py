@@ -1,8 +1,8 @@
-"""What a journal costs: µs to append a record, scalars a second read back, seconds to reopen.
+"""Measure a journal: µs to append a record, scalars a second to read back, seconds to reopen.
 
-Side by side: metriplex's journal, a file of `json.dumps` lines without checksums, and SQLite with
-one row a scalar, one transaction a batch. All write batches of 100 records of 20 scalars and end in
-a file that survives the process, not a power cut.
+The contestants are metriplex's journal, a file of `json.dumps` lines without checksums, and SQLite
+with one row per scalar and one transaction per batch. All write batches of 100 records of 20
+scalars to a file that survives the process, but not a power loss.
 
     python benchmarks/journal.py [--short]
 """
@@ -109,7 +109,7 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def compare(records: Sequence[Scalars], rounds: int) -> None:
-    """Writing and reading, contestants in turns."""
+    """Print the results of writing and reading; the contestants take turns."""
     scalars = len(records) * len(TAGS)
 
     def writing(write: Write) -> float:
@@ -142,7 +142,7 @@ def compare(records: Sequence[Scalars], rounds: int) -> None:
 
 
 def reopen(count: int) -> None:
-    """A journal of many records is opened to be continued."""
+    """Print the seconds to reopen a journal, find its newest step, and read its end."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_journal(directory, make_records(count))

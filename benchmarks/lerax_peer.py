@@ -1,8 +1,8 @@
-"""What lerax's own PPO pays for metriplex's callback, and for the one that lerax ships.
+"""Measure the cost of metriplex's callback and of lerax's own callback for lerax's PPO.
 
-The same training runs without a callback, with `LeraxCallback` to a TensorBoard backend and with
-lerax's callback to its TensorBoard writer. Reported is what each adds to the bare training, until
-its result is ready, an iteration; and until everything is on disk.
+The same training runs without a callback, with `LeraxCallback` to a TensorBoard backend, and with
+lerax's callback to its TensorBoard writer. The results are the times per iteration that each adds
+to the training without a callback, until its result is ready and until all records are on disk.
 
     pip install lerax
     python benchmarks/lerax_peer.py [--short]

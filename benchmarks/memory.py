@@ -1,7 +1,7 @@
-"""Memory of the process over a million records: flat, if nothing is kept that was delivered.
+"""Measure the memory of the process over a million records; it stays flat without a leak.
 
-Each leg logs the same number of records of two scalars from a compiled scan, with a `flush` after
-it; the resident memory is read after each tenth.
+Each leg logs the same number of records of two scalars from a compiled scan, followed by a `flush`.
+The resident memory is read after each leg, a tenth of the records.
 
     python benchmarks/memory.py [--short]
 """
@@ -31,7 +31,7 @@ def log(metrics: MetricsCallback, state: Any, records: int) -> Any:
 
 
 def measure(records: int, backends: Any) -> list[float]:
-    """Mebibytes after each leg; before the first, one has run already."""
+    """Return the resident memory in MiB after each leg; one leg runs before, unmeasured."""
     found = []
     with (
         tempfile.TemporaryDirectory() as log_dir,

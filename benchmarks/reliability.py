@@ -1,10 +1,10 @@
-"""What it costs that nothing is lost: the journal, a replay, a resume, a backend that is down.
+"""Measure the cost of reliability: the journal, a replay, a resume, a backend that is down.
 
-- The training thread: a compiled program that logs 20 scalars an iteration, with and without a
+- The training thread: a compiled program that logs 20 scalars per iteration, with and without a
   journal; contestants take turns.
-- The host: processor time of a record of 20 scalars, with and without.
-- Reading back: scalars a second from the journal into a backend that does nothing.
-- Reopening a run of a million records.
+- The host: processor time of a record of 20 scalars, with and without a journal.
+- Replay: scalars a second from the journal into a no-op backend.
+- Resume: seconds until a run of a million records is open.
 - Memory while a backend is down for the whole run.
 
     python benchmarks/reliability.py [--short]
@@ -38,7 +38,7 @@ from _measure import (
 from metriplex import MetricsCallback, RunInfo, Scalars, hookimpl
 from metriplex.delivery.run_journal import RunJournal
 from metriplex.plugins.backends import Backend
-from metriplex.replay.journal import replay
+from metriplex.replay.journal import replay_run
 from metriplex.run.run import Run
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ LONG = 600.0
 
 @final
 class Down:
-    """A service that is never there."""
+    """A backend whose service is always down."""
 
     @hookimpl
     def log_scalars(self) -> None:
@@ -60,7 +60,7 @@ class Down:
 
 @functools.partial(jax.jit, static_argnames="iterations")
 def train(metrics: MetricsCallback, iterations: int) -> Any:
-    """A matrix product an iteration, and its record."""
+    """Compute a matrix product and log a record in each iteration."""
 
     def iteration(carry: Any, index: jax.Array) -> tuple[Any, None]:
         weights, state = carry
@@ -94,7 +94,7 @@ def open_run(directory: Path, plugin: object, *, journal: bool = True) -> Genera
 
 
 def blocks(records: int) -> Iterator[tuple[Scalars, ...]]:
-    """Records of 20 scalars each, in blocks as the drain thread hands them over."""
+    """Yield records of 20 scalars each, in blocks like those of the receiver thread."""
     steps = itertools.count()
     for _ in range(records // BLOCK):
         chosen = itertools.islice(steps, BLOCK)
@@ -109,7 +109,7 @@ def log(run: Run, records: int) -> None:
 
 
 def host_seconds(records: int, journal: bool) -> float:
-    """Processor seconds of all threads for one record."""
+    """Return processor seconds of all threads per record."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.process_time()
         with open_run(Path(folder), NoOpBackend(), journal=journal) as run:
@@ -118,14 +118,14 @@ def host_seconds(records: int, journal: bool) -> float:
 
 
 def replayed_and_reopened(records: int) -> tuple[float, float]:
-    """Scalars a second of a replay, and seconds until a run is open for resume."""
+    """Return scalars a second of a replay, and seconds until a resumed run is open."""
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "run"
         directory.mkdir()
         with open_run(directory, NoOpBackend()) as run:
             log(run, records)
         begin = time.perf_counter()
-        (result,) = replay(directory, NoOpBackend())
+        (result,) = replay_run(directory, NoOpBackend())
         replayed = result.sent * len(TAGS) / (time.perf_counter() - begin)
         if result.sent != records:
             raise AssertionError(f"{result.sent} of {records} records were replayed")
@@ -144,8 +144,8 @@ def memory_of_an_outage(records: int) -> list[float]:
         for index, block in enumerate(blocks(records)):
             run._submit_checked(block)
             if index % (records // BLOCK // 10) == 0:
-                if run._recording is not None:
-                    run._recording.start_flush().wait(LONG)
+                if run._journal_worker is not None:
+                    run._journal_worker.start_flush().wait(LONG)
                 found.append(resident())
         run.close("finished", LONG)
     return found
@@ -153,7 +153,7 @@ def memory_of_an_outage(records: int) -> list[float]:
 
 def main() -> None:
     short = is_short(__doc__)
-    logging.getLogger("metriplex").setLevel(logging.CRITICAL)  # of the outage, which is meant
+    logging.getLogger("metriplex").setLevel(logging.CRITICAL)  # the outage is intended
     print_machine("jax", "jaxlib")
     iterations, records, rounds = (200, 2_000, 2) if short else (5_000, 100_000, 7)
     million = 10_000 if short else 1_000_000

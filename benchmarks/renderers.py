@@ -1,8 +1,8 @@
-"""Frames a second of every installed renderer, at 640 x 480, drawn and then encoded as GIF and MP4.
+"""Measure the frames a second of every installed renderer at 640 x 480, and of the encoders.
 
-Each renderer draws the demo's environment that it can draw, if it can, else its own example: the
-cart-pole for pygame, the pendulum for MuJoCo, with its cheap and with its full quality. The peer of
-a renderer is the encoder, which the same frames pass through in the drawing process.
+Each renderer draws an environment of the demo if it can (the cart-pole for pygame, the pendulum for
+MuJoCo, in low and full quality), else its own example. The frames are compared with the speed of
+the GIF and MP4 encoders, through which they pass in the drawing process.
 
     python benchmarks/renderers.py [--short]
 """
@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 640, 480
 
 
 def draw(renderer: Renderer, states: list[Any]) -> float:
-    """Seconds to draw all states."""
+    """Return seconds to draw all states."""
     start = time.perf_counter()
     for state in states:
         renderer.render(state)
@@ -40,7 +40,7 @@ def draw(renderer: Renderer, states: list[Any]) -> float:
 
 
 def encode_all(frames: list[np.ndarray], format_: str) -> float:
-    """Seconds to encode all frames."""
+    """Return seconds to encode all frames."""
     start = time.perf_counter()
     encode(frames, fps=50.0, format=format_)
     return time.perf_counter() - start

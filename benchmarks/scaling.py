@@ -1,10 +1,10 @@
-"""What logging costs as environments, backends and vmapped seeds grow in number.
+"""Measure the cost of logging for growing numbers of environments, backends and vmapped seeds.
 
-A compiled scan does nothing but log 20 scalars an iteration; times are of a whole iteration until
-its result is ready. Flat is best. `on_step` does the same arithmetic for each environment, so its
-column also shows what one environment costs. With seeds, metriplex makes one host call an
-iteration for all lanes; the peer, one `jax.debug.callback` with the values packed by hand, makes
-one a lane.
+A compiled scan does nothing but log 20 scalars per iteration; times are per iteration, until the
+result is ready. Constant times are best. `on_step` computes the same for each environment, so its
+column also shows the cost of one environment. With seeds, metriplex makes one host call per
+iteration for all lanes; the peer, a `jax.debug.callback` with the values in one vector, makes one
+per lane.
 
     python benchmarks/scaling.py [--short]
 """
@@ -98,7 +98,7 @@ def time_peer(program: Callable[[], Any]) -> float:
 def measure(
     contestants: Mapping[str, Callable[[], float]], iterations: int, rounds: int
 ) -> tuple[list[str], list[str]]:
-    """Microseconds an iteration, and the ratio to the first contestant."""
+    """Return µs per iteration, and the ratio to the first contestant."""
     results = take_turns(contestants, rounds)
     first = next(iter(contestants))
     times = [f"{statistics.median(seconds) / iterations * 1e6:.0f}" for seconds in results.values()]

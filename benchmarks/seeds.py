@@ -1,10 +1,11 @@
-"""What logging costs a training of many seeds, and a program on eight devices.
+"""Measure the cost of logging for a training of many seeds, and for a program on eight devices.
 
-Seeds: PureJaxRL-style PPO on CartPole (`metriplex.demo.ppo`), all seeds by one `vmap`, with logging
-over without; also with statistics over the seeds. Devices, under `shard_map` over eight of this
-host: the same PPO, each device with environments and a learner of its own, and a program that does
-nothing but log, both over the same program with a bare `jax.debug.callback` of as many words, which
-are averaged over the devices and sent by the first.
+Seeds: PureJaxRL-style PPO on CartPole (`metriplex.demo.ppo`) with one `vmap` over all seeds. The
+result is the time with logging, also with statistics over the seeds, relative to the time without.
+Devices, under `shard_map` over eight devices of this host: the same PPO, with environments and a
+learner per device, and a program that does nothing but log. Both are relative to the same program
+with a `jax.debug.callback` of as many words, which are averaged over the devices and sent by the
+first device.
 
     python benchmarks/seeds.py [--short]
 """
@@ -44,7 +45,7 @@ AXIS = "x"
 
 
 def send_bare(values: jax.Array) -> None:
-    """Sends the mean over the devices of some words, from the first device."""
+    """Send the mean of some words over the devices, from the first device."""
     jax.lax.cond(
         jax.lax.axis_index(AXIS) == 0,
         lambda packed: jax.debug.callback(lambda _: None, packed),
@@ -57,7 +58,7 @@ def send_bare(values: jax.Array) -> None:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class BareCallback:
-    """The least that can log a training: no statistics, no order, no run."""
+    """The minimal callback that logs a training: no statistics, no order, no run."""
 
     def init(self, _num_envs: int) -> tuple[()]:
         return ()
@@ -80,7 +81,7 @@ class BareCallback:
 
 
 def time_run(program: Any, *arguments: Any, **options: Any) -> float:
-    """Seconds until the program's result is ready, with a callback that has a no-op backend."""
+    """Return seconds until the program's result is ready, with a callback to a no-op backend."""
     with (
         tempfile.TemporaryDirectory() as log_dir,
         MetricsCallback(
@@ -124,7 +125,7 @@ def devices(config: Config, iterations: int, rounds: int) -> None:
                 mesh=mesh,
                 in_specs=P(AXIS),
                 out_specs=P(AXIS),
-                check_vma=False,  # the demo's training begins with states that are equal everywhere
+                check_vma=False,  # the demo starts with states that are equal on all devices
             )(own)
         )
 

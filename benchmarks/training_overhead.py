@@ -1,9 +1,9 @@
-"""What logging adds to the wall time of a training: PPO on CartPole, 20 scalars an iteration.
+"""Measure the wall time that logging adds to a training: PPO on CartPole, 20 scalars per iteration.
 
-The same compiled program with and without logging to TensorBoard, without the time of compiling.
-The peers log the same 20 scalars of the same training with tensorboardX: by one
-`jax.debug.callback` a scalar that calls `SummaryWriter.add_scalar`, and by one ordered
-`jax.debug.callback` with a dictionary whose host function does that for each value.
+The same program runs with and without logging to TensorBoard; compilation is not measured. The
+peers log the same 20 scalars of the same training with tensorboardX: one with a
+`jax.debug.callback` per scalar that calls `SummaryWriter.add_scalar`, the other with one ordered
+`jax.debug.callback` of a dictionary, whose host function calls `add_scalar` for each value.
 
     python benchmarks/training_overhead.py [--short]
 """
@@ -23,11 +23,16 @@ import jax.numpy as jnp
 from _measure import is_short, print_machine, print_table, ratio, take_turns
 from tensorboardX import SummaryWriter
 
-from metriplex import MetricsCallback, MetricsState
+from metriplex import (
+    EpisodeStats,
+    MetricsCallback,
+    MetricsState,
+    average_stats,
+    init_stats,
+    learning_rates,
+    update_stats,
+)
 from metriplex.demo.ppo import Config, train
-from metriplex.device import episodes
-from metriplex.device.learning_rate import learning_rates
-from metriplex.device.summary import averages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +46,7 @@ Log: TypeAlias = dict[str, Any]
 
 
 def padded(log: Log, others: int) -> Log:
-    """PPO's training log, filled up so that `NUM_SCALARS` values are logged with the others."""
+    """Return PPO's training log, padded so that `NUM_SCALARS` values are logged in total."""
     missing = NUM_SCALARS - len(log) - others
     return log | {f"padding_{index:02d}": log["loss"] + index for index in range(missing)}
 
@@ -50,7 +55,7 @@ def padded(log: Log, others: int) -> Log:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Padded:
-    """A `MetricsCallback` whose training log is filled up."""
+    """A `MetricsCallback` whose training log is padded."""
 
     metrics: MetricsCallback
 
@@ -71,10 +76,10 @@ class Padded:
         return self.metrics.on_training_end(state)
 
 
-PeerState: TypeAlias = tuple[episodes.EpisodeStats, jax.Array]
+PeerState: TypeAlias = tuple[EpisodeStats, jax.Array]
 
 _writer: SummaryWriter
-"""What the peers write to: of the round that is running, so that one program serves all rounds."""
+"""Writer of the peers in the current round; a global, so that one program serves all rounds."""
 
 
 def _add_scalar(tag: str, value: jax.Array, step: jax.Array) -> None:
@@ -90,12 +95,12 @@ def _add_scalars(values: Mapping[str, jax.Array], step: jax.Array) -> None:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Peer:
-    """Logs what metriplex logs, by tensorboardX; takes its episode statistics in the same way."""
+    """Log the same scalars and episode statistics as metriplex with tensorboardX."""
 
     one_callback: bool
 
     def init(self, num_envs: int) -> PeerState:
-        return episodes.init_stats(num_envs, window=False), jnp.int32(0)
+        return init_stats(num_envs, window=False), jnp.int32(0)
 
     def on_training_start(self, state: PeerState) -> PeerState:
         return state
@@ -105,13 +110,13 @@ class Peer:
     ) -> PeerState:
         stats, step = state
         done = jnp.logical_or(terminated, truncated)
-        return episodes.update(stats, reward, done, alpha=0.9), step + reward.size
+        return update_stats(stats, reward, done, alpha=0.9), step + reward.size
 
     def on_iteration(
         self, state: PeerState, *, training_log: Log, opt_state: Any, **_: Any
     ) -> PeerState:
         stats, step = state
-        mean_return, mean_length, _finished = averages(stats)
+        mean_return, mean_length, _finished = average_stats(stats)
         log = padded(training_log, others=NUM_EPISODE_SCALARS + 1)
         values = {
             "episode/return": mean_return,

@@ -1,11 +1,11 @@
-"""A clip of 256 frames, 640 x 480, at 50 frames a second: seconds, bytes and quality of its file.
+"""Measure the seconds, bytes and quality of an encoded clip: 256 frames, 640 x 480, 50 a second.
 
-Side by side: the encoders of metriplex, and `SummaryWriter.add_video` of tensorboardX, which needs
-moviepy (`pip install moviepy`; without it the others are measured alone); and PyAV with the same
-filters, where it is installed (`pip install av`). Three scenes: a cart-pole of few colors, the
-demo's pendulum as MuJoCo draws it, and a shaded one that moves all over and has more colors than a
-palette. Each file is decoded again: PSNR over all frames, how many of them are distinct where all
-were, and how many are another one than the one that was given (the nearest in the whole clip).
+The contestants are the encoders of metriplex, `SummaryWriter.add_video` of tensorboardX with
+moviepy (`pip install moviepy`), and PyAV with the same filters (`pip install av`); contestants that
+are not installed are skipped. The scenes are a cart-pole of few colors, the demo's pendulum drawn
+by MuJoCo, and a shaded scene that moves everywhere and has more colors than a palette. Each file is
+decoded: the results are the PSNR over all frames, the number of distinct frames (all frames were
+distinct), and the number of frames whose nearest frame in the given clip is at another place.
 
     python benchmarks/video_encoding.py [--short]
 """
@@ -109,7 +109,7 @@ def metriplex_clip(kind: str, frames: np.ndarray) -> bytes:
 
 
 def pyav_gif(frames: np.ndarray) -> bytes:
-    """The same filters as metriplex has ffmpeg run, by PyAV in this process."""
+    """Encode a GIF with PyAV in this process, with the filters that metriplex passes to ffmpeg."""
     av: Any = importlib.import_module("av")
 
     graph = av.filter.Graph()
@@ -151,7 +151,7 @@ def decode(clip: bytes) -> np.ndarray:
 
 
 def quality(clip: bytes, frames: np.ndarray) -> tuple[str, str, str]:
-    """PSNR in dB, distinct frames, and those that are not where they should be."""
+    """Return the PSNR in dB, the number of distinct frames, and that of misplaced frames."""
     decoded = decode(clip)
     got, given = (
         part[:, ::4, ::4].reshape(len(part), -1).astype(int) for part in (decoded, frames)

@@ -1,15 +1,15 @@
-"""What evaluation videos add to the wall time of a training: PPO on CartPole, one in 10 iterations.
+"""Measure the wall time that a video every 10 iterations adds to a training of PPO on CartPole.
 
-The same training four ways: without videos; drawn and encoded by the render worker at the lowest
-priority (the default); by a thread of the training process (`video_worker="thread"`); and
-synchronously, by a host call in the program that draws and encodes before it returns. All log to
-TensorBoard and have compiled before. `until closed` is the time until the last video is in the
-file.
+The same training runs four ways: without videos; with videos from the render worker at the lowest
+priority (the default); with videos from a thread of the training process
+(`video_worker="thread"`); and with a synchronous host call in the program that draws and encodes
+before it returns. All log to TensorBoard; compilation is not measured. `until closed` is the time
+until the last video is in the file.
 
-First jax's threads are kept to one core, so that drawing may have the others (Linux only); then
-they have all cores, and drawing takes from them. `recompiled` counts the programs that were
-compiled after the first round; videos that come faster than they can be drawn are dropped, so
-`videos` may be fewer than were asked for.
+The first part limits jax's threads to one core, which leaves the other cores to drawing (Linux
+only). In the second part jax and drawing share all cores. `recompiled` counts the programs that
+were compiled after the first round. Videos that arrive faster than they can be drawn are dropped,
+so `videos` may be lower than requested.
 
     python benchmarks/video_training.py [--short]
 """
@@ -45,14 +45,14 @@ OFF = "no videos"
 INTERVAL = 10
 
 compiled: list[str] = []
-"""Grows by one with every program that is compiled."""
+"""One entry per compiled program."""
 
 
 @final
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Synchronous:
-    """A callback whose program waits while a video is drawn and encoded in its host call."""
+    """A callback that draws and encodes videos in a host call, for which the program waits."""
 
     metrics: MetricsCallback
     num_steps: int = field(metadata={"static": True})
@@ -89,7 +89,7 @@ class Synchronous:
 
 
 _writing: MetricsCallback
-"""What synchronous videos are logged to: of the round that is running."""
+"""The run of the current round, to which synchronous videos are logged."""
 
 
 def _draw(structure: Any, step: jax.Array, *leaves: jax.Array) -> None:
@@ -106,7 +106,7 @@ def _draw(structure: Any, step: jax.Array, *leaves: jax.Array) -> None:
 @final
 @dataclass
 class Contestant:
-    """One way; remembers what it has seen beside the time of training."""
+    """One way to make videos; stores the other results besides the time of the training."""
 
     config: Config
     num_steps: int
@@ -139,7 +139,7 @@ class Contestant:
 
 
 def _ignore(_frames: int) -> None:
-    """Nobody follows the progress."""
+    """Ignore the progress."""
 
 
 def _count(event: str, *_: Any, **__: Any) -> None:
@@ -148,14 +148,14 @@ def _count(event: str, *_: Any, **__: Any) -> None:
 
 
 def keep_to(cores: set[int]) -> None:
-    """Where the threads may run that compute: all that there are, but the one that calls."""
+    """Limit all threads of this process to `cores`, except for the calling thread."""
     for thread in Path("/proc/self/task").iterdir():
         if int(thread.name) != threading.get_native_id():
             os.sched_setaffinity(int(thread.name), cores)
 
 
 def compare(title: str, config: Config, rounds: int, num_steps: int) -> None:
-    """Prints a table."""
+    """Print a table of the results."""
     iterations = config.num_iterations
     contestants = {
         OFF: Contestant(config, num_steps, {}),

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/backends.md from the results of the contract.
+"""Write the tables of docs/backends.md from the results of the contract.
 
 pytest --pyargs metriplex.testing --metriplex-backend tensorboard --metriplex-results results.json
 python docs/generate_backends.py results.json [more.json ...]
@@ -18,7 +18,7 @@ _WORDS = {"passed": "yes", "skipped": "-", "xfailed": "no"}
 
 
 def cells(results: list[dict[str, Any]]) -> dict[str, dict[tuple[str, str], str]]:
-    """For each backend, what it does about each demand: `yes`, `no` or `-`.
+    """Return the cell of each backend and each demand: `yes`, `no` or `-`.
 
     Raises:
         ValueError: A test failed.
@@ -35,7 +35,7 @@ def cells(results: list[dict[str, Any]]) -> dict[str, dict[tuple[str, str], str]
 
 
 def reasons(results: list[dict[str, Any]]) -> list[str]:
-    """Why, for each `no`."""
+    """Return the reason of each `no`."""
     found = {
         f"- `{test['backend']}`: {test['reason']}."
         for test in results
@@ -45,7 +45,7 @@ def reasons(results: list[dict[str, Any]]) -> list[str]:
 
 
 def tables(results: list[dict[str, Any]]) -> str:
-    """A table for each subject, and the reasons below."""
+    """Return a table for each subject, followed by the reasons."""
     by_backend = cells(results)
     backends = sorted(by_backend)
     demands = list(dict.fromkeys(key for row in by_backend.values() for key in row))
@@ -60,7 +60,7 @@ def tables(results: list[dict[str, Any]]) -> str:
 
 
 def main(paths: list[str]) -> None:
-    """Replaces what is between the marks."""
+    """Replace the text between the marks."""
     results = [test for path in paths for test in json.loads(Path(path).read_text())]
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""Draws the learning curves of runs, a panel each, for docs/images.
+"""Draw the learning curves of runs, one panel a run, for docs/images.
 
 python docs/generate_pictures.py OUTPUT.png "TITLE=RUN_DIRECTORY" ...
 """
@@ -11,15 +11,15 @@ from typing import Any
 import metriplex
 
 TAGS = ("episode/return", "eval/return")
-"""What is drawn: the first one that a run has."""
+"""Tags to draw; the first one that a run has is drawn."""
 
 
 def draw(axes: Any, title: str, run_dir: str) -> None:
-    """Draws one run, a line for each of its lanes.
+    """Draw one run, one line a lane.
 
     Args:
         axes: The panel.
-        title: Of the panel.
+        title: The panel's title.
         run_dir: The run's directory.
     """
     run = metriplex.read(run_dir)
@@ -35,7 +35,7 @@ def draw(axes: Any, title: str, run_dir: str) -> None:
 
 
 def main() -> None:
-    """Writes the picture that the command line asks for."""
+    """Write the picture of the runs on the command line."""
     import matplotlib.pyplot as plt
 
     output, *runs = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""A backend of your own in ten lines: any object with marked methods will do.
+"""A backend of your own: an object whose methods are marked with `hookimpl`.
 
 python examples/custom_backend.py
 cat logs/jsonl/scalars.jsonl
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 
 import jax
+from ppo_cartpole import Config, train
 
 from metriplex import MetricsCallback, hookimpl
-from metriplex.demo.ppo import Config, train
 
 
 class JsonLines:

@@ -1,4 +1,4 @@
-"""A plain Python loop without compiled code: an epsilon-greedy bandit in NumPy.
+"""An epsilon-greedy bandit in NumPy, logged from a Python loop without compiled code.
 
 python examples/python_loop.py
 tensorboard --logdir logs

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import final
 
 import metriplex
+import metriplex.testing.faults
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "src" / "metriplex"
@@ -37,10 +38,16 @@ FLOORS = (
 
 TOP = FLOORS[-1]
 FREE_OF_JAX = FLOORS[0] | {"plugins", "journal", "delivery", "run", "reading", "replay"}
-FREE_OF_JAX |= {"event_files", "bridge.rows"}
+FREE_OF_JAX |= {"event_files", "bridge.rows", "bridge.registry"}
 """Prefixes of modules that never import jax, also not by way of another module."""
 
-PUBLIC = ("metriplex", "metriplex.testing", "metriplex.integrations")
+PUBLIC = {
+    "metriplex": {*metriplex.__all__, "testing", "integrations"},
+    "metriplex.testing": {*metriplex.testing.__all__, "faults"},
+    "metriplex.testing.faults": set(vars(metriplex.testing.faults)),
+}
+"""Public modules and their names; every module of `metriplex.integrations` is public too."""
+
 CALLBACKS = {"io_callback", "pure_callback", "debug_callback"}
 SDKS = {
     *("tensorboardX", "tensorboard", "tensorflow", "rich", "PIL", "google.protobuf", "crc32c"),
@@ -287,22 +294,21 @@ def _module(path: Path) -> ast.Module:
 
 
 def _private_metriplex(module: ast.Module) -> set[str]:
-    public = set(metriplex.__all__)
     found: set[str] = set()
     for imported in _imports(module):
-        if imported.module.startswith("metriplex."):
-            if not any(_is_within(imported.module, one) for one in PUBLIC[1:]):
-                found.add(imported.module)
-        elif imported.module == "metriplex" and imported.name not in {None, *public, "testing"}:
-            found.add(f"metriplex.{imported.name}")
+        package, name = imported.module, imported.name
+        if room(package) != "metriplex" or f"{package}.".startswith("metriplex.integrations."):
+            continue
+        if package not in PUBLIC:
+            found.add(package)
+        elif name is not None and name not in PUBLIC[package]:
+            found.add(f"{package}.{name}")
     for node in ast.walk(module):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "metriplex":
-            found |= {f"metriplex.{node.attr}"} - {f"metriplex.{name}" for name in public}
-    return found - {"metriplex.testing", "metriplex.integrations"}
-
-
-def _is_within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+            found |= {f"metriplex.{node.attr}"} - {
+                f"metriplex.{name}" for name in PUBLIC["metriplex"]
+            }
+    return found
 
 
 # What a module looks like ---------------------------------------------------------------------
@@ -394,7 +400,9 @@ def test_import_metriplex_loads_no_sdk() -> None:
     assert set(loaded) & SDKS == set()
     assert [module for module in loaded if module.startswith("metriplex_")] == []
     rooms = {room(module.partition(".")[2]) for module in loaded if module.startswith("metriplex.")}
-    assert rooms & TOP == set()
+    assert rooms & (TOP | {"replay"}) == set()
+    assert "metriplex.video.encode" not in loaded
+    assert [name for name in metriplex.__all__ if not hasattr(metriplex, name)] == []
 
 
 def test_the_host_half_works_where_jax_is_not_installed() -> None:

@@ -36,7 +36,7 @@ class Abstract:
         raise NotImplementedError
 
 
-def test_a_generated_name_says_what_was_given_in_the_order_of_the_pattern() -> None:
+def test_a_generated_name_contains_policy_environment_and_time() -> None:
     env, policy = Named("CartPole"), Named("MLP")
     assert run_name(None, env, policy, NOW) == f"MLP_CartPole_{TIME}"
     assert run_name(None, env, None, NOW) == f"CartPole_{TIME}"
@@ -44,7 +44,7 @@ def test_a_generated_name_says_what_was_given_in_the_order_of_the_pattern() -> N
     assert run_name(None, None, None, NOW) == f"training_{TIME}"
 
 
-def test_a_given_name_is_used_as_it_is() -> None:
+def test_a_given_name_is_unchanged() -> None:
     name = "PPO lr=3e-4, seed 1 (früh)"
     assert run_name(name, Named("CartPole"), Named("MLP"), NOW) == name
 
@@ -73,7 +73,7 @@ def test_a_given_name_is_used_as_it_is() -> None:
         (Named("\ud800x"), "x"),
     ],
 )
-def test_the_part_of_a_generated_name_that_stands_for_an_object(env: object, part: str) -> None:
+def test_the_part_of_an_object_in_a_generated_name(env: object, part: str) -> None:
     assert run_name(None, env, None, NOW) == f"{part}_{TIME}"
 
 
@@ -102,7 +102,7 @@ def test_the_part_of_a_generated_name_that_stands_for_an_object(env: object, par
         (Path("a"), "must be a string or None"),
     ],
 )
-def test_a_name_that_is_no_plain_directory_is_rejected_before_anything_is_created(
+def test_an_invalid_name_is_rejected_before_anything_is_created(
     name: str, why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=why):
@@ -152,7 +152,7 @@ def test_directories_are_fresh_absolute_and_numbered(
     assert all(list(directory.iterdir()) == [] for directory in made)
 
 
-def test_files_and_dangling_links_in_the_way_are_left_alone(tmp_path: Path) -> None:
+def test_existing_files_and_dangling_links_are_not_overwritten(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -199,7 +199,7 @@ def test_two_processes_in_the_same_second_share_no_directory(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("log_dir", ["", "a\0b", b"logs", 3, None])
-def test_what_is_no_path_is_rejected(log_dir: str) -> None:
+def test_an_invalid_path_is_rejected(log_dir: str) -> None:
     with pytest.raises(ConfigurationError, match="`log_dir` must be a non-empty path"):
         create_directory(log_dir, "run")
 
@@ -214,7 +214,7 @@ def test_a_url_is_not_turned_into_a_directory(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_home_that_does_not_exist_is_named() -> None:
+def test_an_unknown_home_directory_raises() -> None:
     with pytest.raises(ConfigurationError, match="no home directory") as caught:
         create_directory("~nobody-of-this-name/logs", "run")
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -224,7 +224,7 @@ def test_a_home_that_does_not_exist_is_named() -> None:
     ("log_dir", "why"),
     [("file", "it is a file: remove it"), ("file/logs", "a part of the path is a file")],
 )
-def test_a_file_in_the_place_of_the_log_directory(tmp_path: Path, log_dir: str, why: str) -> None:
+def test_a_log_directory_that_is_a_file_raises(tmp_path: Path, log_dir: str, why: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigurationError, match=why) as caught:
         create_directory(tmp_path / log_dir, "run")
@@ -234,15 +234,15 @@ def test_a_file_in_the_place_of_the_log_directory(tmp_path: Path, log_dir: str, 
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self").exists(), reason="needs Linux's /proc, where nobody writes"
+    not Path("/proc/self").exists(), reason="needs Linux's /proc, which is not writable"
 )
-def test_a_log_directory_that_nobody_may_write() -> None:
+def test_a_log_directory_that_is_not_writable_raises() -> None:
     with pytest.raises(ConfigurationError, match="may write to") as caught:
         create_directory("/proc", "run")
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="too long: give a shorter"):
         create_directory(tmp_path / ("x" * 300), "run")
 
@@ -259,7 +259,7 @@ PROGRAM = textwrap.dedent("""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
-def test_a_directory_that_takes_no_bytes_is_an_error_and_is_removed(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_hold_a_byte_raises_and_is_removed(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     done = interpreter.run(limit + PROGRAM, tmp_path / "logs")
     assert done.stdout.startswith("OSError can't create a run's directory")
@@ -276,7 +276,7 @@ def _can_mount() -> bool:
 
 
 @pytest.mark.skipif(not _can_mount(), reason="needs a mount namespace for a small tmpfs")
-def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_full_disk_raises_an_error_that_names_the_cause(tmp_path: Path) -> None:
     script = (
         'mount -t tmpfs -o size=4k none "$1" && head -c 4096 /dev/zero > "$1/full" && '
         '"$2" -c "$3" "$1" && ls "$1"'

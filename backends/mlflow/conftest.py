@@ -1,4 +1,4 @@
-"""Where this distribution is not installed, its modules and its README are not for doctests."""
+"""Exclude the modules and the README from doctests if this distribution is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""brax's own PPO: what it reports, and videos of its policies drawn by MuJoCo.
+"""brax's own PPO, with its metrics and with videos that MuJoCo draws.
 
 pip install 'metriplex[tensorboard,video,mujoco]' brax
 python examples/integrations/brax_ppo.py
@@ -18,7 +18,7 @@ from metriplex.integrations.brax import BraxEnvironment, policy_params_fn, progr
 
 
 def replicate(tree, devices):
-    """What `jax.device_put_replicated` did: brax 0.14 calls it, jax 0.10 has it no more."""
+    """Replace `jax.device_put_replicated`, which brax 0.14 calls and jax 0.10 no longer has."""
     mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     return jax.tree.map(
@@ -47,7 +47,7 @@ def main() -> None:
             progress_fn=progress_fn(metrics),
             policy_params_fn=policy_params_fn(metrics),
         )
-        metrics.close(timeout=300)  # so short a training ends long before its videos are drawn
+        metrics.close(timeout=300)  # this short training ends long before its videos are drawn
     print("logged to logs")
 
 

@@ -1,4 +1,4 @@
-"""A Python loop over a vector environment of Gymnasium: what it logs is one line.
+"""A Python loop over a vector environment of Gymnasium, logged by one line an iteration.
 
 pip install 'metriplex[tensorboard]' gymnasium
 python examples/integrations/gymnasium_vector.py
@@ -20,7 +20,7 @@ def main() -> None:
     observation, _ = envs.reset(seed=0)
     with MetricsCallback("gymnasium", total_steps=4 * 2000) as metrics:
         for iteration in range(20):
-            gain = iteration / 20  # the policy gets better: it pushes to where the pole falls
+            gain = iteration / 20  # the policy improves: it pushes to where the pole falls
             for _ in range(100):
                 falls = observation[:, 2] + gain * observation[:, 3] > 0
                 observation, reward, terminated, truncated, _ = envs.step(falls.astype(np.int64))

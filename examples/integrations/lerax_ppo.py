@@ -23,7 +23,7 @@ def main() -> None:
     hparams = {"ppo": algo, "policy": policy}
     with MetricsCallback(env=env, policy=policy, hparams=hparams, video_interval=16) as metrics:
         algo.learn(env, policy, 2**14, key=jax.random.key(1), callback=LeraxCallback(metrics))
-        metrics.close(timeout=300)  # so short a training ends long before its videos are drawn
+        metrics.close(timeout=300)  # this short training ends long before its videos are drawn
         print(f"logged to {metrics.directory}")
 
 

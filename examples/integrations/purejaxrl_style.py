@@ -1,4 +1,4 @@
-"""PPO in one file, in the style of PureJaxRL, on a gymnax environment: the marked lines log.
+"""PPO in the style of PureJaxRL on a gymnax environment; the five numbered lines log it.
 
 pip install gymnax flax
 python examples/integrations/purejaxrl_style.py
@@ -103,7 +103,7 @@ def make_train(config, env, params):
             log_probs, value = network.apply(train_state.params, obs)
             action = jax.random.categorical(act_rng, log_probs)
             log_prob = jnp.take_along_axis(log_probs, action[:, None], axis=-1)[:, 0]
-            # gymnax 1 tells terminated and truncated apart, gymnax 0 has one `done`
+            # gymnax 1 returns terminated and truncated, gymnax 0 returns one `done`
             next_obs, env_state, reward, *ends, _ = jax.vmap(env.step, (0, 0, 0, None))(
                 jax.random.split(step_rng, config["NUM_ENVS"]), env_state, action, params
             )
@@ -178,7 +178,7 @@ def main() -> None:
     shown = GymnaxEnvironment(env, params)
     with MetricsCallback(env=shown, hparams=CONFIG, video_interval=64) as metrics:  # 4
         out = jax.block_until_ready(train(metrics, rngs))  # 5
-        metrics.close(timeout=300)  # so short a training ends long before its videos are drawn
+        metrics.close(timeout=300)  # this short training ends long before its videos are drawn
     print(f"rewards of the last update: {out['rewards'][:, -1].tolist()}")
     print(f"logged to {metrics.directory}")
 

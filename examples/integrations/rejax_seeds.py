@@ -1,4 +1,4 @@
-"""rejax's own PPO on four seeds at once: each evaluation of each seed, as it is made.
+"""rejax's own PPO on four seeds at once; each evaluation of each seed is logged when it is made.
 
 pip install 'metriplex[tensorboard]' rejax 'gymnax<1'
 python examples/integrations/rejax_seeds.py

@@ -1,4 +1,4 @@
-"""SBX's PPO on CartPole: what it tells its logger, one argument of `learn`.
+"""SBX's PPO on CartPole; one argument of `learn` logs everything that its logger gets.
 
 pip install 'metriplex[tensorboard]' sbx-rl
 python examples/integrations/sbx_ppo.py

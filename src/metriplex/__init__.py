@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from metriplex.bridge.host_function import callback_with_numpy_wrapper
 from metriplex.callback.callback import MetricsCallback
 from metriplex.callback.compat import JITSummaryWriter, TensorBoardCallback
+from metriplex.device.episodes import EpisodeStats, init_stats, reset_window, update_stats
+from metriplex.device.learning_rate import learning_rates
 from metriplex.device.state import MetricsState
+from metriplex.device.summary import average_stats, window_stats
 from metriplex.errors import (
     ClosedError,
     ConfigurationError,
@@ -18,6 +24,7 @@ from metriplex.errors import (
 )
 from metriplex.plugins.hookspecs import hookimpl
 from metriplex.plugins.interfaces import Environment, Renderer
+from metriplex.plugins.open_runs import OpenRuns
 from metriplex.plugins.routing import Route
 from metriplex.reading.run_data import RunData, read
 from metriplex.records import (
@@ -35,7 +42,11 @@ from metriplex.records import (
     Video,
     lane_name,
 )
-from metriplex.video.encode.clip import encode_video
+from metriplex.run.hparams import flatten_hparams
+
+if TYPE_CHECKING:
+    from metriplex.replay.journal import replay_run
+    from metriplex.video.encode.clip import encode_video
 
 __all__ = [
     "Artifact",
@@ -45,6 +56,7 @@ __all__ = [
     "Delivery",
     "Diagnosis",
     "Environment",
+    "EpisodeStats",
     "Histogram",
     "Image",
     "JITSummaryWriter",
@@ -54,6 +66,7 @@ __all__ = [
     "MetricsState",
     "MetriplexError",
     "NonFiniteError",
+    "OpenRuns",
     "PluginError",
     "Renderer",
     "Route",
@@ -66,9 +79,32 @@ __all__ = [
     "TransientError",
     "Video",
     "VideoError",
+    "average_stats",
     "callback_with_numpy_wrapper",
     "encode_video",
+    "flatten_hparams",
     "hookimpl",
+    "init_stats",
     "lane_name",
+    "learning_rates",
     "read",
+    "replay_run",
+    "reset_window",
+    "update_stats",
+    "window_stats",
 ]
+
+_LOADED_AT_FIRST_USE = {
+    "encode_video": "metriplex.video.encode.clip",
+    "replay_run": "metriplex.replay.journal",
+}
+"""Functions that a training loop doesn't need: `import metriplex` is faster without them."""
+
+if not TYPE_CHECKING:  # a type checker would accept every name
+
+    def __getattr__(name: str) -> object:
+        if name not in _LOADED_AT_FIRST_USE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        function = getattr(import_module(_LOADED_AT_FIRST_USE[name]), name)
+        globals()[name] = function
+        return function

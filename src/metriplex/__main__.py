@@ -1,4 +1,4 @@
-"""`python -m metriplex` is the command `metriplex`."""
+"""Run the command `metriplex` for `python -m metriplex`."""
 
 from __future__ import annotations
 

@@ -1,32 +1,32 @@
-"""The exceptions that metriplex raises; every one of them derives from `MetriplexError`."""
+"""Define the exceptions that metriplex raises; all of them derive from `MetriplexError`."""
 
 from __future__ import annotations
 
 
 class MetriplexError(Exception):
-    """Base of every exception that metriplex raises on purpose."""
+    """Base class of every exception that metriplex raises on purpose."""
 
 
 class ConfigurationError(MetriplexError, ValueError):
-    """An argument of a constructor, or of a backend's options, is not usable."""
+    """An argument of a constructor or an option of a backend is invalid."""
 
 
 class PluginError(MetriplexError, ImportError):
-    """A plugin that was asked for is not installed, or is installed and broken."""
+    """A requested plugin is not installed, or is installed and broken."""
 
 
 class LoggingError(MetriplexError, ValueError):
-    """A value that was given to be logged can't be: its tag, shape or dtype is wrong.
+    """A value can't be logged, because its tag, shape or dtype is wrong.
 
     Raised at trace time, before a compiled program exists.
     """
 
 
 class NonFiniteError(MetriplexError, FloatingPointError):
-    """A NaN or an infinity was logged while `nonfinite="error"` (or `"abort"`) was in force.
+    """A NaN or an infinity was logged under `nonfinite="error"` or `"abort"`.
 
-    Raised on the user's thread by the next `flush`, `close` or `with` exit; the value itself has
-    reached no backend.
+    Raised on the user's thread by the next `flush`, `close` or `with` exit. No backend gets the
+    value.
     """
 
 
@@ -35,7 +35,7 @@ class ClosedError(MetriplexError, RuntimeError):
 
 
 class TransientError(MetriplexError, OSError):
-    """What a backend raises for a failure that may pass: its worker waits and calls again."""
+    """Raised by a backend for a temporary failure: its worker waits and retries."""
 
 
 class VideoError(MetriplexError, RuntimeError):

@@ -1,4 +1,4 @@
-"""What a run and its directory are called."""
+"""Name runs, check names, and create the directories of runs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
 TIME_FORMAT = "%Y%m%d_%H%M%S"
 MAX_NAME_BYTES = 200
-"""Longest name, in UTF-8; file systems allow 255, and suffixes such as `_2` need room."""
+"""Longest name in UTF-8 bytes; file systems allow 255, and suffixes such as `_2` need room."""
 
 _MAX_PART_BYTES = 80
 _PROBE_BYTES = 4096
-_SHOWN = 80
+_MAX_SHOWN = 80
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _UNUSUAL = re.compile(r"[^\w.+=@-]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _WINDOWS_DEVICES = frozenset(
     {"CON", "PRN", "AUX", "NUL"} | {f"{port}{n}" for port in ("COM", "LPT") for n in range(10)}
 )
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: "the disk is full: free some space, or give another `log_dir`",
     errno.EDQUOT: "your disk quota is used up: free some space, or give another `log_dir`",
     errno.EFBIG: "files may not grow there (`ulimit -f`): raise the limit",
@@ -40,21 +41,20 @@ _MENDS = {
 
 
 def run_name(name: str | None, env: object, policy: object, now: datetime) -> str:
-    """Names a run by what is known of it.
+    """Return the name of a run, generated if the user gave none.
 
-    Without a name it is `{policy}_{env}_{time}`, `{env}_{time}`, `{policy}_{time}` or
-    `training_{time}`, in that order of preference by what was given. `{env}` and `{policy}` are the
-    object's attribute `name` if that is a non-empty string; otherwise a string stands for itself,
-    a function or class for its own name, and any other object for the name of its class.
-    Characters that could not be part of a file name everywhere become `-` (`ALE/Pong-v5` becomes
-    `ALE-Pong-v5`) and long parts are cut off, so a generated name is always usable.
+    The generated name is `{policy}_{env}_{time}`, `{env}_{time}`, `{policy}_{time}` or
+    `training_{time}`, depending on which objects were given. `{env}` and `{policy}` are the
+    object's attribute `name` if that is a non-empty string. Otherwise they are the string itself,
+    the name of the function or class, or the name of the object's class. Characters that some
+    system forbids in file names become `-` (`ALE/Pong-v5` becomes `ALE-Pong-v5`) and long parts are
+    cut off, so a generated name is always valid.
 
     Args:
-        name: The run's name as the user gave it, used as it is; None to generate one.
+        name: The run's name as the user gave it, returned unchanged; None to generate one.
         env: The environment, or None.
         policy: The policy, or None.
-        now: Local time at which the run was created; the generated name holds it as
-            `%Y%m%d_%H%M%S`.
+        now: Local time at which the run was created, formatted as `%Y%m%d_%H%M%S` in the name.
 
     Returns:
         A name that `create_directory` accepts.
@@ -70,47 +70,48 @@ def run_name(name: str | None, env: object, policy: object, now: datetime) -> st
 
 
 def check_name(name: object) -> None:
-    """Rejects a name that is not one plain path component on Linux, macOS and Windows alike.
+    """Check that a name is one plain path component on Linux, macOS and Windows.
 
     Args:
-        name: What the user gave as `name`.
+        name: The `name` that the user gave.
 
     Raises:
-        ConfigurationError: It is no string or empty, holds a path separator, a control character or
-            one of `<>:"|?*`, starts with a dot, starts or ends with a space, ends with a dot, is
-            longer than 200 bytes, or is reserved on Windows.
+        ConfigurationError: `name` is no string or empty, holds a path separator, a control
+            character or one of `<>:"|?*`, starts with a dot, starts or ends with a space, ends with
+            a dot, is longer than 200 bytes, or is reserved on Windows.
     """
     if not isinstance(name, str):
         raise ConfigurationError(
             f"`name` must be a string or None, got {name!r} of type `{type(name).__name__}`"
         )
-    why = _objection(name)
+    why = _problem(name)
     if why is not None:
         usable = _usable(name)
-        mend = f"; `{usable}` would do" if 0 < len(usable) <= _SHOWN else ""
-        shown = f"{name[:_SHOWN]!r}..." if len(name) > _SHOWN else repr(name)
+        fix = f"; `{usable}` would do" if 0 < len(usable) <= _MAX_SHOWN else ""
+        shown = f"{name[:_MAX_SHOWN]!r}..." if len(name) > _MAX_SHOWN else repr(name)
         raise ConfigurationError(
-            f"`name` is the name of a directory under `log_dir`, but {shown} {why}{mend} "
+            f"`name` is the name of a directory under `log_dir`, but {shown} {why}{fix} "
             "(other folders belong in `log_dir`)"
         )
 
 
 def create_directory(log_dir: str | os.PathLike[str], name: str) -> Path:
-    """Creates a fresh directory for a run; two callers never get the same one.
+    """Create a new directory for a run and return its absolute path.
 
-    Creation is atomic, so this also holds for two processes that start in the same second: the
-    later one gets `{name}_2`, the next one `{name}_3`, and so on.
+    Two callers never get the same directory. The creation is atomic, so this also holds for two
+    processes that start in the same second: the second one gets `{name}_2`, the third one
+    `{name}_3`, and so on.
 
     Args:
-        log_dir: Where the directories of runs are; created if missing, `~` is the home directory.
+        log_dir: Directory of all runs; created if missing, `~` is the home directory.
         name: The directory's name.
 
     Returns:
-        The absolute path of a directory directly under `log_dir` that is empty and can be written.
+        An empty and writable directory directly under `log_dir`.
 
     Raises:
-        ConfigurationError: `name` is not usable (see `check_name`), or the directory can't be
-            created or written: `log_dir` is a file, belongs to somebody else, or the disk is full.
+        ConfigurationError: `name` is invalid (see `check_name`), or the directory can't be created
+            or written: `log_dir` is a file, belongs to another user, or the disk is full.
     """
     check_name(name)
     parent = local_directory(log_dir)
@@ -130,27 +131,27 @@ def create_directory(log_dir: str | os.PathLike[str], name: str) -> Path:
 
 
 def _make_unique(parent: Path, name: str) -> Path:
-    for attempt in count(1):
-        directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
-        try:
+    for directory in _candidates(parent, name):
+        with contextlib.suppress(FileExistsError):
             directory.mkdir()
-        except FileExistsError:
-            continue
-        return directory
-    raise AssertionError  # pragma: no cover - `count` doesn't end
+            return directory
+    raise AssertionError  # pragma: no cover - the candidates don't end
 
 
 def free_directory(log_dir: Path, name: str) -> Path:
-    """The directory that `create_directory` would make, which is not made."""
-    candidates = (log_dir / (name if n == 1 else f"{name}_{n}") for n in count(1))
-    return next(directory for directory in candidates if not directory.exists())
+    """Return the directory that `create_directory` would create, without creating it."""
+    return next(path for path in _candidates(log_dir, name) if not path.exists())
+
+
+def _candidates(parent: Path, name: str) -> Iterator[Path]:
+    return (parent / (name if n == 1 else f"{name}_{n}") for n in count(1))
 
 
 def local_directory(log_dir: str | os.PathLike[str]) -> Path:
-    """Makes `log_dir` absolute, so that a later `os.chdir` doesn't move the run.
+    """Return `log_dir` as an absolute path, so that a later `os.chdir` doesn't move the run.
 
     Raises:
-        ConfigurationError: It is no path, or none of a local directory.
+        ConfigurationError: `log_dir` is no path of a local directory.
     """
     try:
         text = os.fspath(log_dir)
@@ -173,15 +174,15 @@ def local_directory(log_dir: str | os.PathLike[str]) -> Path:
 
 
 def _unusable(parent: Path, error: OSError) -> ConfigurationError:
-    mend = _MENDS.get(error.errno or 0, "give a `log_dir` that you may write to")
+    fix = _FIXES.get(error.errno or 0, "give a `log_dir` that you may write to")
     return ConfigurationError(
         f"can't create a run's directory in `log_dir` {str(parent)!r} "
-        f"({type(error).__name__}: {error.strerror or error}): {mend}"
+        f"({type(error).__name__}: {error.strerror or error}): {fix}"
     )
 
 
-def _objection(name: str) -> str | None:
-    """Says what is wrong with a name, as the end of a sentence; None if nothing is."""
+def _problem(name: str) -> str | None:
+    """Return the problem with a name as the end of a sentence, or None if the name is valid."""
     forbidden = _FORBIDDEN.search(name)
     if not name.strip():
         return "is empty"
@@ -207,7 +208,7 @@ def _is_device(name: str) -> bool:
 
 
 def _usable(text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
-    """Turns any text into a name without objections, or into nothing if nothing is left."""
+    """Return a text as a valid name; empty if no character remains."""
     plain = _UNUSUAL.sub("-", text).lstrip(".-")
     plain = plain.encode()[:max_bytes].decode(errors="ignore").rstrip(".-")
     return f"{plain.replace('.', '-')}-" if _is_device(plain) else plain
@@ -224,5 +225,5 @@ def _name_of(thing: object) -> object:
         return thing
     try:
         return getattr(thing, "name", None)
-    except Exception:  # noqa: BLE001 - a property of somebody else's class; a name is not worth it
+    except Exception:  # noqa: BLE001 - a property of a foreign class may raise anything
         return None

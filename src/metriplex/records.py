@@ -1,4 +1,4 @@
-"""What crosses the plugin hooks: frozen dataclasses of NumPy and plain Python values."""
+"""Define the records that plugin hooks receive: frozen dataclasses of NumPy and Python values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from typing import TypeAlias, final
 import numpy as np
 
 Scalar: TypeAlias = bool | int | float
-"""One logged value: exact, whatever the dtype it had on the device."""
+"""One logged value, exactly as it was on the device, in every dtype."""
 
 
 def lane_name(lane: int) -> str:
-    """Names a lane of a vmapped axis, as directories and child runs show it.
+    """Return the default name of a lane: `seed_000`, `seed_001`, ...
 
     Args:
         lane: Index of the lane along the flattened vmapped axes, from 0.
-
-    Returns:
-        `seed_000`, `seed_001`, ...
     """
     return f"seed_{lane:03d}"
 
@@ -28,11 +25,11 @@ def lane_name(lane: int) -> str:
 @final
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One lane of a run whose lanes were described.
+    """The name and the hyper-parameters of one lane of a run.
 
     Attributes:
-        name: What its directory or child run is called.
-        hparams: Hyper-parameters in which it differs from other lanes, by name.
+        name: Name of the lane's directory or child run.
+        hparams: Hyper-parameters by which the lane differs from other lanes, by name.
     """
 
     name: str
@@ -42,17 +39,17 @@ class Lane:
 @final
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """One run: what a backend needs to know to open it. Equal and hashable by `id`.
+    """The description of a run that a backend opens. Equal and hashable by `id`.
 
     Attributes:
         id: Unique in this process and, with high probability, everywhere (a hex string).
         name: The run's name, which is also the name of its directory.
-        directory: Where the run's files go; exists when a backend sees it.
+        directory: Directory of the run's files; exists before a backend gets the run.
         start_time: Seconds since the Unix epoch at which the run was created.
         total_steps: Environment steps that the whole training will take, if known.
-        resume_step: The first step that this process logs again, when the run continues an
-            earlier one: what was logged at this step and beyond is superseded. None for a new run.
-        lanes: Names and hyper-parameters of lanes, by index; empty if nobody has described them.
+        resume_step: The first step that a resumed run logs again: records of this step or a later
+            one that were logged before are superseded. None for a new run.
+        lanes: Names and hyper-parameters of lanes, by index; empty if the lanes were not described.
     """
 
     id: str
@@ -64,20 +61,20 @@ class RunInfo:
     lanes: tuple[Lane, ...] = field(default=(), compare=False)
 
     def lane_name(self, lane: int) -> str:
-        """What a lane is called in this run: as it was named, else `seed_000`, `seed_001`, ..."""
+        """Return the name of a lane in this run; by default `seed_000`, `seed_001`, ..."""
         return self.lanes[lane].name if 0 <= lane < len(self.lanes) else lane_name(lane)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """All the scalars that one lane logged at one step.
+    """All scalars that one lane logged at one step.
 
     Attributes:
         step: Environment steps taken so far, over all environments of the lane; exact beyond 2**31.
         values: Tag to value. Tags are non-empty and joined by `/`. A value that was float16,
             bfloat16 or float32 on the device is the Python float of exactly that value.
-        iteration: Index of the training iteration, from 0; None for what was logged outside one.
+        iteration: Index of the training iteration, from 0; None for scalars logged outside one.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch at which the host received the record.
     """
@@ -92,11 +89,11 @@ class Scalars:
 @final
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text (Markdown, where the backend shows it) at one step.
+    """A text at one step, rendered as Markdown by backends that can.
 
     Attributes:
         step: Environment steps taken so far.
-        tag: Name under which it is shown.
+        tag: Name of the text.
         text: The text.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch.
@@ -117,12 +114,12 @@ class Clip:
     Attributes:
         data: The whole file.
         format: `gif`, `webp` or `mp4`.
-        width: In pixels, as it was drawn (the MP4 of an odd size has a column more).
-        height: In pixels, as it was drawn.
-        num_frames: Frames in the file: all that were drawn, unless `fps` is above what browsers
+        width: Width in pixels as drawn (the MP4 of an odd width has one column more).
+        height: Height in pixels as drawn.
+        num_frames: Frames in the file: all drawn frames, unless `fps` is above what browsers
             play (50 for GIF, 90 for WebP).
-        fps: Frames a second that were asked for.
-        duration: Seconds that it plays.
+        fps: Requested frames a second.
+        duration: Playing time in seconds.
     """
 
     data: bytes
@@ -137,14 +134,14 @@ class Clip:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """A clip at one step: encoded in every format that the run's backends asked for, or as frames.
+    """A clip at one step: encoded in every format that the run's backends requested, or as frames.
 
-    `metriplex.encode_video(video, format)` gives it encoded in either case.
+    `metriplex.encode_video(video, format)` returns the encoded clip in either case.
 
     Attributes:
         step: Environment steps taken so far.
-        tag: Name under which it is shown, `eval/video` for evaluation videos.
-        frames: uint8 `[time, height, width, 3]`, RGB; None where only `clips` are there.
+        tag: Name of the video, `eval/video` for evaluation videos.
+        frames: uint8 `[time, height, width, 3]`, RGB; None if the video has only `clips`.
         fps: Frames a second at which the clip plays at its true speed.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch.
@@ -160,12 +157,7 @@ class Video:
     clips: Mapping[str, Clip] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Rejects what no encoder could take.
-
-        Raises:
-            ValueError: `frames` is not uint8 `[time, height, width, 3]`, or there are neither
-                frames nor clips, or `fps` is not positive.
-        """
+        """Raise a ValueError if `frames` or `fps` is invalid, or frames and clips are missing."""
         if self.frames is not None:
             frames = np.asarray(self.frames)
             shape_ok = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
@@ -187,7 +179,7 @@ class Image:
 
     Attributes:
         step: Environment steps taken so far.
-        tag: Name under which it is shown.
+        tag: Name of the picture.
         pixels: uint8 `[height, width, 3]`, RGB.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch.
@@ -200,11 +192,7 @@ class Image:
     wall_time: float = 0.0
 
     def __post_init__(self) -> None:
-        """Rejects what is no picture.
-
-        Raises:
-            ValueError: `pixels` is not uint8 `[height, width, 3]`, or empty.
-        """
+        """Raise a ValueError if `pixels` is empty or not uint8 `[height, width, 3]`."""
         pixels = np.asarray(self.pixels)
         if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size or pixels.dtype != np.uint8:
             raise ValueError(
@@ -216,12 +204,12 @@ class Image:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
-    """How often values lay between edges, at one step.
+    """A histogram of values at one step.
 
     Attributes:
         step: Environment steps taken so far.
-        tag: Name under which it is shown.
-        counts: int64 `[bins]`, how many values lie in each bin.
+        tag: Name of the histogram.
+        counts: int64 `[bins]`, the number of values in each bin.
         edges: float64 `[bins + 1]`, finite and increasing; the last bin includes its upper edge.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch.
@@ -235,12 +223,7 @@ class Histogram:
     wall_time: float = 0.0
 
     def __post_init__(self) -> None:
-        """Rejects what is no histogram.
-
-        Raises:
-            ValueError: `counts` are no integers from 0 on, or `edges` are not one more, finite and
-                increasing.
-        """
+        """Raise a ValueError if `counts` or `edges` is invalid."""
         counts, edges = np.asarray(self.counts), np.asarray(self.edges)
         counted = counts.ndim == 1 and counts.size and counts.dtype.kind in "iu"
         if not counted or int(counts.min()) < 0:
@@ -266,8 +249,8 @@ class Artifact:
 
     Attributes:
         step: Environment steps taken so far.
-        name: Its name in the run, a relative path with `/` between its parts.
-        path: Where it is: a copy in the run's directory that nobody changes.
+        name: Name of the artifact in the run, a relative path with `/` between its parts.
+        path: Path of an immutable copy in the run's directory.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         wall_time: Seconds since the Unix epoch.
     """
@@ -280,18 +263,18 @@ class Artifact:
 
 
 Media: TypeAlias = Text | Video | Image | Histogram | Artifact
-"""What is logged one by one, by a hook of its own."""
+"""A record that is logged alone, by its own hook."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a plugin found out about this machine, for `metriplex doctor`.
+    """The result of a plugin's self-check on this machine, for `metriplex doctor`.
 
     Attributes:
-        works: Whether the plugin can do its work here, as far as it can tell without doing it.
-        summary: What was found, in a sentence: versions, drivers, the account that is logged in.
-        remedy: How to mend what doesn't work; empty if nothing is to be done.
+        works: True if the plugin can work here, as far as a check without side effects shows.
+        summary: One sentence about what was found: versions, drivers, the account in use.
+        remedy: Instructions to fix a failure; empty if there is nothing to do.
     """
 
     works: bool
@@ -302,17 +285,17 @@ class Diagnosis:
 @final
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of the records that were meant for one backend.
+    """The delivery counts of one backend.
 
     Attributes:
         backend: The backend's name in this run.
-        delivered: Records that the backend took without an error (a video or text counts as one).
-        undelivered: Records that it did not: dropped from a full queue, failed, or still queued
-            when the run was closed.
-        error: The last error that the backend raised, as `Type: message`; None if it raised none.
-        suspended: Whether the backend was given up because it kept failing.
-        journaled: How many of the undelivered are kept in the run's journal, from where `metriplex
-            replay` sends them.
+        delivered: Records that the backend accepted without an error (a video or text counts as 1).
+        undelivered: Records that were dropped from a full queue, failed, or were still queued when
+            the run was closed.
+        error: The last error that the backend raised, as `Type: message`; None without an error.
+        suspended: True if the backend was suspended because it kept failing.
+        journaled: Undelivered records that the run's journal keeps, so that `metriplex replay` can
+            send them.
     """
 
     backend: str

@@ -1,4 +1,4 @@
-"""Checks of single values that users pass."""
+"""Check single values that users pass."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ from metriplex.errors import ConfigurationError, LoggingError
 
 
 def check_count(name: str, value: Any, *, least: int) -> int:
-    """Gives back an int that is large enough.
-
-    Raises:
-        ConfigurationError: It isn't.
-    """
+    """Return `value` as an int; raise a ConfigurationError unless it is an int >= `least`."""
     try:
         count = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -31,18 +27,14 @@ def check_count(name: str, value: Any, *, least: int) -> int:
 
 
 def check_positive(name: str, value: Any) -> float:
-    """Gives back a finite number above 0.
-
-    Raises:
-        ConfigurationError: It isn't.
-    """
+    """Return `value` as a float; raise a ConfigurationError unless it is finite and above 0."""
     if not is_real(value) or not 0 < value < math.inf:
         raise ConfigurationError(f"`{name}` must be a number above 0; got {value!r}")
     return float(value)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """Gives back one of the choices; raises `ConfigurationError` for anything else."""
+    """Return `value`; raise a ConfigurationError unless it is one of the choices."""
     if isinstance(value, str | None) and value in choices:
         return value
     raise ConfigurationError(
@@ -51,11 +43,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def check_tag(tag: Any) -> str:
-    """Gives back a usable tag.
-
-    Raises:
-        LoggingError: It is no string, or empty.
-    """
+    """Return `tag`; raise a LoggingError unless it is a non-empty string."""
     if not isinstance(tag, str) or not tag:
         raise LoggingError(
             f"a tag must be a string that is not empty; got {tag!r}: name it, for example "
@@ -65,10 +53,10 @@ def check_tag(tag: Any) -> str:
 
 
 def check_step(step: Any) -> int:
-    """Gives back the step of a record that is logged on the host.
+    """Return the step of a record that is logged on the host, as an int.
 
     Raises:
-        LoggingError: It is not one integer from 0 to 2**64 - 1.
+        LoggingError: `step` is not one integer from 0 to 2**64 - 1.
     """
     array = None if isinstance(step, int) else np.asarray(step)
     kind = "i" if array is None else array.dtype.kind
@@ -88,5 +76,5 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def is_real(value: Any) -> bool:
-    """Return True for a real number that is no bool."""
+    """Return True if `value` is a real number and no bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)

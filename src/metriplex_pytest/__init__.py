@@ -1,1 +1,1 @@
-"""The pytest plugin of metriplex; a package of its own, so that pytest starts without jax."""
+"""The pytest plugin of metriplex, in a package of its own so that pytest starts without jax."""

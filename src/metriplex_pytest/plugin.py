@@ -1,8 +1,8 @@
-"""Options of pytest: which installed backends the contract is run on, and where the results go.
+"""Run the contract of installed backends in pytest, and write the results to a file.
 
     pytest --pyargs metriplex.testing --metriplex-backend NAME [--metriplex-results FILE]
 
-Without them the plugin does nothing, and nothing of metriplex is imported.
+Without these options the plugin does nothing, and doesn't import metriplex.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 GROUP = "metriplex.contracts"
-"""Entry points that name subclasses of `metriplex.testing.BackendContract`, by backend."""
+"""Entry-point group: backend name to subclass of `metriplex.testing.BackendContract`."""
 
 _BACKENDS = "--metriplex-backend"
 _RESULTS = "--metriplex-results"
@@ -26,7 +23,7 @@ _MODULE = "metriplex.testing.test_backends"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options."""
+    """Add the options of the plugin."""
     group = parser.getgroup("metriplex")
     group.addoption(
         _BACKENDS,
@@ -43,10 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Loads the contracts that are asked for, before anything is collected.
+    """Load the contracts of the named backends before tests are collected.
 
     Raises:
-        pytest.UsageError: A backend or its contract is not installed, or no backend was named.
+        pytest.UsageError: A backend or its contract is not installed, or no backend is named.
     """
     if config.getoption(_BACKENDS):
         config.stash[_CONTRACTS] = {name: _load(name) for name in config.getoption(_BACKENDS)}
@@ -60,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves the module with the contracts out if none is asked for."""
+    """Ignore the module of the contracts if no backend is named."""
     ours = collection_path.name == "test_backends.py" and collection_path.parts[-3:-1] == (
         "metriplex",
         "testing",
@@ -70,7 +67,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:  # noqa: ARG001
-    """Puts the contracts into the module that is there for them."""
+    """Add the contracts to their module, `metriplex.testing.test_backends`."""
     module = yield
     if _CONTRACTS in parent.config.stash and module.obj.__name__ == _MODULE:
         for name, contract in parent.config.stash[_CONTRACTS].items():
@@ -79,7 +76,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:  # noqa:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Notes with every test of a contract what it belongs to; reports take it along."""
+    """Add backend, subject and demand to the properties of every contract test."""
     subject = getattr(getattr(item, "cls", None), "_metriplex_subject", None)
     if subject is not None and item.parent is not None:
         backend = re.sub("^Test_?", "", item.parent.name)
@@ -92,18 +89,18 @@ _CONTRACTS: pytest.StashKey[dict[str, type]] = pytest.StashKey()
 
 @final
 class _Results:
-    """Collects what became of the tests, from this process or from those that run them."""
+    """Collect the results of contract tests, also from the workers of pytest-xdist."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tests: dict[str, dict[str, Any]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        about = dict(report.user_properties).get("metriplex")
+        about: Any = dict(report.user_properties).get("metriplex")
         if about is None or (report.when != "call" and report.passed):
             return
         self._tests[report.nodeid] = {
-            **_mapping(about),
+            **about,
             "test": report.nodeid.rpartition("::")[2],
             "outcome": _outcome(report),
             "reason": _reason(report),
@@ -112,10 +109,6 @@ class _Results:
     def pytest_sessionfinish(self) -> None:
         text = json.dumps(list(self._tests.values()), indent=1, ensure_ascii=False)
         self._path.write_text(f"{text}\n", encoding="utf-8")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value
 
 
 def _outcome(report: pytest.TestReport) -> str:

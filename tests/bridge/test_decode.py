@@ -1,4 +1,4 @@
-"""Blocks that are read together give what they give one by one, in their order."""
+"""Blocks that are decoded together give the same rows as blocks that are decoded one by one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_blocks_read_together_are_blocks_read_one_by_one(contents: list[Any]) ->
         assert [one.wall_time for one in found] == sorted(one.wall_time for one in found)
 
 
-def test_lanes_are_counted_anew_in_every_block_and_in_each_row_order_of_schemas() -> None:
+def test_lanes_are_numbered_from_0_in_every_block_also_with_mixed_schemas() -> None:
     lanes = np.stack([[row("b", 1, 7, 0, valid=True)], [row("a", 2, 7, 0, valid=True)]])
     ((run, found),) = read([Block(jnp.asarray(lanes), 5.0), Block(jnp.asarray(lanes), 6.0)])
     assert run == 7
@@ -83,7 +83,7 @@ def test_lanes_are_counted_anew_in_every_block_and_in_each_row_order_of_schemas(
     ]
 
 
-def test_a_row_tells_of_how_many_lanes_its_program_is_where_its_block_can() -> None:
+def test_a_row_has_the_number_of_lanes_of_its_program_if_the_block_determines_it() -> None:
     def lanes(*cells: np.ndarray) -> list[int]:
         found = read([Block(jnp.asarray(np.stack(cells)[:, None]), 5.0)])
         return [one.lanes for _, some in found for one in some]

@@ -1,4 +1,4 @@
-"""The host side of the bridge: nothing that goes wrong there costs a row, or waits for ever."""
+"""The host half of the bridge: a failure there loses no other row and blocks nothing."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from metriplex.bridge.rows import Row
 
 GUARD = 60.0
-"""Seconds after which a test gives up waiting; no test passes by waiting this long."""
+"""Seconds until a waiting test fails."""
 
 
 class Sink:
-    """Keeps rows; raises what it is given, once, before it does so."""
+    """A sink that stores rows, and raises the given error once, on the first call."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.rows: list[Row] = []
@@ -86,7 +86,7 @@ def test_a_block_that_cannot_be_read_costs_only_itself(caplog: pytest.LogCapture
     assert "could not read a block of rows" in caplog.text
 
 
-def test_an_interrupt_within_the_host_function_neither_loses_nor_repeats_the_row(
+def test_an_interrupt_in_the_host_function_neither_loses_nor_repeats_the_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Interrupted:
@@ -117,7 +117,7 @@ def test_an_interrupt_within_the_host_function_neither_loses_nor_repeats_the_row
     assert [row.kind for row in sink.rows] == ["end", "end"]
 
 
-def test_the_first_record_is_with_the_backend_before_the_program_ends(tmp_path: Path) -> None:
+def test_the_first_record_reaches_the_backend_before_the_program_ends(tmp_path: Path) -> None:
     with logging_to_memory(tmp_path) as (metrics, memory):
 
         def wait(_: Any) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_rows_stay_intact_however_far_the_host_lags(tmp_path: Path) -> None:
 
 
 class _Blocker:
-    """A sink that keeps the drain thread from going on."""
+    """A sink that blocks the receiver thread."""
 
     def __init__(self, go_on: threading.Event) -> None:
         self._go_on = go_on
@@ -173,7 +173,7 @@ class _Blocker:
         assert self._go_on.wait(GUARD)
 
 
-def test_another_thread_than_the_dispatching_one_may_close(tmp_path: Path) -> None:
+def test_a_thread_that_dispatched_nothing_may_close_the_run(tmp_path: Path) -> None:
     memory = Memory()
     metrics = MetricsCallback("run", log_dir=str(tmp_path), backends=memory)
 
@@ -216,15 +216,15 @@ def test_many_threads_dispatch_into_one_run(tmp_path: Path) -> None:
     assert sorted(memory.values("value")) == expected
 
 
-def test_drain_from_the_drain_thread_does_not_wait_for_itself() -> None:
+def test_the_receiver_thread_does_not_wait_for_itself() -> None:
     done = threading.Event()
 
-    class Drains:
+    class Waits:
         def receive(self, rows: Sequence[Row]) -> None:
             receiver.wait()
             done.set()
 
-    send(np.int32(receiver.register(Drains())), 1)
+    send(np.int32(receiver.register(Waits())), 1)
     assert done.wait(GUARD)
 
 
@@ -296,7 +296,7 @@ def test_a_fork_in_the_users_code_hangs_neither_process(tmp_path: Path) -> None:
         child = os.fork()
         if not child:
             metrics.__exit__(None, None, None)
-            os._exit(7)  # jaxlib itself crashes when a forked child ends by the normal way
+            os._exit(7)  # jaxlib itself crashes at a normal exit of a forked child
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print("child", status, flush=True)
         jax.jit(train, static_argnums=1)(metrics, 1)
@@ -311,7 +311,7 @@ def test_a_fork_in_the_users_code_hangs_neither_process(tmp_path: Path) -> None:
     ]
 
 
-def test_the_tail_is_delivered_at_a_normal_exit_without_a_barrier(tmp_path: Path) -> None:
+def test_the_last_rows_are_delivered_at_a_normal_exit_without_a_barrier(tmp_path: Path) -> None:
     body = """
     metrics = MetricsCallback("run", log_dir=sys.argv[1], backends=Print())
     jax.jit(train, static_argnums=1)(metrics, 1000)

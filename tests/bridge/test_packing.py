@@ -40,7 +40,7 @@ NARROW = [
 ]
 TINY = ["int2", "uint2", "int4", "uint4", "float4_e2m1fn"]
 WIDE = ["int64", "uint64", "float64"]
-FRAME: Mapping[Header, int] = {word: 0 for word in Header if word != Header.SCHEMA}
+HEADER_WORDS: Mapping[Header, int] = {word: 0 for word in Header if word != Header.SCHEMA}
 ITEMS = 16
 
 
@@ -54,10 +54,10 @@ def bits(array: np.ndarray) -> bytes:
 
 @cache
 def packed(dtype: str, *, wide: bool) -> Callable[[Any], np.ndarray]:
-    """Compiles the packing of `[ITEMS]` values of a dtype."""
+    """Compile the packing of `[ITEMS]` values of a dtype."""
     like = jax.ShapeDtypeStruct((ITEMS,), dtype)
     schema = make_schema(Kind.RECORD, {"a": like})  # ty: ignore[invalid-argument-type] - a shape
-    program = jax.jit(lambda value: pack(schema, FRAME, {"a": value}, {})[None])
+    program = jax.jit(lambda value: pack(schema, HEADER_WORDS, {"a": value}, {})[None])
 
     def run(value: Any) -> np.ndarray:
         with x64(wide):
@@ -106,7 +106,7 @@ def test_constants_of_the_host_keep_all_bits_even_without_x64(
         pattern = bytes(byte & 1 for byte in pattern)
     value = np.frombuffer(pattern, np.dtype(dtype))
     with x64(wide):
-        row = pack(make_schema(Kind.RECORD, {"a": value}), FRAME, {"a": value}, {})
+        row = pack(make_schema(Kind.RECORD, {"a": value}), HEADER_WORDS, {"a": value}, {})
     ((_, values),) = unpack(np.asarray(row)[None])
     assert values["a"].dtype == value.dtype
     assert bits(values["a"]) == pattern
@@ -121,7 +121,7 @@ def test_bools_survive() -> None:
 def test_dtypes_below_a_byte_survive(dtype: str) -> None:
     width = 2 if dtype.endswith("2") else 4
     value = np.arange(ITEMS, dtype=np.uint8) % 2**width
-    if dtype == "float4_e2m1fn":  # the sixteen numbers that there are
+    if dtype == "float4_e2m1fn":  # all 16 values
         half = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
         value = np.asarray([*half, *(-number for number in half)], np.float32)
     value = value.astype(np.dtype(dtype))
@@ -133,7 +133,7 @@ def test_dtypes_below_a_byte_survive(dtype: str) -> None:
     [0x7FC00001, 0x7F800001, 0xFFC12345, 0x00000001, 0x807FFFFF, 0x80000000, 0x7F800000],
     ids=["quiet", "signalling", "payload", "denormal", "-denormal", "-0", "inf"],
 )
-def test_float32_is_never_computed_with(pattern: int) -> None:
+def test_float32_passes_without_arithmetic(pattern: int) -> None:
     values = np.full(ITEMS, pattern, np.uint32)
     np.testing.assert_array_equal(through("float32", values.tobytes()).view(np.uint32), values)
 
@@ -161,21 +161,21 @@ def test_a_scalar_arrives_as_the_python_number_of_its_value(
 ) -> None:
     array = np.asarray(value)
     with x64(wide):
-        row = pack(make_schema(Kind.RECORD, {"a": array}), FRAME, {"a": array}, {})
+        row = pack(make_schema(Kind.RECORD, {"a": array}), HEADER_WORDS, {"a": array}, {})
     ((_, values),) = unpack(np.asarray(row)[None])
     assert values == {"a": expected}
     assert type(values["a"]) is type(expected)
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_the_header_takes_one_word_each_whatever_64_bit_types_jax_has(wide: bool) -> None:
+def test_every_header_entry_takes_one_word_with_and_without_x64(wide: bool) -> None:
     values = {"a": np.asarray(1, np.float32)}
-    frame = {word: -1 for word in Header if word != Header.SCHEMA}
-    frame[Header.SEQUENCE] = NO_SEQUENCE
-    frame[Header.STEP_LOW] = 7
+    header = {word: -1 for word in Header if word != Header.SCHEMA}
+    header[Header.SEQUENCE] = NO_SEQUENCE
+    header[Header.STEP_LOW] = 7
     schema = make_schema(Kind.END, values)
     with x64(wide):
-        row = np.asarray(pack(schema, frame, values, {}))
+        row = np.asarray(pack(schema, header, values, {}))
     assert row.dtype == np.uint32
     assert len(row) == schema.words == HEADER + 1
     assert row[Header.SCHEMA] == schema_id(schema)
@@ -184,7 +184,7 @@ def test_the_header_takes_one_word_each_whatever_64_bit_types_jax_has(wide: bool
     assert unpack(row[None]) == [(Kind.END, {"a": 1.0})]
 
 
-def test_shapes_survive_and_optional_values_come_and_go_row_by_row() -> None:
+def test_shapes_survive_and_optional_values_may_differ_from_row_to_row() -> None:
     matrix = np.arange(6, dtype=np.int16).reshape(2, 3)
     values = {
         "matrix": jnp.asarray(matrix),
@@ -199,7 +199,7 @@ def test_shapes_survive_and_optional_values_come_and_go_row_by_row() -> None:
     @jax.jit
     @jax.vmap
     def rows(maybe: jax.Array, wide: jax.Array) -> jax.Array:
-        return pack(schema, FRAME, values, {"maybe": maybe, "wide": wide})
+        return pack(schema, HEADER_WORDS, values, {"maybe": maybe, "wide": wide})
 
     there = [(True, True), (True, False), (False, True), (False, False)]
     words = np.asarray(rows(*(jnp.asarray(column) for column in zip(*there, strict=True))))
@@ -227,7 +227,7 @@ def test_shapes_survive_and_optional_values_come_and_go_row_by_row() -> None:
     ],
     ids=["complex", "key", "text", "float0", "object"],
 )
-def test_what_is_no_real_number_is_refused_by_name(value: Any, dtype: str) -> None:
+def test_a_value_that_is_no_real_number_is_rejected_by_name(value: Any, dtype: str) -> None:
     with pytest.raises(LoggingError, match=r"`a/b` has dtype") as caught:
         make_schema(Kind.RECORD, {"fine": np.zeros(()), "a/b": value})
     assert dtype in str(caught.value)
@@ -263,5 +263,5 @@ def test_schemas_whose_ids_collide_are_kept_apart(monkeypatch: pytest.MonkeyPatc
     assert [schema_id(schema) for schema in schemas] == [2**32 - 1, 0, 1]
     assert [schema_id(schema) for schema in schemas] == [2**32 - 1, 0, 1]
     for number, schema in enumerate(schemas):
-        row = np.asarray(pack(schema, FRAME, values, {}))
+        row = np.asarray(pack(schema, HEADER_WORDS, values, {}))
         assert unpack(row[None]) == [(Kind.RECORD, {"abc"[number]: float(number)})]

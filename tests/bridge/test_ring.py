@@ -1,4 +1,4 @@
-"""The transport without callbacks logs what the other one logs, and no program calls the host."""
+"""The ring transport logs the same records as the callback transport, without host calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ X = jnp.arange(1.0, 7.0).reshape(2, 3)
 
 
 def chunk(metrics: MetricsCallback, state: MetricsState, x: jax.Array) -> MetricsState:
-    """A part of a training: four iterations, of which one is not logged."""
+    """Train for four iterations, one of which is not logged."""
 
     def iterate(state: MetricsState, index: jax.Array) -> tuple[MetricsState, None]:
         state = metrics.on_step(state, jnp.ones(2) * x, jnp.ones(2, bool) & (state.iteration > 0))
@@ -88,10 +88,10 @@ def test_statistics_over_lanes_windows_and_seldom_records(tmp_path: Path) -> Non
     for lane in (None, 0, 1, 2):
         of_lane = [one for one in found if one[0] == lane]
         assert of_lane == [one for one in called if one[0] == lane]
-        assert len(of_lane) == CHUNKS  # of the two that are due one is `where` not
+        assert len(of_lane) == CHUNKS  # of the two due iterations, `where` excludes one
 
 
-def test_rows_that_find_no_room_are_counted_and_the_newest_kept(
+def test_overwritten_rows_are_counted_and_the_newest_rows_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with logging_to_memory(tmp_path, transport="drain", buffer=2) as (metrics, memory):
@@ -117,13 +117,13 @@ def test_lanes_that_log_at_different_times_lose_their_own_rows_only() -> None:
     assert int(rows[0][1, Header.STEP_LOW]) == 0
 
 
-def test_an_empty_buffer_is_drained_of_nothing(tmp_path: Path) -> None:
+def test_draining_an_empty_buffer_logs_nothing(tmp_path: Path) -> None:
     with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
         metrics.drain(metrics.drain(metrics.init(2)))
     assert memory.records == []
 
 
-def test_a_sharded_program_is_drained_of_global_values_without_a_second_compilation(
+def test_draining_a_sharded_program_gives_global_values_without_a_second_compilation(
     tmp_path: Path,
 ) -> None:
     rewards = jnp.arange(8.0)
@@ -146,7 +146,7 @@ def test_a_sharded_program_is_drained_of_global_values_without_a_second_compilat
     assert memory.steps() == [8, 16, 24, 32]
 
 
-def test_nan_is_rejected_and_told_after_the_drain(tmp_path: Path) -> None:
+def test_a_nan_is_rejected_and_raised_after_the_drain(tmp_path: Path) -> None:
     with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
         state = metrics.on_iteration(metrics.init(1), training_log={"loss": jnp.nan, "kl": 0.5})
         metrics.drain(state)
@@ -164,7 +164,7 @@ def test_nan_is_rejected_and_told_after_the_drain(tmp_path: Path) -> None:
         ({"transport": "pigeon"}, r"`transport` must be one of 'callback', 'drain'"),
     ],
 )
-def test_what_needs_a_callback_is_refused(
+def test_options_that_need_a_callback_are_rejected(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -172,7 +172,7 @@ def test_what_needs_a_callback_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_calls_that_don_t_fit_the_transport_say_so(tmp_path: Path) -> None:
+def test_calls_that_the_transport_does_not_support_raise(tmp_path: Path) -> None:
     unkept = pytest.raises(LoggingError, match='only `transport="drain"` keeps')
     with logging_to_memory(tmp_path) as (metrics, _), unkept:
         metrics.drain(metrics.init(1))
@@ -193,7 +193,7 @@ NEVER = "run `run` is closed and `drain` was never called"
 
 
 @pytest.mark.parametrize("way", ["init outside", "init inside", "closed over"])
-def test_a_run_that_is_never_drained_says_once_that_its_records_are_lost(
+def test_a_run_that_is_never_drained_warns_once_that_its_records_are_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     def program(metrics: MetricsCallback) -> MetricsState:
@@ -213,7 +213,7 @@ def test_a_run_that_is_never_drained_says_once_that_its_records_are_lost(
     assert "call `state = metrics.drain(state)` between two programs and after" in warning
 
 
-def test_a_failed_program_doesn_t_hide_that_records_are_lost(
+def test_a_failed_program_does_not_hide_the_warning_about_lost_records(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -226,11 +226,11 @@ def test_a_failed_program_doesn_t_hide_that_records_are_lost(
     assert [NEVER in message for message in caplog.messages] == [True]
 
 
-def test_nothing_is_said_where_nothing_can_be_lost(
+def test_there_is_no_warning_if_nothing_can_be_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
-        metrics.log(1, {"a": 0.5})  # goes no way of a program's
+        metrics.log(1, {"a": 0.5})  # logged by the host, without a ring
     with logging_to_memory(tmp_path, **DRAIN) as (metrics, _):
         metrics.drain(metrics.on_iteration(metrics.init(1)))
     with logging_to_memory(tmp_path) as (metrics, _):
@@ -271,8 +271,8 @@ def test_a_second_process_finds_the_program_in_the_compilation_cache(tmp_path: P
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     command = [sys.executable, "-c", CACHED, str(tmp_path / "logs")]
-    said = [
+    outputs = [
         subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         for _ in range(2)
     ]
-    assert [one.stdout.strip() for one in said] == ["miss", "hit"]
+    assert [one.stdout.strip() for one in outputs] == ["miss", "hit"]

@@ -1,4 +1,4 @@
-"""The host's things are constructed outside of what jax transforms."""
+"""Host objects are constructed outside of functions that jax transforms."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ CONSTRUCTORS: dict[str, Callable[..., object]] = {
     "callback_with_numpy_wrapper": lambda log_dir: callback_with_numpy_wrapper(print),
 }
 
-Transform = Callable[[Any], object]
+Transformation = Callable[[Any], object]
 
-TRANSFORMS: dict[str, Transform] = {
+TRANSFORMATIONS: dict[str, Transformation] = {
     "jit": lambda f: jax.jit(f)(1.0),
     "scan": lambda f: jax.lax.scan(lambda c, x: (f(c), None), 1.0, jnp.arange(2.0)),
     "while": lambda f: jax.lax.while_loop(lambda _: False, f, 1.0),
@@ -49,22 +49,22 @@ TRANSFORMS: dict[str, Transform] = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", TRANSFORMATIONS)
 @pytest.mark.parametrize("name", CONSTRUCTORS)
-def test_construction_inside_is_refused(tmp_path: Path, name: str, transform: str) -> None:
+def test_construction_inside_raises(tmp_path: Path, name: str, transform: str) -> None:
     def inside(x: jax.Array) -> jax.Array:
         CONSTRUCTORS[name](tmp_path)
         return x
 
     with pytest.raises(MetriplexError) as caught:
-        TRANSFORMS[transform](inside)
+        TRANSFORMATIONS[transform](inside)
     for part in (f"`{name}` was constructed inside", "construct it outside", "as an argument"):
         assert part in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_tracing_is_told_inside_and_outside(transform: str) -> None:
+@pytest.mark.parametrize("transform", TRANSFORMATIONS)
+def test_tracing_is_detected_inside_and_outside(transform: str) -> None:
     seen = []
 
     def inside(x: jax.Array) -> jax.Array:
@@ -72,7 +72,7 @@ def test_tracing_is_told_inside_and_outside(transform: str) -> None:
         return x + 1
 
     assert not is_tracing()
-    TRANSFORMS[transform](inside)
+    TRANSFORMATIONS[transform](inside)
     assert set(seen) == {True}
     assert not is_tracing()
 
@@ -125,7 +125,7 @@ def test_a_host_function_of_a_program_may_construct(
 
 
 def outputs(program: str, directory: Path) -> tuple[str, str]:
-    """What a process of its own writes to standard output and error."""
+    """Return the standard output and error of a program in a new process."""
     command = [sys.executable, "-c", textwrap.dedent(program)]
     result = subprocess.run(
         command, cwd=directory, capture_output=True, text=True, check=False, timeout=120
@@ -134,7 +134,7 @@ def outputs(program: str, directory: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("wrap", ["jax.jit(f)(1.0)", "jax.vmap(f)(jax.numpy.ones(2))"])
-def test_the_first_import_may_be_inside(tmp_path: Path, wrap: str) -> None:
+def test_the_first_import_may_be_inside_a_transformed_function(tmp_path: Path, wrap: str) -> None:
     program = f"""
         import jax
         def f(x):
@@ -153,7 +153,7 @@ def test_the_first_import_may_be_inside(tmp_path: Path, wrap: str) -> None:
     assert outputs(program, tmp_path) == ("refused\na\n", "")
 
 
-def test_what_was_compiled_before_is_not_compiled_again(tmp_path: Path) -> None:
+def test_programs_compiled_before_the_import_are_not_compiled_again(tmp_path: Path) -> None:
     program = """
         import jax
         import jax.numpy as jnp

@@ -321,7 +321,7 @@ def test_calls_come_in_order_under_scan() -> None:
     program()
     receiver.barrier()
     assert [int(seen[0]) for seen in calls.seen] == list(range(200))
-    assert calls.threads == {"metriplex-drain"}
+    assert calls.threads == {"metriplex-receiver"}
 
 
 def test_each_lane_is_a_call_in_order() -> None:

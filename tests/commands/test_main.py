@@ -29,7 +29,7 @@ BAD = PluginReport("renderer", "bad", "bad", "3", (), "ImportError: no libGL.so.
 
 
 def install(site: Path, name: str, source: str) -> None:
-    """Installs a distribution with one backend for real, in a folder for `sys.path`."""
+    """Install a real distribution with one backend into a folder for `sys.path`."""
     info = site / f"metriplex_{name}-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Name: metriplex-{name}\nVersion: 1.2\n")
@@ -40,7 +40,7 @@ def install(site: Path, name: str, source: str) -> None:
 def fake_demo(
     monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None, status: int = 0
 ) -> dict[str, object]:
-    """Stands in for the demo, which trains for a minute; returns what it will be called with."""
+    """Replace the demo, which trains for a minute; return the arguments of its calls."""
     seen: dict[str, object] = {}
 
     def run(**arguments: object) -> int:

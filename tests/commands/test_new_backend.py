@@ -1,4 +1,4 @@
-"""A backend that is written from the template, and that works as it is."""
+"""The distribution that `metriplex new-backend` writes from the template."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metriplex.commands.main import main
 from metriplex.commands.new_backend import new_backend
 
 
-def test_everything_is_called_by_the_name(tmp_path: Path) -> None:
+def test_generated_names_follow_the_name_of_the_backend(tmp_path: Path) -> None:
     target = new_backend("my-tracker", tmp_path)
     assert target == tmp_path / "metriplex-my-tracker"
     files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
@@ -51,7 +51,7 @@ def test_a_name_that_can_not_be_used_is_an_error(tmp_path: Path, name: str) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_exists_is_not_touched(tmp_path: Path) -> None:
+def test_an_existing_directory_is_not_changed(tmp_path: Path) -> None:
     mine = new_backend("mine", tmp_path) / "README.md"
     mine.write_text("changed")
     with pytest.raises(ConfigurationError, match="exists already"):
@@ -59,7 +59,7 @@ def test_what_exists_is_not_touched(tmp_path: Path) -> None:
     assert mine.read_text() == "changed"
 
 
-def test_the_command_says_what_comes_next(
+def test_the_command_prints_the_next_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new-backend", "mine", "--directory", str(tmp_path / "new")]) == 0
@@ -72,7 +72,7 @@ def test_the_command_says_what_comes_next(
 
 
 @pytest.mark.slow
-def test_it_passes_its_contract_as_generated_and_installed(tmp_path: Path) -> None:
+def test_the_generated_backend_passes_the_contract_once_installed(tmp_path: Path) -> None:
     target = new_backend("my-tracker", tmp_path)
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -81,7 +81,7 @@ def test_it_passes_its_contract_as_generated_and_installed(tmp_path: Path) -> No
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
         ).strip()
     )
-    # What this environment has, also what is installed editable, without installing it again.
+    # Use the packages of this environment, also editable ones, without installing them again.
     ours = sysconfig.get_path("purelib")
     (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,4 +1,4 @@
-"""A run's journal and its backends: what lags behind is read again, an outage is waited out."""
+"""A run's journal and its backends: records are read again, and outages are waited out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriplex import ConfigurationError, Image, MetricsCallback, RunInfo, Scalars, Text, hookimpl
-from metriplex.delivery.calls import REREAD, Task, TaskQueue, calls
-from metriplex.delivery.run_journal import BATCH, RunJournal
+from metriplex.delivery.calls import (
+    BATCH,
+    Call,
+    CallQueue,
+    Gap,
+    flush,
+    log_entries,
+    log_scalars,
+)
+from metriplex.delivery.run_journal import RunJournal
 from metriplex.journal import Close, Entry, Hparams, read_entries
 from metriplex.journal.acks import Ack, ack_path, clamp_acks, load_ack
 from metriplex.plugins.backends import Backend
@@ -69,7 +77,7 @@ class Service:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Makes a run with a journal and backends `first`, `second`, ...; closes it after the test."""
+    """Return a function that makes a run with backends `first`, ...; the fixture closes it."""
     runs: list[Run] = []
 
     def make(*plugins: object, queue_size: int = 1000, **options: Any) -> Run:
@@ -94,37 +102,37 @@ def acked(directory: Path, name: str = "first") -> tuple[int, list[tuple[int, in
 # ---- the queue ----------------------------------------------------------------------------------
 
 
-def scalars(first: int, count: int = 1) -> Task:
-    records = tuple(Scalars(step, X) for step in range(first, first + count))
-    return Task("log_scalars", ("records", records), first, first + count, count)
+def scalars(first: int, count: int = 1) -> Call:
+    return log_scalars(first, [Scalars(step, X) for step in range(first, first + count)])
 
 
-def taken(queue: TaskQueue) -> list[tuple[str, int, int]]:
+def taken(queue: CallQueue) -> list[tuple[str, int, int]]:
     found = []
     while queue:
-        task = queue.take()
-        assert task.records == len(task.argument[1] if task.argument else ())
-        found.append((task.hook, task.first, task.end))
+        queued = queue.take()
+        hook = queued.hook if isinstance(queued, Call) else "gap"
+        if isinstance(queued, Call) and queued.hook == "log_scalars":
+            assert len(queued.records) == queued.end - queued.first
+        found.append((hook, queued.first, queued.end))
     return found
 
 
 def test_what_finds_no_room_is_a_gap_until_the_worker_has_come_to_it() -> None:
-    queue = TaskQueue(4, rereads=True)
+    queue = CallQueue(4, rereads=True)
     assert queue.add(scalars(0, 3))
     assert not queue.add(scalars(3, 2))  # the first of them fits
     assert not queue.add(scalars(5))
-    queue.add(Task("flush", first=6, end=6))
+    queue.add(flush(6))
     assert not queue.add(scalars(6))
     assert (queue.take().end, queue.waiting) == (4, 0)
     assert not queue.add(scalars(7))  # there is room, but not for what comes after a gap
-    gap = queue.take()
-    assert (gap.hook, gap.first, gap.end) == (REREAD, 4, 6)
+    assert queue.take() == Gap(4, 6)
     assert queue.add(scalars(8))
-    assert taken(queue) == [("flush", 6, 6), (REREAD, 6, 8), ("log_scalars", 8, 9)]
+    assert taken(queue) == [("flush", 6, 6), ("gap", 6, 8), ("log_scalars", 8, 9)]
 
 
 def test_without_a_journal_the_newest_are_dropped() -> None:
-    queue = TaskQueue(4, rereads=False)
+    queue = CallQueue(4, rereads=False)
     assert queue.add(scalars(0, 3))
     assert not queue.add(scalars(3, 2))
     assert not queue.add(scalars(5))
@@ -140,7 +148,7 @@ def test_without_a_journal_the_newest_are_dropped() -> None:
 def test_every_number_is_in_exactly_one_call_or_gap_in_order(
     steps: list[tuple[str, int]], size: int
 ) -> None:
-    queue = TaskQueue(size, rereads=True)
+    queue = CallQueue(size, rereads=True)
     found: list[int] = []
     end = 0
     for what, count in steps:
@@ -148,8 +156,8 @@ def test_every_number_is_in_exactly_one_call_or_gap_in_order(
             queue.add(scalars(end, count))
             end += count
         elif queue:
-            task = queue.take()
-            found += range(task.first, task.end)
+            queued = queue.take()
+            found += range(queued.first, queued.end)
         assert queue.waiting <= size
     found += [number for _, first, last in taken(queue) for number in range(first, last)]
     assert found == list(range(end))
@@ -163,8 +171,8 @@ def test_entries_become_calls_by_the_thousand() -> None:
         Entry(BATCH + 4, Close("finished")),
         Entry(BATCH + 5, Scalars(1, X)),
     ]
-    found = list(calls(entries, lambda entry: entry.number == 3))
-    assert [(task.hook, task.first, task.end, task.records) for task in found] == [
+    found = list(log_entries(entries, BATCH + 6, lambda entry: entry.number == 3))
+    assert [(call.hook, call.first, call.end, len(call.records)) for call in found] == [
         ("log_scalars", 0, BATCH + 1, BATCH),
         ("log_scalars", BATCH + 1, BATCH + 2, 1),
         ("log_text", BATCH + 2, BATCH + 3, 1),
@@ -235,7 +243,7 @@ def test_an_outage_is_waited_out_and_loses_nothing(
     service, other = Service(), Service()
     service.down = ConnectionRefusedError
     run = make(service, other, queue_size=10)
-    run._workers[0]._retry_seconds = (1e-3,)
+    run._workers[0]._sender._retry_seconds = (1e-3,)
     for step in range(200):
         run.log_scalars(step, X)
     for _ in range(20):  # far more often than without a journal
@@ -290,6 +298,45 @@ def test_a_call_that_fails_for_good_is_missed_and_so_is_what_follows_a_suspensio
     assert "--to first" in caplog.messages[-1]
 
 
+def test_what_a_backend_took_before_its_suspension_is_flushed_and_acknowledged(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    @final
+    class Slow:
+        """A backend that is flushed only when it is asked to."""
+
+        flush_secs = 3600.0
+
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        @hookimpl
+        def log_text(self, text: Text) -> None:
+            if text.step > 2:
+                raise ValueError("full")
+            self.calls.append(text.step)
+
+        @hookimpl
+        def flush(self) -> None:
+            self.calls.append("flush")
+
+        @hookimpl
+        def close_run(self, status: str) -> None:
+            self.calls.append(status)
+
+    slow = Slow()
+    run = make(slow)
+    for step in range(6):
+        run.log_media(Text(step, "note", "x"))
+        if step == 1:
+            run.flush(LONG)
+    run.close("finished", LONG)
+    assert [call for call in slow.calls if call != "flush"] == [0, 1, 2, "finished"]
+    assert slow.calls[-2:] == ["flush", "finished"]
+    assert acked(tmp_path)[0] >= 3
+    assert run.deliveries()[0].suspended
+
+
 def test_the_state_of_a_backend_is_written_while_the_run_goes_on(
     make: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -307,7 +354,7 @@ def test_the_state_of_a_backend_is_written_while_the_run_goes_on(
 def test_a_journal_that_takes_nothing_costs_only_what_found_no_room(
     make: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other backend goes on at once; the gap is `missed`, should the disk have room again."""
+    """The other backend goes on at once; the gap is `missed` once the disk has room again."""
     service = Service()
     service.gate.clear()
     run = make(service, queue_size=10, flush_secs=1e-3)
@@ -315,9 +362,9 @@ def test_a_journal_that_takes_nothing_costs_only_what_found_no_room(
     assert service.entered.wait(LONG)
     run.flush(0.0)
     full = threading.Event()
-    journal = run._recording
+    journal = run._journal_worker
     assert journal is not None
-    journal._retry_seconds = (1e-3,)
+    journal._sender._retry_seconds = (1e-3,)
     target: Any = journal.target
 
     def refuse() -> None:

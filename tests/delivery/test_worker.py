@@ -21,7 +21,9 @@ from metriplex import (
     Video,
     hookimpl,
 )
-from metriplex.delivery.worker import FAILURES, Worker
+from metriplex.delivery.calls import log_hparams, log_media, log_scalars, log_text
+from metriplex.delivery.sender import FAILURES
+from metriplex.delivery.worker import Worker
 from metriplex.plugins.backends import Backend
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
 
@@ -120,7 +122,7 @@ class Scripted:
         return [hook for hook, _, _ in self.calls]
 
     def steps(self) -> list[int]:
-        """The steps of all the records that it took."""
+        """Return the steps of all records that it took."""
         return [
             record.step
             for hook, records in self.done
@@ -131,7 +133,7 @@ class Scripted:
 
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
-    """Workers that are closed after the test."""
+    """Return a list of workers, which are closed after the test."""
     started: list[Worker] = []
     yield started
     for worker in started:
@@ -150,12 +152,12 @@ def start(workers: list[Worker]) -> Any:
     return start
 
 
-def put(worker: Worker, hook: str, argument: tuple[str, Any], records: int) -> None:
-    worker.submit(worker._end, hook, argument, records)
-
-
 def submit(worker: Worker, records: Sequence[Scalars]) -> None:
-    put(worker, "log_scalars", ("records", tuple(records)), len(records))
+    worker.submit(log_scalars(worker._end, records))
+
+
+def submit_text(worker: Worker) -> None:
+    worker.submit(log_text(worker._end, TEXT))
 
 
 def flush(worker: Worker) -> None:
@@ -173,13 +175,10 @@ def counts(worker: Worker) -> tuple[int, int]:
 
 
 def submit_all_kinds(worker: Worker) -> int:
-    put(worker, "log_hparams", ("hparams", {"lr": 0.1}), 1)
+    worker.submit(log_hparams(worker._end, {"lr": 0.1}))
     submit(worker, block(1, 2))
-    put(worker, "log_text", ("text", TEXT), 1)
-    put(worker, "log_video", ("video", VIDEO), 1)
-    put(worker, "log_image", ("image", IMAGE), 1)
-    put(worker, "log_histogram", ("histogram", HISTOGRAM), 1)
-    put(worker, "log_artifact", ("artifact", ARTIFACT), 1)
+    for record in (TEXT, VIDEO, IMAGE, HISTOGRAM, ARTIFACT):
+        worker.submit(log_media(worker._end, record))
     return 8
 
 
@@ -231,7 +230,7 @@ def test_records_that_wait_are_handed_over_in_one_call_and_nothing_overtakes(sta
     worker = start(plugin)
     for first in range(0, 6, 2):
         submit(worker, block(first, 2))
-    put(worker, "log_text", ("text", TEXT), 1)
+    submit_text(worker)
     submit(worker, block(6))
     submit(worker, block(7))
     held.set()
@@ -253,7 +252,7 @@ def test_the_newest_records_are_dropped_from_a_full_queue_and_counted(
     assert plugin.begun["log_scalars"].acquire(timeout=LONG)
     for first in range(1, 29, 7):
         submit(worker, block(first, 7))  # 1 to 10 fit
-    put(worker, "log_text", ("text", TEXT), 1)
+    submit_text(worker)
     assert counts(worker) == (0, 30)
     held.set()
     flush(worker)
@@ -263,7 +262,6 @@ def test_the_newest_records_are_dropped_from_a_full_queue_and_counted(
     assert "backend `mine`" in warning.getMessage()
     assert "10 records wait" in warning.getMessage()
     submit(worker, block(100, 10))
-    put(worker, "log_text", ("text", TEXT), 0)
     close(worker)
     assert plugin.steps() == [*range(11), *range(100, 110)]
     assert counts(worker) == (21, 19)
@@ -345,7 +343,7 @@ def test_a_backend_that_keeps_failing_is_suspended_and_closed(
         flush(worker)
     assert not worker.delivery().suspended  # a success in between
     for _ in range(FAILURES):
-        put(worker, "log_text", ("text", TEXT), 1)
+        submit_text(worker)
     submit(worker, block(100))
     flush(worker)
     assert worker.delivery().suspended

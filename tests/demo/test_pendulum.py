@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import metriplex
-from metriplex import MetricsCallback
+from metriplex import MetricsCallback, average_stats
 from metriplex.demo.pendulum import FORCES, Pendulum, PendulumState
 from metriplex.demo.ppo import train
 from metriplex.demo.tasks import TASKS
-from metriplex.device.summary import averages
 from metriplex.errors import ConfigurationError
 
 mujoco: Any = pytest.importorskip("mujoco")
@@ -166,4 +165,4 @@ def test_it_is_solved(env, seed, tmp_path):
     with MetricsCallback(log_dir=str(tmp_path), backends=[]) as metrics:
         trained = train(metrics, jax.random.key(seed), TASKS["pendulum"].config, env)
     assert trained.metrics is not None
-    assert float(averages(trained.metrics.episodes)[0]) >= TASKS["pendulum"].solved_return
+    assert float(average_stats(trained.metrics.episodes)[0]) >= TASKS["pendulum"].solved_return

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import metriplex
-from metriplex import MetricsCallback
+from metriplex import MetricsCallback, average_stats
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Batch, Config, loss, train
 from metriplex.demo.rollout import Rollout
-from metriplex.device.summary import averages
 from metriplex.errors import ConfigurationError
 
 SHORT = Config(num_envs=4, rollout_length=32, num_iterations=3, hidden=(16,))
@@ -88,7 +87,7 @@ def test_each_iteration_is_one_record_with_all_there_is_to_know(logged):
     rates = [r.values["train/learning_rate"] for r in records]
     lines = [SHORT.learning_rate * (1 - n / 96) for n in (31, 63, 95)]
     assert rates == pytest.approx(lines, rel=1e-4)
-    final_return, _, finished = averages(trained.metrics.episodes)
+    final_return, _, finished = average_stats(trained.metrics.episodes)
     assert bool(finished)
     assert records[-1].values["episode/return"] == float(final_return)
 

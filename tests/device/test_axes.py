@@ -1,4 +1,4 @@
-"""Sums and maxima over devices are those of each value alone, by one exchange for each dtype."""
+"""Sums and maxima over devices: right values, and one collective operation for each dtype."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_without_axes_nothing_changes(axes: tuple[()] | None) -> None:
 
 @pytest.mark.parametrize(("episode_stats", "exchanges"), [(False, 1), (True, 4)])
 def test_a_record_takes_one_exchange(tmp_path: Path, episode_stats: bool, exchanges: int) -> None:
-    """With the newest episodes one more for their count and two for their extremes."""
+    """The newest episodes need three more: one for their count, two for their extremes."""
 
     def program(reward: jax.Array) -> Any:
         state = metrics.on_step(metrics.init(1), reward, reward > 3)

@@ -1,4 +1,4 @@
-"""Bad input: every message says what, what was got, what was expected and how to mend it."""
+"""Invalid arguments: the message says what was given, what was expected and how to fix it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "buffer": 0,
     "buffer_width": 64,
     "axis_name": None,
-    "nonfinite": "error",
+    "abort": False,
 }
 
 RANGE = "in (0, 1]"

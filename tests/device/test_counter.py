@@ -1,4 +1,4 @@
-"""The 64-bit counter against Python's own integers."""
+"""The 64-bit counter agrees with Python's integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episode statistics against a naive loop, and under every transform that a training loop uses."""
+"""Episode statistics agree with a naive loop, under every jax transformation that loops use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from metriplex import ConfigurationError, LoggingError
-from metriplex.device.episodes import EpisodeStats, EpisodeWindow, init_stats, reset_window, update
-from metriplex.device.summary import averages, window
+from metriplex.device.episodes import (
+    EpisodeStats,
+    EpisodeWindow,
+    init_stats,
+    reset_window,
+    update_stats,
+)
+from metriplex.device.summary import average_stats, window_stats
 
 ALPHA = 0.9
 TIME, ENVS = 24, 3
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Naive:
-    """One environment, in Python's float64."""
+    """Statistics of one environment, in Python's float64."""
 
     running: float = 0.0
     steps: int = 0
@@ -84,7 +90,7 @@ def window_of(stats: EpisodeStats) -> EpisodeWindow:
 
 
 def taken(num_envs: int, rewards: object, dones: object, alpha: float = ALPHA) -> EpisodeStats:
-    return update(init_stats(num_envs), np.array(rewards), np.array(dones), alpha=alpha)
+    return update_stats(init_stats(num_envs), np.array(rewards), np.array(dones), alpha=alpha)
 
 
 def types(stats: EpisodeStats) -> list[tuple[tuple[int, ...], np.dtype, bool]]:
@@ -127,11 +133,11 @@ def test_the_average_starts_at_the_first_episode_and_weighs_the_newest() -> None
     stats = init_stats(2)
     rewards = jnp.array([[1.0, 5.0], [2.0, 5.0], [10.0, 5.0], [10.0, 5.0], [10.0, 5.0]])
     dones = jnp.array([[0, 0], [1, 0], [0, 0], [0, 0], [1, 0]])
-    first = update(stats, rewards[:2], dones[:2], alpha=0.9)
+    first = update_stats(stats, rewards[:2], dones[:2], alpha=0.9)
     assert first.return_ema.tolist() == [3.0, 0.0]
     assert first.length_ema.tolist() == [2.0, 0.0]
     assert first.finished.tolist() == [True, False]
-    second = update(first, rewards[2:], dones[2:], alpha=0.9)
+    second = update_stats(first, rewards[2:], dones[2:], alpha=0.9)
     np.testing.assert_allclose(second.return_ema[0], 0.9 * 30 + 0.1 * 3, rtol=1e-6)
     np.testing.assert_allclose(second.length_ema[0], 0.9 * 3 + 0.1 * 2, rtol=1e-6)
     assert second.episode_return.tolist() == [0.0, 25.0]
@@ -147,7 +153,7 @@ def test_a_rollout_agrees_with_a_naive_loop(data: st.DataObject, alpha: float) -
     ends = data.draw(st.lists(st.booleans(), min_size=cells, max_size=cells))
     rewards = np.array(eighths, np.float32).reshape(TIME, ENVS) / 8
     dones = np.array(ends).reshape(TIME, ENVS)
-    stats = update(init_stats(ENVS), rewards, dones, alpha=alpha)
+    stats = update_stats(init_stats(ENVS), rewards, dones, alpha=alpha)
     envs = naive(rewards, dones, alpha)
 
     assert stats.episode_return.tolist() == [env.running for env in envs]
@@ -155,9 +161,9 @@ def test_a_rollout_agrees_with_a_naive_loop(data: st.DataObject, alpha: float) -
     assert stats.finished.tolist() == [env.ema is not None for env in envs]
     assert window_of(stats).count.tolist() == [len(env.window) for env in envs]
     emas = [env.ema for env in envs if env.ema is not None]
-    mean_return, mean_length, present = averages(stats)
+    mean_return, mean_length, present = average_stats(stats)
     episodes = [episode for env in envs for episode in env.window]
-    seen = window(stats)
+    seen = window_stats(stats)
     assert bool(present) == bool(emas)
     assert int(seen["count"]) == len(episodes)
     if not emas:
@@ -184,7 +190,7 @@ def test_alpha_one_keeps_the_newest_episode_alone() -> None:
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32, jnp.bool_, jnp.bfloat16, jnp.float16])
 def test_rewards_of_every_real_dtype_add_up_in_float32(dtype: type) -> None:
     ones = jnp.ones((600, 2), dtype)
-    stats = update(init_stats(2), ones, jnp.zeros((600, 2), jnp.bool_), alpha=ALPHA)
+    stats = update_stats(init_stats(2), ones, jnp.zeros((600, 2), jnp.bool_), alpha=ALPHA)
     assert stats.episode_return.tolist() == [600.0, 600.0]
     assert stats.episode_return.dtype == jnp.float32
 
@@ -192,20 +198,22 @@ def test_rewards_of_every_real_dtype_add_up_in_float32(dtype: type) -> None:
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.float32, jnp.bfloat16])
 def test_done_may_be_a_number(dtype: type) -> None:
     rewards, dones = rollout(0, 5, 2, ends=0.5)
-    expected = update(init_stats(2), rewards, dones, alpha=ALPHA)
-    assert_same_bits(update(init_stats(2), rewards, dones.astype(dtype), alpha=ALPHA), expected)
+    expected = update_stats(init_stats(2), rewards, dones, alpha=ALPHA)
+    assert_same_bits(
+        update_stats(init_stats(2), rewards, dones.astype(dtype), alpha=ALPHA), expected
+    )
 
 
 def test_one_environment_may_step_with_scalars() -> None:
-    stats = update(init_stats(1), 2.5, False, alpha=ALPHA)
-    stats = update(stats, jnp.float32(1.5), jnp.bool_(True), alpha=ALPHA)
+    stats = update_stats(init_stats(1), 2.5, False, alpha=ALPHA)
+    stats = update_stats(stats, jnp.float32(1.5), jnp.bool_(True), alpha=ALPHA)
     assert stats.return_ema.tolist() == [4.0]
     assert stats.length_ema.tolist() == [2.0]
 
 
 def test_an_empty_rollout_changes_nothing() -> None:
-    stats = update(init_stats(2), *rollout(1, 9, 2), alpha=ALPHA)
-    empty = update(stats, jnp.zeros((0, 2)), jnp.zeros((0, 2), jnp.bool_), alpha=ALPHA)
+    stats = update_stats(init_stats(2), *rollout(1, 9, 2), alpha=ALPHA)
+    empty = update_stats(stats, jnp.zeros((0, 2)), jnp.zeros((0, 2), jnp.bool_), alpha=ALPHA)
     assert_same_bits(empty, stats)
 
 
@@ -216,30 +224,32 @@ def test_a_nan_reward_stays_in_its_own_environment_and_its_own_episode() -> None
     rewards = np.ones((4, 3), np.float32)
     rewards[0, 1] = np.nan
     dones = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]], bool)
-    first = update(init_stats(3), rewards[:2], dones[:2], alpha=ALPHA)
+    first = update_stats(init_stats(3), rewards[:2], dones[:2], alpha=ALPHA)
     assert first.return_ema[0] == 2.0
     assert np.isnan(first.return_ema[1])
     assert first.length_ema.tolist() == [2.0, 2.0, 0.0]
-    assert np.isnan(averages(first)[0])
-    assert np.isnan([window(first)[f"return_{name}"] for name in ("min", "max", "mean")]).all()
-    second = update(first, rewards[2:], dones[2:], alpha=ALPHA)
+    assert np.isnan(average_stats(first)[0])
+    assert np.isnan(
+        [window_stats(first)[f"return_{name}"] for name in ("min", "max", "mean")]
+    ).all()
+    second = update_stats(first, rewards[2:], dones[2:], alpha=ALPHA)
     np.testing.assert_allclose(second.return_ema[:2], [2.0, 2.0], rtol=1e-6)
-    np.testing.assert_allclose(averages(second)[0], 2.0, rtol=1e-6)
+    np.testing.assert_allclose(average_stats(second)[0], 2.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_an_infinite_return_is_shown_once_and_then_forgotten(value: float) -> None:
     stats = taken(1, [[1.0], [value]], [[True], [True]])
-    assert float(averages(stats)[0]) == value
-    stats = update(stats, np.array([3.0]), np.array([True]), alpha=ALPHA)
-    assert float(averages(stats)[0]) == 3.0
+    assert float(average_stats(stats)[0]) == value
+    stats = update_stats(stats, np.array([3.0]), np.array([True]), alpha=ALPHA)
+    assert float(average_stats(stats)[0]) == 3.0
 
 
 def test_an_unfinished_episode_of_nan_is_in_no_average() -> None:
     stats = taken(2, [4.0, np.nan], [True, False])
     assert np.isnan(stats.episode_return[1])
-    assert float(averages(stats)[0]) == 4.0
-    assert float(window(stats)["return_mean"]) == 4.0
+    assert float(average_stats(stats)[0]) == 4.0
+    assert float(window_stats(stats)["return_mean"]) == 4.0
 
 
 # transforms
@@ -247,17 +257,17 @@ def test_an_unfinished_episode_of_nan_is_in_no_average() -> None:
 
 def test_steps_and_rollouts_agree_to_the_bit_however_they_are_compiled() -> None:
     rewards, dones = rollout(2, 200, 7)
-    whole = update(init_stats(7), rewards, dones, alpha=ALPHA)
+    whole = update_stats(init_stats(7), rewards, dones, alpha=ALPHA)
 
     def all_steps() -> EpisodeStats:
         stats = init_stats(7)
         for reward, done in zip(rewards, dones, strict=True):
-            stats = update(stats, reward, done, alpha=ALPHA)
+            stats = update_stats(stats, reward, done, alpha=ALPHA)
         return stats
 
     def loop(stats: EpisodeStats, rewards: jax.Array, dones: jax.Array) -> EpisodeStats:
         def body(index: jax.Array, stats: EpisodeStats) -> EpisodeStats:
-            return update(stats, rewards[index], dones[index], alpha=ALPHA)
+            return update_stats(stats, rewards[index], dones[index], alpha=ALPHA)
 
         looped = jax.lax.fori_loop(0, 200, body, stats)
         assert isinstance(looped, EpisodeStats)
@@ -265,11 +275,13 @@ def test_steps_and_rollouts_agree_to_the_bit_however_they_are_compiled() -> None
 
     assert_same_bits(all_steps(), whole)
     assert_same_bits(jax.jit(loop)(init_stats(7), rewards, dones), whole)
-    assert_same_bits(jax.jit(partial(update, alpha=ALPHA))(init_stats(7), rewards, dones), whole)
+    assert_same_bits(
+        jax.jit(partial(update_stats, alpha=ALPHA))(init_stats(7), rewards, dones), whole
+    )
     with jax.disable_jit():
         rewards, dones = rewards[:20], dones[:20]
         short = all_steps()
-    assert_same_bits(update(init_stats(7), rewards, dones, alpha=ALPHA), short)
+    assert_same_bits(update_stats(init_stats(7), rewards, dones, alpha=ALPHA), short)
 
 
 def test_a_rollout_in_pieces_agrees_to_the_bit() -> None:
@@ -277,8 +289,8 @@ def test_a_rollout_in_pieces_agrees_to_the_bit() -> None:
     pieces = init_stats(3)
     for start in range(0, 40, 10):
         part = slice(start, start + 10)
-        pieces = update(pieces, rewards[part], dones[part], alpha=ALPHA)
-    assert_same_bits(pieces, update(init_stats(3), rewards, dones, alpha=ALPHA))
+        pieces = update_stats(pieces, rewards[part], dones[part], alpha=ALPHA)
+    assert_same_bits(pieces, update_stats(init_stats(3), rewards, dones, alpha=ALPHA))
 
 
 def test_vmapped_lanes_agree_with_single_ones_to_the_bit() -> None:
@@ -286,8 +298,8 @@ def test_vmapped_lanes_agree_with_single_ones_to_the_bit() -> None:
     rewards, dones = (np.stack(part) for part in zip(*rollouts, strict=True))
 
     def lane(rewards: ArrayLike, dones: ArrayLike) -> tuple[EpisodeStats, object, object]:
-        stats = update(init_stats(4), rewards, dones, alpha=ALPHA)
-        return stats, averages(stats), window(stats)
+        stats = update_stats(init_stats(4), rewards, dones, alpha=ALPHA)
+        return stats, average_stats(stats), window_stats(stats)
 
     vmapped = jax.jit(jax.vmap(lane))(rewards, dones)
     for index, (reward, done) in enumerate(rollouts):
@@ -301,8 +313,8 @@ def test_the_state_is_a_carry(x64: bool, dtype: type) -> None:
         before = jax.eval_shape(lambda: init_stats(3))
 
         def iteration(stats: EpisodeStats, rewards: jax.Array) -> EpisodeStats:
-            stats = update(stats, rewards, rewards > 0, alpha=ALPHA)
-            stats = update(stats, rewards[0], rewards[0] > 0, alpha=ALPHA)
+            stats = update_stats(stats, rewards, rewards > 0, alpha=ALPHA)
+            stats = update_stats(stats, rewards[0], rewards[0] > 0, alpha=ALPHA)
             return reset_window(stats, rewards[0, 0] > 0)
 
         after = jax.eval_shape(iteration, before, jnp.ones((5, 3), dtype))
@@ -313,9 +325,11 @@ def test_the_state_is_a_carry(x64: bool, dtype: type) -> None:
 
 def test_a_donated_state_is_used_up_and_gives_the_same() -> None:
     rewards, dones = rollout(4, 12, 3)
-    expected = update(init_stats(3), rewards, dones, alpha=ALPHA)
+    expected = update_stats(init_stats(3), rewards, dones, alpha=ALPHA)
     donated = init_stats(3)
-    given_back = jax.jit(partial(update, alpha=ALPHA), donate_argnums=0)(donated, rewards, dones)
+    given_back = jax.jit(partial(update_stats, alpha=ALPHA), donate_argnums=0)(
+        donated, rewards, dones
+    )
     assert_same_bits(given_back, expected)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
 
@@ -324,8 +338,8 @@ def test_no_gradient_passes() -> None:
     rewards, dones = rollout(5, 6, 2, ends=0.5)
 
     def loss(scale: jax.Array) -> jax.Array:
-        stats = update(init_stats(2), rewards * scale, dones, alpha=ALPHA)
-        return averages(stats)[0] + window(stats)["return_max"] + 3.0 * scale
+        stats = update_stats(init_stats(2), rewards * scale, dones, alpha=ALPHA)
+        return average_stats(stats)[0] + window_stats(stats)["return_max"] + 3.0 * scale
 
     assert float(jax.jit(jax.grad(loss))(1.0)) == 3.0
 
@@ -335,21 +349,21 @@ def test_no_gradient_passes() -> None:
 
 def test_a_window_is_reset_only_where_it_is_asked() -> None:
     rewards, dones = rollout(6, 30, 2, ends=0.3)
-    stats = update(init_stats(2), rewards, dones, alpha=ALPHA)
+    stats = update_stats(init_stats(2), rewards, dones, alpha=ALPHA)
     reset = jax.jit(jax.vmap(reset_window, in_axes=(None, 0)))(stats, jnp.array([True, False]))
     first, second = (jax.tree.map(lambda x, i=i: x[i], reset) for i in range(2))
     assert_same_bits(second, stats)
     assert_same_bits(first.window, init_stats(2).window)
     assert_same_bits(first, reset_window(stats))
     assert first.return_ema.tolist() == stats.return_ema.tolist()
-    assert int(window(first)["count"]) == 0
+    assert int(window_stats(first)["count"]) == 0
 
 
 def test_after_a_reset_only_newer_episodes_count() -> None:
     stats = taken(1, [[100.0], [1.0]], [[True], [False]])
     rewards, dones = np.array([[2.0], [5.0]]), np.array([[True], [True]])
-    stats = update(reset_window(stats), rewards, dones, alpha=ALPHA)
-    assert {key: float(value) for key, value in window(stats).items()} == {
+    stats = update_stats(reset_window(stats), rewards, dones, alpha=ALPHA)
+    assert {key: float(value) for key, value in window_stats(stats).items()} == {
         "count": 2,
         "return_min": 3,
         "return_max": 5,
@@ -362,24 +376,24 @@ def test_after_a_reset_only_newer_episodes_count() -> None:
 
 def test_a_state_without_a_window_is_smaller_and_otherwise_the_same() -> None:
     rewards, dones = rollout(9, 20, 2)
-    stats = update(init_stats(2, window=False), rewards, dones, alpha=ALPHA)
-    full = update(init_stats(2), rewards, dones, alpha=ALPHA)
+    stats = update_stats(init_stats(2, window=False), rewards, dones, alpha=ALPHA)
+    full = update_stats(init_stats(2), rewards, dones, alpha=ALPHA)
     assert len(jax.tree.leaves(stats)) == 5
     assert_same_bits(stats, replace(full, window=None))
     assert reset_window(stats) is stats
     with pytest.raises(
         ConfigurationError, match=r"keeps no window .* `init_stats\(num_envs, window"
     ):
-        window(stats)
+        window_stats(stats)
 
 
 def test_many_environments_keep_their_precision() -> None:
     rng = np.random.default_rng(7)
     rewards = rng.normal(500.0, 100.0, 65_536).astype(np.float32)
-    stats = update(init_stats(65_536), rewards, np.ones(65_536, bool), alpha=ALPHA)
+    stats = update_stats(init_stats(65_536), rewards, np.ones(65_536, bool), alpha=ALPHA)
     mean = float(np.mean(rewards, dtype=np.float64))
-    np.testing.assert_allclose(jax.jit(averages)(stats)[0], mean, rtol=2e-6)
-    np.testing.assert_allclose(window(stats)["return_mean"], mean, rtol=2e-6)
+    np.testing.assert_allclose(jax.jit(average_stats)(stats)[0], mean, rtol=2e-6)
+    np.testing.assert_allclose(window_stats(stats)["return_mean"], mean, rtol=2e-6)
 
 
 # several devices
@@ -388,11 +402,11 @@ def test_many_environments_keep_their_precision() -> None:
 def sharded_case() -> tuple[np.ndarray, np.ndarray, EpisodeStats]:
     rewards, dones = rollout(8, 30, 16)
     dones[:, 2:4] = False  # a device whose environments finish nothing
-    return rewards, dones, update(init_stats(16), rewards, dones, alpha=ALPHA)
+    return rewards, dones, update_stats(init_stats(16), rewards, dones, alpha=ALPHA)
 
 
 def assert_global(reduced: Reduced, stats: EpisodeStats) -> None:
-    expected = (averages(stats), window(stats))
+    expected = (average_stats(stats), window_stats(stats))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), reduced, expected)
 
 
@@ -409,10 +423,10 @@ def test_a_sharded_state_gives_the_global_values(sizes: tuple[int, ...], inside:
         stats: EpisodeStats, rewards: jax.Array, dones: jax.Array
     ) -> tuple[EpisodeStats, Reduced]:
         stats = init_stats(2) if inside else stats
-        stats = update(stats, rewards[:20], dones[:20], alpha=ALPHA)
+        stats = update_stats(stats, rewards[:20], dones[:20], alpha=ALPHA)
         for reward, done in zip(rewards[20:], dones[20:], strict=True):
-            stats = update(stats, reward, done, alpha=ALPHA)
-        reduced = (averages(stats, axis_name), window(stats, axis_name))
+            stats = update_stats(stats, reward, done, alpha=ALPHA)
+        reduced = (average_stats(stats, axis_name), window_stats(stats, axis_name))
         kept = reset_window(stats, jnp.bool_(False))
         return kept, reduced
 
@@ -432,8 +446,8 @@ def test_before_any_episode_all_devices_agree_that_there_is_none() -> None:
     mesh = jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def body(reward: jax.Array) -> Reduced:
-        stats = update(init_stats(2), reward, reward > 1e9, alpha=ALPHA)
-        return averages(stats, "devices"), window(stats, "devices")
+        stats = update_stats(init_stats(2), reward, reward > 1e9, alpha=ALPHA)
+        return average_stats(stats, "devices"), window_stats(stats, "devices")
 
     spec = PartitionSpec("devices")
     shard_mapped = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=PartitionSpec())
@@ -450,8 +464,8 @@ def test_an_explicit_mesh_shards_the_state_by_its_rewards() -> None:
 
     @jax.jit
     def train(rewards: jax.Array, dones: jax.Array) -> tuple[EpisodeStats, Reduced]:
-        stats = update(init_stats(16), rewards, dones, alpha=ALPHA)
-        return reset_window(stats, jnp.bool_(False)), (averages(stats), window(stats))
+        stats = update_stats(init_stats(16), rewards, dones, alpha=ALPHA)
+        return reset_window(stats, jnp.bool_(False)), (average_stats(stats), window_stats(stats))
 
     with jax.set_mesh(mesh):
         stats, reduced = train(jax.device_put(rewards, sharding), jax.device_put(dones, sharding))
@@ -464,8 +478,8 @@ def test_a_vmapped_axis_name_reduces_too() -> None:
     rewards, dones, expected = sharded_case()
 
     def device(rewards: ArrayLike, dones: ArrayLike) -> Reduced:
-        stats = update(init_stats(2), rewards, dones, alpha=ALPHA)
-        return averages(stats, "devices"), window(stats, "devices")
+        stats = update_stats(init_stats(2), rewards, dones, alpha=ALPHA)
+        return average_stats(stats, "devices"), window_stats(stats, "devices")
 
     parts = [x.reshape(30, 8, 2).swapaxes(0, 1) for x in (rewards, dones)]
     for transform in (jax.vmap, jax.pmap):
@@ -492,7 +506,7 @@ def test_a_vmapped_axis_name_reduces_too() -> None:
 def test_shapes_that_do_not_fit_are_named_when_the_program_is_traced(
     reward: tuple[int, ...], done: tuple[int, ...], num_envs: int, mend: str
 ) -> None:
-    traced = partial(jax.eval_shape, partial(update, alpha=ALPHA), init_stats(num_envs))
+    traced = partial(jax.eval_shape, partial(update_stats, alpha=ALPHA), init_stats(num_envs))
     with pytest.raises(LoggingError, match=mend) as caught:
         traced(jnp.zeros(reward), jnp.zeros(done, jnp.bool_))
     message = str(caught.value)
@@ -505,4 +519,4 @@ def test_dtypes_that_are_not_real_are_refused(name: str) -> None:
     arguments = {"reward": jnp.zeros(2), "done": jnp.zeros(2, jnp.bool_)}
     for wrong in (jnp.zeros(2, jnp.complex64), jax.random.split(jax.random.key(0), 2)):
         with pytest.raises(LoggingError, match=f"`{name}` must be of a real dtype or bool; got"):
-            update(init_stats(2), **{**arguments, name: wrong}, alpha=ALPHA)
+            update_stats(init_stats(2), **{**arguments, name: wrong}, alpha=ALPHA)

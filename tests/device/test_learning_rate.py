@@ -1,4 +1,4 @@
-"""What `learning_rates` reads from every kind of optimizer state, in every way that jax runs it."""
+"""`learning_rates` of every kind of optimizer state, under every jax transformation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ injected = optax.inject_hyperparams
 
 
 def used(step: int) -> float:
-    """The rate that the update before which `step` updates were applied uses under SCHEDULE."""
+    """Return SCHEDULE's rate for the update that follows `step` updates."""
     return 1.0 - step / 8
 
 
@@ -39,10 +39,10 @@ class Case(NamedTuple):
     name: str
     tx: optax.GradientTransformation
     expected: Expected
-    """Tag to the value after update number `step`, from 0."""
+    """Tag to a function of `step`: the rate after that update, counted from 0."""
     given: Any = None
     extra: bool = False
-    """Whether `update` takes the value of the loss."""
+    """True if `update` takes the value of the loss."""
 
 
 def constant(value: float, tag: str = TAG) -> Expected:
@@ -195,7 +195,7 @@ CASES = [
 
 
 def updated(case: Case, params: Any, state: Any) -> tuple[Any, Any]:
-    """One update with gradients that depend on the parameters."""
+    """Apply one update with gradients that depend on the parameters."""
     grads = jax.tree.map(lambda x: x + 0.5, params)
     extra = {"value": jnp.float32(1.0)} if case.extra else {}
     updates, state = case.tx.update(grads, state, params, **extra)
@@ -203,7 +203,7 @@ def updated(case: Case, params: Any, state: Any) -> tuple[Any, Any]:
 
 
 def trained(case: Case, params: Any, *, read: bool = True) -> tuple[Any, dict[str, jax.Array]]:
-    """The parameters after STEPS updates in a scan, and the rates `[step]` read on the way.
+    """Return the parameters after STEPS updates in a scan, and the rates, `[step]`, by tag.
 
     Not reading emits a constant instead: XLA compiles a loop that emits nothing at all differently,
     to the last bit of what it computes, whatever it is that the other loop emits.
@@ -259,7 +259,7 @@ def test_reads_the_same_outside_a_scan(case: Case) -> None:
 
 @final
 class Frozen(dict[str, Any]):
-    """A mapping that jax takes for a leaf."""
+    """A mapping that jax treats as a leaf."""
 
 
 class ActorCritic(NamedTuple):
@@ -284,12 +284,12 @@ def at(rate: Any, tx: Callable[..., Any] = optax.adam) -> Any:
 
 
 def holding(rate: Any) -> optax.InjectHyperparamsState:
-    """A state made by hand, since some releases of optax cast the rate that they are given."""
+    """Make a state without optax: some releases of optax cast the rate."""
     return optax.InjectHyperparamsState(jnp.int32(0), {"learning_rate": rate}, ())
 
 
 def values(opt_state: Any, given_rate: Any = None) -> dict[str, float]:
-    """What is read eagerly, as Python floats."""
+    """Return the rates, read eagerly, as Python floats."""
     rates = learning_rates(opt_state, given_rate)
     assert all(rate.shape == () for rate in rates.values())
     return {tag: float(rate) for tag, rate in rates.items()}
@@ -530,7 +530,7 @@ class RaisingTree:
 
 @final
 class Endless:
-    """An object with a new child of its own kind, whenever it is looked at."""
+    """An object that makes a new child of its own kind at each access."""
 
     __dict__ = property(lambda self: {"left": Endless(), "right": Endless()})  # ty: ignore[invalid-assignment]
 

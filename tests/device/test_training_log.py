@@ -1,4 +1,4 @@
-"""The scalars of a training log: which are found, their tags and dtypes, and what is refused."""
+"""The scalars of a training log: tags, dtypes, and values that raise."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Unkeyed:
 
 
 class Convertible:
-    """An array behind `__jax_array__`, as flax's variables are."""
+    """An array behind `__jax_array__`, like a variable of flax."""
 
     def __jax_array__(self) -> jax.Array:
         return jnp.float32(1.5)

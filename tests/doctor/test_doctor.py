@@ -71,7 +71,7 @@ Install = Callable[[str, str, str], None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution with one plugin for real: a module and a `.dist-info` folder."""
+    """Install a real distribution with one plugin: a module and a `.dist-info` folder."""
     site = tmp_path / "site"
 
     def install(kind: str, name: str, source: str) -> None:
@@ -110,9 +110,7 @@ def test_a_backend_that_works(install: Install, tmp_path: Path) -> None:
     assert "{'doctor/value': 0.5}" in (tmp_path / "trial/run/values").read_text()
 
 
-def test_a_backend_whose_service_would_keep_a_run_is_asked(
-    install: Install, tmp_path: Path
-) -> None:
+def test_a_backend_with_diagnose_gets_no_run(install: Install, tmp_path: Path) -> None:
     diagnosis = """
         @hookimpl
         def diagnose(self):
@@ -202,13 +200,13 @@ def test_renderers_that_are_broken(
     assert told in finding.text
 
 
-def test_a_renderer_that_knows_that_it_can_not_draw(install: Install, tmp_path: Path) -> None:
+def test_a_renderer_that_diagnoses_itself_as_broken(install: Install, tmp_path: Path) -> None:
     diagnosis = """
         @hookimpl
         def diagnose(self):
             return Diagnosis(False, "no OpenGL", "`apt-get install libegl1`")
     """
-    source = RENDERER.replace("= 255", "= 0")  # would be told if it were tried
+    source = RENDERER.replace("= 255", "= 0")  # would fail if it were tried
     source += textwrap.indent(textwrap.dedent(diagnosis), " " * 8)
     install("renderer", "blind", source)
     finding = run_trial("renderer", "blind", tmp_path / "trial")
@@ -230,7 +228,7 @@ def test_jax_is_tried_by_a_compiled_program(tmp_path: Path) -> None:
     assert "a compiled program's values reach the host" in finding.text
 
 
-def test_jax_without_the_platform_that_is_asked_for(
+def test_jax_without_the_requested_platform(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "abacus")
@@ -242,7 +240,7 @@ def test_jax_without_the_platform_that_is_asked_for(
 # The machine ----------------------------------------------------------------------------------
 
 
-def test_a_log_directory_is_as_it_was(tmp_path: Path) -> None:
+def test_the_check_of_a_log_directory_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "logs/old_run").mkdir(parents=True)
     before = tree(tmp_path)
     for log_dir in (tmp_path / "logs", tmp_path / "logs/old_run", tmp_path / "new/and/deep"):
@@ -307,7 +305,7 @@ def test_no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (finding.status, finding.remedy) == ("broken", "`pip install 'metriplex[video]'`")
 
 
-# What is shown --------------------------------------------------------------------------------
+# Lines of findings ----------------------------------------------------------------------------
 
 
 def test_findings_are_columns_and_wrap() -> None:
@@ -320,7 +318,7 @@ def test_findings_are_columns_and_wrap() -> None:
     assert layout(Finding("ok", "jax", ""), 3, 80) == ["ok       jax  "]
 
 
-def test_nothing_but_ascii_and_no_commands_for_the_terminal() -> None:
+def test_text_is_ascii_without_escape_sequences() -> None:
     assert plain("a\n  b\t\x1b[31mred\x07 \u00e9\u2192") == r"a b [31mred \xe9\u2192"
 
 
@@ -361,7 +359,7 @@ def test_doctor_from_end_to_end(install: Install, tmp_path: Path) -> None:
     assert tree(here) | tree(there) == set()
 
 
-def test_the_exit_status_is_zero_only_if_all_is_well(
+def test_the_exit_status_is_zero_only_without_broken_findings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind in ("backend", "renderer", "environment"):

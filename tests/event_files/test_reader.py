@@ -1,4 +1,4 @@
-"""Event files that others wrote: tensorboardX, and TensorBoard's messages as of TensorFlow 2."""
+"""Event files of other writers: tensorboardX, and the messages that TensorFlow 2 writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TensorProto: Any = getattr(tensor_pb2, "TensorProto")  # noqa: B009
 TensorShapeProto: Any = getattr(tensor_shape_pb2, "TensorShapeProto")  # noqa: B009
 
 
-def frame(data: bytes) -> bytes:
+def tfrecord(data: bytes) -> bytes:
     def masked(part: bytes) -> bytes:
         crc = crc32c(part)
         return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFF_FFFF)
@@ -50,13 +50,13 @@ def scalar(step: int, value: float, tag: str = "loss") -> bytes:
 
 def write(directory: Path, *events: bytes, name: str = "events.out.tfevents.1.host") -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / name).write_bytes(b"".join(map(frame, events)))
+    (directory / name).write_bytes(b"".join(map(tfrecord, events)))
     return directory / name
 
 
-def read(directory: Path, told: list[str] | None = None) -> list[Any]:
+def read(directory: Path, reported: list[str] | None = None) -> list[Any]:
     [run] = event_runs(directory)
-    found = list(run.entries(None if told is None else told.append))
+    found = list(run.entries(None if reported is None else reported.append))
     assert [entry.number for entry in found] == list(range(len(found)))
     return [entry.record for entry in found]
 
@@ -67,7 +67,7 @@ def png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def test_what_tensorboardx_wrote(tmp_path: Path) -> None:
+def test_event_files_of_tensorboardx(tmp_path: Path) -> None:
     picture = pixels(4, 5, 3)
     with SummaryWriter(str(tmp_path / "a")) as writer:
         writer.add_scalar("loss", 0.1, 2**40, walltime=5.0)
@@ -75,9 +75,9 @@ def test_what_tensorboardx_wrote(tmp_path: Path) -> None:
         writer.add_text("note", "hello", 4, walltime=6.0)
         writer.add_image("picture", picture, 5, walltime=7.0, dataformats="HWC")
         writer.add_histogram("weights", np.array([0.0, 1.0, 1.0, 2.0]), 6, walltime=8.0)
-    told: list[str] = []
-    loss, bad, note, image, histogram = read(tmp_path, told)
-    assert told == []
+    reported: list[str] = []
+    loss, bad, note, image, histogram = read(tmp_path, reported)
+    assert reported == []
     assert loss == Scalars(2**40, {"loss": float(np.float32(0.1))}, wall_time=5.0)
     assert same(bad, Scalars(3, {"bad": math.nan}, wall_time=5.0))
     assert note == Text(4, "note/text_summary", "hello", wall_time=6.0)
@@ -87,7 +87,7 @@ def test_what_tensorboardx_wrote(tmp_path: Path) -> None:
     assert histogram.counts.sum() == 4
 
 
-def test_hyper_parameters_and_how_a_session_ended(tmp_path: Path) -> None:
+def test_hyper_parameters_and_the_status_of_a_session(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_hparams({"lr": 0.5, "env": "Pendulum", "norm": True}, {"score": 1.0}, name=".")
     found = [record for record in read(tmp_path) if isinstance(record, Hparams | Close)]
@@ -106,7 +106,7 @@ def shape(*sizes: int) -> TensorShapeProto:
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in sizes])
 
 
-def test_tensors_as_tensorflow_2_writes_them(tmp_path: Path) -> None:
+def test_tensors_of_tensorflow_2(tmp_path: Path) -> None:
     picture = pixels(2, 3, 3)
     bins = np.array([[0.0, 1.0, 2.0], [1.0, 3.0, 0.0], [3.0, 3.0, 5.0]])
     write(
@@ -120,9 +120,9 @@ def test_tensors_as_tensorflow_2_writes_them(tmp_path: Path) -> None:
         tensor("images", "i", dtype=7, string_val=[b"3", b"2", png(picture)]),
         tensor("histograms", "h", dtype=2, tensor_content=bins.tobytes(), tensor_shape=shape(3, 3)),
     )
-    told: list[str] = []
-    *scalars, text, image, histogram = read(tmp_path, told)
-    assert told == []
+    reported: list[str] = []
+    *scalars, text, image, histogram = read(tmp_path, reported)
+    assert reported == []
     assert [record.values["t"] for record in scalars] == [0.25, 0.5, -7, True, 1.0]
     assert text == Text(3, "s", "one\n\ntwo", wall_time=1.0)
     assert same(image, Image(3, "i", picture, wall_time=1.0))
@@ -131,7 +131,7 @@ def test_tensors_as_tensorflow_2_writes_them(tmp_path: Path) -> None:
     assert 3.0 < histogram.edges[3] < 3.0 + 1e-9
 
 
-def test_a_gif_is_a_clip(tmp_path: Path) -> None:
+def test_a_gif_becomes_a_video(tmp_path: Path) -> None:
     frames = [Pillow.fromarray(array) for array in pixels(3, 4, 6, 3)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=40)
@@ -146,7 +146,7 @@ def test_a_gif_is_a_clip(tmp_path: Path) -> None:
     assert (clip.fps, clip.duration) == (pytest.approx(25.0), pytest.approx(0.12))
 
 
-def test_a_session_that_starts_again_supersedes(tmp_path: Path) -> None:
+def test_a_restarted_session_supersedes_later_steps(tmp_path: Path) -> None:
     start = {"status": 1}
     write(
         tmp_path,
@@ -182,7 +182,7 @@ def test_directories_are_runs_and_seeds_are_lanes(tmp_path: Path) -> None:
 # Damage ----------------------------------------------------------------------------------------
 
 EVENTS = [scalar(step, step / 4) for step in range(6)]
-WHOLE = b"".join(map(frame, EVENTS))
+WHOLE = b"".join(map(tfrecord, EVENTS))
 
 
 def check(directory: Path, data: bytes) -> None:
@@ -191,7 +191,7 @@ def check(directory: Path, data: bytes) -> None:
     found = read(directory, [])
     expected = {step: Scalars(step, {"loss": step / 4}, wall_time=1.5 + step) for step in range(6)}
     assert all(record == expected[record.step] for record in found)
-    kept = [step for step, event in enumerate(EVENTS) if frame(event) in data]
+    kept = [step for step, event in enumerate(EVENTS) if tfrecord(event) in data]
     assert {record.step for record in found} >= set(kept)
 
 
@@ -210,7 +210,7 @@ def test_every_byte_flipped_and_every_length(directory: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=80), at=st.integers(0, len(WHOLE)), gone=st.integers(0, 90))
-def test_bytes_put_in_and_taken_out(directory: Path, data: bytes, at: int, gone: int) -> None:
+def test_inserted_and_removed_bytes(directory: Path, data: bytes, at: int, gone: int) -> None:
     check(directory, WHOLE[:at] + data + WHOLE[at + gone :])
 
 
@@ -225,7 +225,7 @@ SAMPLES = [
 
 @settings(max_examples=300, deadline=None)
 @given(sample=st.sampled_from(SAMPLES), data=st.data())
-def test_messages_that_are_none_under_a_right_checksum(
+def test_damaged_messages_with_a_right_checksum(
     directory: Path, sample: bytes, data: st.DataObject
 ) -> None:
     at = data.draw(st.integers(0, len(sample) - 1))
@@ -235,22 +235,22 @@ def test_messages_that_are_none_under_a_right_checksum(
 
 
 @given(st.binary(max_size=40))
-def test_bytes_are_a_message_or_an_error(data: bytes) -> None:
+def test_random_bytes_are_a_message_or_raise(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         fields = parse_message(data)
         assert all(isinstance(one, int | bytes) for values in fields.values() for one in values)
 
 
-def test_damage_is_told_and_a_torn_end_is_not(tmp_path: Path) -> None:
+def test_damage_is_reported_and_a_torn_end_is_not(tmp_path: Path) -> None:
     path = write(tmp_path, *EVENTS)
-    size = len(frame(EVENTS[0]))
+    size = len(tfrecord(EVENTS[0]))
     path.write_bytes(WHOLE[: size + 20] + b"x" + WHOLE[size + 21 : -5])
-    told: list[str] = []
-    assert [record.step for record in read(tmp_path, told)] == [0, 2, 3, 4]
-    assert told == [f"{path} at byte {size}: a record is damaged"]
+    reported: list[str] = []
+    assert [record.step for record in read(tmp_path, reported)] == [0, 2, 3, 4]
+    assert reported == [f"{path} at byte {size}: a record is damaged"]
 
 
-def test_without_crc32c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_crc32c_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, *EVENTS)
     monkeypatch.setitem(__import__("sys").modules, "crc32c", None)
     with pytest.raises(PluginError, match=r"pip install 'metriplex\[event-files\]'"):

@@ -1,4 +1,4 @@
-"""brax: its own PPO trains, and what it reports is what arrives; its environments are drawn."""
+"""brax: metrics and videos of its own PPO, and drawing of its environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def test_what_ppo_reports_arrives_and_videos_show_its_policies(tmp_path, monkeypatch):
+def test_metrics_of_ppo_are_logged_and_videos_show_its_policies(tmp_path, monkeypatch):
     pytest.importorskip("metriplex_mujoco")
     env = envs.get_environment("inverted_pendulum", backend="positional")
     small_ppo.check(*small_ppo.train(env, tmp_path, monkeypatch))

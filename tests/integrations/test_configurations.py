@@ -1,4 +1,4 @@
-"""Hyper-parameters from the configuration libraries that trainings have."""
+"""Hyper-parameters of ml_collections and OmegaConf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example of a library that is installed runs as it is, and what it wrote is right."""
+"""Every example of an installed library runs unchanged and logs the right records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(name: str, directory: Path) -> str:
 
 
 def read(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:
-    """Steps and values of each tag, and the steps of the videos."""
+    """Return steps and values of each tag, and the steps of the videos."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0}).Reload()
     tags = events.Tags()
     scalars = {

@@ -1,4 +1,4 @@
-"""Gymnasium: the averages are those of the episodes that its own wrapper reports."""
+"""Gymnasium: the averages equal those of the episodes that its own wrapper reports."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from memory import logging_to_memory
-from metriplex.device import episodes as device
-from metriplex.device.summary import averages
+from metriplex import average_stats, init_stats, update_stats
 from metriplex.errors import LoggingError
 from metriplex.integrations.gymnasium import VectorEpisodes
 
 
 @final
 class Three:
-    """What of a vector environment is read."""
+    """A vector environment with only the attributes that are read."""
 
     num_envs = 3
 
@@ -65,17 +64,17 @@ def test_averages_are_those_of_compiled_code() -> None:
     assert ours.averages() == {}
     for one, end in zip(reward, done, strict=True):
         ours.update(one, end, np.zeros(3, bool))
-    stats = device.update(
-        device.init_stats(3, window=False), jnp.asarray(reward), jnp.asarray(done), alpha=0.9
+    stats = update_stats(
+        init_stats(3, window=False), jnp.asarray(reward), jnp.asarray(done), alpha=0.9
     )
-    mean_return, mean_length, _ = averages(stats)
+    mean_return, mean_length, _ = average_stats(stats)
     assert ours.averages() == pytest.approx(
         {"return": float(mean_return), "length": float(mean_length)}, rel=1e-4
     )
     assert ours.steps == 150
 
 
-def test_the_step_that_resets_is_not_counted() -> None:
+def test_a_step_that_resets_is_not_counted() -> None:
     ours = VectorEpisodes(Three("AutoresetMode.NEXT_STEP"), alpha=1.0)
     never = np.zeros(3, bool)
     for done in ([True, False, False], [False] * 3, [False] * 3, [True, False, False]):
@@ -84,6 +83,6 @@ def test_the_step_that_resets_is_not_counted() -> None:
     assert ours.steps == 11
 
 
-def test_a_wrong_shape_is_named() -> None:
+def test_a_wrong_shape_raises() -> None:
     with pytest.raises(LoggingError, match=r"`reward` has shape \[2\], and .* 3 sub-environments"):
         VectorEpisodes(Three("NEXT_STEP")).update(np.ones(2), np.zeros(3, bool), np.zeros(3, bool))

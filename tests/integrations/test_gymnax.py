@@ -1,4 +1,4 @@
-"""gymnax: what its own wrapper reports is what arrives, and its environments are drawn."""
+"""gymnax: records equal the reports of its own wrapper, and its environments are drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVS, TIME, ITERATIONS = 3, 40, 4
 
 
 def make_train(env, params):
-    """Random actions under gymnax's own `LogWrapper`; gives what that reports of each step."""
+    """Return a program with random actions that returns the reports of gymnax's `LogWrapper`."""
     env = gymnax.wrappers.LogWrapper(env)
 
     def train(metrics, key):
@@ -56,7 +56,7 @@ def make_train(env, params):
 
 
 def newest_returns(done, returns):
-    """The mean over environments of each one's newest return, after every iteration."""
+    """Return the mean newest return over environments, after every iteration."""
     newest = np.full(ENVS, np.nan)
     means = []
     for ends, reported in zip(done, returns, strict=True):
@@ -83,7 +83,7 @@ def test_episodes_are_those_that_gymnax_reports_for_every_seed(tmp_path):
 
 
 def rollout(env: GymnaxEnvironment, num_steps: int = 4):
-    """States, as they are sent to be drawn, of an episode with random actions."""
+    """Return the drawn parts of the states of an episode with random actions."""
     space = env._env.action_space(env._params)
 
     def step(state, key):
@@ -128,7 +128,7 @@ def test_a_grid_shows_the_last_channel_that_is_not_empty():
         assert cells[row, column] == (channels[-1] + 1 if len(channels) else 0)
 
 
-def test_an_episode_ends_at_the_limit_of_steps_too():
+def test_an_episode_ends_at_the_step_limit():
     env, params = gymnax.make("Pendulum-v1")
     shown = GymnaxEnvironment(env, params.replace(max_steps_in_episode=4))
     state, _ = rollout(shown, 4)
@@ -138,7 +138,7 @@ def test_an_episode_ends_at_the_limit_of_steps_too():
     assert not bool(unlimited.terminal(state, key=None) | unlimited.truncate(state))
 
 
-def test_what_is_no_grid_has_no_picture_but_a_name():
+def test_an_environment_without_a_grid_has_no_picture_but_a_name():
     env = GymnaxEnvironment(*gymnax.make("Swimmer-misc"))
     assert env.name == "Swimmer-misc"
     assert not hasattr(env, "render")

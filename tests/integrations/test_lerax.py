@@ -48,7 +48,7 @@ def algo():
 
 @final
 class Notes:
-    """What a witness has seen; an object, so that lerax takes it for a constant."""
+    """The records of a `Witness`; an object, so that lerax treats it as a constant."""
 
     def __init__(self):
         self.logs = []
@@ -57,7 +57,7 @@ class Notes:
 
 @final
 class Witness(lerax_callbacks.AbstractIterationCallback):
-    """Writes down what lerax gives to callbacks."""
+    """A callback that stores the arguments of lerax."""
 
     notes: Notes
 
@@ -146,7 +146,7 @@ SHOWN: dict[str, Any] = {"video_num_steps": 48, "video_width": 160, "video_heigh
 
 
 def frames(video: Video) -> np.ndarray:
-    """The frames of a clip at 50 fps, int16 `[time, height, width, 3]`."""
+    """Return the frames of a clip at 50 fps, int16 `[time, height, width, 3]`."""
     shown = []
     with Image.open(io.BytesIO(video.clips["webp"].data)) as image:
         for page in ImageSequence.Iterator(image):
@@ -157,7 +157,7 @@ def frames(video: Video) -> np.ndarray:
 
 
 def assert_moves(clip: np.ndarray) -> None:
-    """Every frame is a picture, and something moves by more than an edge's shade."""
+    """Check that every frame shows a picture, and that the picture moves."""
     assert clip.shape == (48, 120, 160, 3)
     assert (np.ptp(clip, axis=(1, 2, 3)) > 100).all()
     assert np.abs(clip - clip[0]).max() > 50
@@ -252,7 +252,7 @@ def test_its_mujoco_environments_are_shown(tmp_path):
                 )
             ),
         }
-    # without contacts it falls 0.4 m, until it counts as unhealthy, whatever the policy does
+    # without contacts the body falls 0.4 m, until it counts as unhealthy, under any policy
     np.testing.assert_allclose(memory.values("episode/length"), 8, atol=1)
     np.testing.assert_allclose(memory.values("train/learning_rate"), [1e-3] * 4)
     (hparams,) = memory.hparams
@@ -264,7 +264,7 @@ def test_its_mujoco_environments_are_shown(tmp_path):
     assert hparams["policy/action_space/high"] == 1.0
 
 
-def test_statistics_of_an_iteration_can_not_be_had(tmp_path):
+def test_episode_stats_raises(tmp_path):
     with (
         logging_to_memory(tmp_path, episode_stats=True) as (metrics, _),
         pytest.raises(ConfigurationError, match="`episode_stats=True` can't be had from lerax"),
@@ -272,7 +272,7 @@ def test_statistics_of_an_iteration_can_not_be_had(tmp_path):
         adapter.LeraxCallback(metrics)
 
 
-def test_a_state_that_never_leaves_the_program_can_not_be_drained(tmp_path):
+def test_transport_drain_raises(tmp_path):
     with (
         logging_to_memory(tmp_path, transport="drain", buffer=4) as (metrics, _),
         pytest.raises(ConfigurationError, match='`transport="drain"` can\'t be had from lerax'),

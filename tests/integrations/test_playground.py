@@ -24,7 +24,7 @@ def env():
     return playground.registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
 
 
-def test_what_a_training_reports_arrives_and_videos_show_its_policies(env, tmp_path, monkeypatch):
+def test_metrics_of_a_training_are_logged_and_videos_show_its_policies(env, tmp_path, monkeypatch):
     memory, reported = small_ppo.train(
         env, tmp_path, monkeypatch, wrap_env_fn=playground.wrapper.wrap_for_brax_training
     )

@@ -1,4 +1,4 @@
-"""rejax: what `train` returns of its evaluations is what arrives, seed by seed."""
+"""rejax: the logged evaluations equal those that `train` returns, for each seed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_video_shows_the_agent_of_an_evaluation(tmp_path):
     ]
 
 
-def test_an_evaluation_of_ones_own_is_logged_by_its_names(tmp_path):
+def test_a_custom_evaluation_is_logged_by_its_names(tmp_path):
     algo = make(**PPO)
 
     def evaluate(algo, train_state, rng):
@@ -93,7 +93,7 @@ def test_an_evaluation_of_ones_own_is_logged_by_its_names(tmp_path):
     np.testing.assert_array_equal(evaluation["twice"], memory.values("eval/twice"))
 
 
-def test_an_evaluation_can_not_be_drained(tmp_path):
+def test_transport_drain_raises(tmp_path):
     algo = make(**PPO)
     with logging_to_memory(tmp_path, transport="drain", buffer=4) as (metrics, _):
         logged = algo.replace(eval_callback=eval_callback(metrics, algo.eval_callback))

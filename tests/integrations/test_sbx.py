@@ -1,4 +1,4 @@
-"""SBX and Stable-Baselines3: what their loggers are told arrives, as their own writers have it."""
+"""SBX and Stable-Baselines3: records equal those of the libraries' own writers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXCLUDED = {
 
 
 def ppo(library):
-    """A very small PPO on CartPole."""
+    """Return a very small PPO on CartPole."""
     return pytest.importorskip(library).PPO(
         "MlpPolicy",
         "CartPole-v1",
@@ -52,14 +52,14 @@ def ppo(library):
 
 @pytest.fixture
 def json_logger(tmp_path):
-    """A logger with the library's own writer."""
+    """Return a logger with the library's own writer."""
     writer = sb3_logger.JSONOutputFormat(str(tmp_path / "theirs.json"))
     yield sb3_logger.Logger(str(tmp_path), [writer])
     writer.close()
 
 
 def read(logger):
-    """What the library's own writer has written: steps and values, under our names."""
+    """Return steps and values of the library's own writer, under our tags."""
     written = (Path(logger.dir) / "theirs.json").read_text()
     rows = [json.loads(line) for line in written.splitlines()]
     return [
@@ -73,7 +73,7 @@ def read(logger):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["sbx", "stable_baselines3"])
-def test_what_ppo_logs_arrives_as_its_own_json_has_it(library, tmp_path, json_logger):
+def test_ppo_logs_the_values_of_its_own_json_writer(library, tmp_path, json_logger):
     model = ppo(library)
     model.set_logger(json_logger)
     with logging_to_memory(tmp_path, hparams=adapter.hparams(model)) as (metrics, memory):
@@ -94,7 +94,7 @@ def test_what_ppo_logs_arrives_as_its_own_json_has_it(library, tmp_path, json_lo
 
 
 @pytest.mark.slow
-def test_dqn_goes_on_in_a_second_run_and_is_evaluated(tmp_path, json_logger):
+def test_dqn_continues_in_a_second_run_and_is_evaluated(tmp_path, json_logger):
     gymnasium = pytest.importorskip("gymnasium")
     model = pytest.importorskip("sbx").DQN(
         "MlpPolicy",
@@ -132,7 +132,7 @@ def test_dqn_goes_on_in_a_second_run_and_is_evaluated(tmp_path, json_logger):
 
 
 @pytest.mark.slow
-def test_a_training_that_failed_leaves_nothing_that_hurts_the_next(tmp_path, json_logger):
+def test_a_failed_training_does_not_affect_the_next(tmp_path, json_logger):
     model = ppo("stable_baselines3")
     model.set_logger(json_logger)
 
@@ -152,7 +152,7 @@ def test_a_training_that_failed_leaves_nothing_that_hurts_the_next(tmp_path, jso
     assert [step for step, _ in read(json_logger)] == [STEPS, STEPS]
 
 
-def test_whatever_the_logger_takes_becomes_a_record_of_its_kind(tmp_path):
+def test_every_type_of_value_of_the_logger_becomes_its_record(tmp_path):
     batch = np.arange(2 * 3 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 3, 4, 5)  # NTCHW
     gray = np.array([[0.0, 0.5], [1.0, 2.0]], np.float32)
     with logging_to_memory(tmp_path) as (metrics, memory):
@@ -217,7 +217,7 @@ def test_a_figure_is_drawn_and_closed(tmp_path):
     assert not plt.fignum_exists(figure.number)
 
 
-def test_what_can_not_be_logged_is_named_with_what_to_do(tmp_path):
+def test_a_value_that_can_not_be_logged_raises_with_a_fix(tmp_path):
     with logging_to_memory(tmp_path) as (metrics, _):
         logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
         logger.record("a/list", [1, 2])
@@ -225,7 +225,7 @@ def test_what_can_not_be_logged_is_named_with_what_to_do(tmp_path):
             logger.dump(1)
 
 
-def test_an_explained_variance_that_is_undefined_is_no_error(tmp_path):
+def test_an_undefined_explained_variance_is_no_error(tmp_path):
     with logging_to_memory(tmp_path) as (metrics, memory):
         logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
         for step, variance in enumerate((np.nan, 0.5)):

@@ -1,4 +1,4 @@
-"""Every adapter under every transform of jax logs what it logs under plain `jit`, lane by lane."""
+"""Every adapter logs the same under every transformation of jax as under `jit`, in every lane."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ KEYS = jax.random.split(jax.random.key(7), LANES)
 
 Train: TypeAlias = "Callable[[MetricsCallback, jax.Array], jax.Array]"
 
-# ---- adapters: each trains a little with one key, and gives an array that depends on it ---------
+# ---- adapters: each trains a little with one key, and returns an array of it --------------------
 
 
 @final
 @dataclass(frozen=True)
 class OwnLoop:
-    """A training in the style of PureJaxRL, of a policy with one weight an observation.
+    """A training in the style of PureJaxRL of a policy with one weight per observation.
 
     Attributes:
         reset: Key to observation and state of an environment.
@@ -121,7 +121,7 @@ def make_rejax() -> Train:
     )
 
     def evaluate(algo: Any, train_state: Any, key: jax.Array) -> dict[str, jax.Array]:
-        """Few steps, as eager code takes long for the whole episodes of rejax's own."""
+        """Take few steps, since eager code is slow for the whole episodes of rejax's evaluation."""
         leaves = jax.tree.leaves(train_state.actor_ts.params)
         return {"weights": jnp.stack([jnp.abs(leaf).sum() for leaf in leaves]).sum()}
 
@@ -159,7 +159,7 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
     "lerax": cache(make_lerax),
 }
 
-# ---- transforms: each runs a training for the first key, or for all of them ---------------------
+# ---- transformations: each runs a training for the first key, or for all keys -------------------
 
 
 def seeds_mesh() -> jax.sharding.Mesh:
@@ -206,13 +206,13 @@ def pmapped(train: Train, metrics: MetricsCallback) -> Any:
 
 
 def iteration_by_iteration(train: Any, metrics: MetricsCallback) -> Any:
-    """`jit` of one iteration, in a Python loop; with environments over devices, or drained."""
+    """Run `jit` of one iteration in a Python loop; with environments over devices, or drained."""
     start, run = jax.random.split(KEYS[0])
     iterate = jax.jit(train.iterate)
     carry = train.begin(metrics, start)
     for key in jax.random.split(run, ITERATIONS):
         (learner, state), _ = iterate(metrics, carry, key)
-        carry = learner, metrics.drain(state) if metrics.config.drain else state
+        carry = learner, metrics.drain(state) if metrics.config.ring else state
     metrics.on_training_end(carry[1])
     return carry[0][2]
 
@@ -254,7 +254,7 @@ CASES = [(one, way) for one in ADAPTERS for way in WAYS if (one, way) not in CAN
 
 @cache
 def expected(adapter: str) -> list[list[Any]]:
-    """What plain `jit` logs with each key, each in a run of its own."""
+    """Return the records of plain `jit`, with a run per key."""
     program = jax.jit(ADAPTERS[adapter]())
     found = []
     for key in KEYS:
@@ -271,7 +271,7 @@ def expected(adapter: str) -> list[list[Any]]:
 
 
 def assert_same(found: list[Any], wanted: list[Any]) -> None:
-    """Steps, iterations and tags are equal, and values but for the order of adding up floats."""
+    """Check that steps, iterations and tags are equal, and values up to the order of float sums."""
     assert [one[1:3] for one in found] == [one[1:3] for one in wanted]
     for (*_, values), (*_, others) in zip(found, wanted, strict=True):
         assert values == pytest.approx(others, rel=1e-3, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Records of every kind, as hypothesis draws them, and what tests of journals share."""
+"""Strategies for records of every kind, and helpers of the journal's tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HISTOGRAMS = st.builds(
     LANES,
 )
 INLINE = SCALARS | HPARAMS | TEXTS | HISTOGRAMS | st.builds(Resume, STEPS)
-"""Records that need no file beside the journal."""
+"""Records without media files."""
 
 
 def info(directory: Path, **changes: Any) -> RunInfo:
@@ -56,7 +56,7 @@ def pixels(*shape: int) -> np.ndarray:
 
 
 def media_records(directory: Path) -> list[Any]:
-    """One of each kind that has a file."""
+    """Return one record of each kind that has a media file."""
     kept = directory / "artifacts" / "step_5"
     (kept / "net").mkdir(parents=True)
     (kept / "net" / "a.bin").write_bytes(b"\0\1\2")
@@ -82,7 +82,7 @@ def entries(directory: Path, start: int = 0) -> list[Entry]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality that knows NaN, types, the sign of zero and arrays."""
+    """Return True if values are equal in type, NaNs, the sign of zeros and arrays."""
     if isinstance(left, np.ndarray):
         return left.dtype == right.dtype and np.array_equal(left, right)
     if isinstance(left, dict):
@@ -99,7 +99,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def python(program: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process with the host half alone, which starts in a moment."""
+    """Start a process that imports only the host half, which is quick."""
     package = Path(sys.modules["metriplex"].__file__ or "").parent
     head = f"""
         import sys, types

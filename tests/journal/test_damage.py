@@ -1,4 +1,4 @@
-"""Whatever bytes a journal holds: no exception, no wrong value, and all that is whole is read."""
+"""A damaged journal raises no exception, gives no wrong value, and all whole lines are read."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def whole() -> bytes:
 
 
 def read_all(directory: Path, data: bytes, start: int = 0) -> dict[int, Any]:
-    """Reads bytes by every means that there is."""
+    """Read the bytes with every function that reads journals."""
     (directory / "journal").mkdir(exist_ok=True)
     (directory / "journal" / "000000.jsonl").write_bytes(data)
-    told: list[str] = []
-    found = list(read_entries(directory, start, damage=told.append))
+    reported: list[str] = []
+    found = list(read_entries(directory, start, damage=reported.append))
     superseded(directory)
     newest_step(directory)
     assert len({entry.number for entry in found}) == len(found)
@@ -102,11 +102,11 @@ def edit(data: bytes, edits: list[tuple[str, float, bytes, int]]) -> bytes:
 
 @settings(max_examples=250, deadline=None)
 @given(edits=EDITS)
-def test_whatever_happened_to_the_bytes(directory: Path, edits: Any) -> None:
+def test_any_edit_of_the_bytes(directory: Path, edits: Any) -> None:
     check(directory, edit(whole(), edits))
 
 
-def test_every_byte_in_turn(directory: Path) -> None:
+def test_each_byte_changed(directory: Path) -> None:
     draw = random.Random(0)
     data = whole()
     for at in range(len(data)):
@@ -123,7 +123,7 @@ def test_lines_in_another_order_or_removed(directory: Path, order: list[int], co
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=300))
-def test_bytes_that_were_never_a_journal(directory: Path, data: bytes) -> None:
+def test_random_bytes_hold_no_entries(directory: Path, data: bytes) -> None:
     assert read_all(directory, data) == {}
     assert read_all(directory, data, 3) == {}
 
@@ -137,7 +137,7 @@ JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(line=st.sampled_from(range(len(RECORDS))), data=st.data())
-def test_members_of_another_type_under_a_right_checksum(
+def test_members_of_another_type_with_a_right_checksum(
     directory: Path, line: int, data: st.DataObject
 ) -> None:
     import json
@@ -154,25 +154,25 @@ def test_deep_nesting_and_long_integers_are_damage(directory: Path) -> None:
     assert read_all(directory, seal('{"n":0,"type":"resume","step":' + "9" * 5000)) == {}
 
 
-def test_damage_is_told_with_its_place(tmp_path: Path) -> None:
+def test_damage_is_reported_with_its_place(tmp_path: Path) -> None:
     lines = whole().splitlines(keepends=True)
     write(tmp_path, RECORDS)
     path = tmp_path / "journal" / "000000.jsonl"
     path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"0.1", b"0.2"), *lines[3:]]))
-    told: list[str] = []
-    found = list(read_entries(tmp_path, damage=told.append))
+    reported: list[str] = []
+    found = list(read_entries(tmp_path, damage=reported.append))
     assert [entry.number for entry in found] == [0, *range(2, 9)]
     place = len(lines[0] + lines[1])
-    assert told == [
+    assert reported == [
         f"{path} at byte {place}: a line is damaged: its checksum is wrong",
         "the lines 1 to 1 are missing",
     ]
 
 
-# Files beside the lines ------------------------------------------------------------------------
+# Media files -----------------------------------------------------------------------------------
 
 
-def test_a_file_that_was_changed_or_removed_is_left_out(tmp_path: Path) -> None:
+def test_a_record_with_a_changed_or_removed_file_is_left_out(tmp_path: Path) -> None:
     records = media_records(tmp_path)
     write(tmp_path, records)
     media = tmp_path / "journal" / "media"
@@ -180,12 +180,13 @@ def test_a_file_that_was_changed_or_removed_is_left_out(tmp_path: Path) -> None:
     clip = (media / "00000002-0.gif").read_bytes()
     (media / "00000002-0.gif").write_bytes(clip.replace(b"9", b"7"))
     (tmp_path / "artifacts" / "step_5" / "net" / "a.bin").write_bytes(b"\0\1\3")
-    told: list[str] = []
-    found = list(read_entries(tmp_path, damage=told.append))
+    reported: list[str] = []
+    found = list(read_entries(tmp_path, damage=reported.append))
     assert [entry.number for entry in found] == [1, 4]
-    assert [line.partition(" is left out")[0].rpartition(" ")[2] for line in told] == list("023")
-    assert "is missing" in told[0]
-    assert "its checksum is wrong" in told[1]
+    numbers = [one.partition(" is left out")[0].rpartition(" ")[2] for one in reported]
+    assert numbers == ["0", "2", "3"]
+    assert "is missing" in reported[0]
+    assert "its checksum is wrong" in reported[1]
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "link", "", 3])
@@ -233,7 +234,7 @@ def test_damaged_headers_and_missing_segments(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_reading_goes_on_where_it_ended_while_lines_are_written(tmp_path: Path) -> None:
+def test_reading_continues_while_lines_are_written(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, info(tmp_path), max_bytes=700)
     records = steps(60)
     seen: list[Any] = []
@@ -263,9 +264,9 @@ def test_a_line_that_is_being_written_is_not_damage(tmp_path: Path) -> None:
     write(tmp_path, steps(3))
     path = tmp_path / "journal" / "000000.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
-    told: list[str] = []
-    assert len(list(read_entries(tmp_path, damage=told.append))) == 2
-    assert told == []
+    reported: list[str] = []
+    assert len(list(read_entries(tmp_path, damage=reported.append))) == 2
+    assert reported == []
 
 
 def test_no_journal_has_no_entries(tmp_path: Path) -> None:
@@ -278,23 +279,23 @@ def test_no_journal_has_no_entries(tmp_path: Path) -> None:
 # Resuming --------------------------------------------------------------------------------------
 
 
-def numbers_that_count(directory: Path) -> list[int]:
+def valid_numbers(directory: Path) -> list[int]:
     gone = superseded(directory)
     return [entry.number for entry in read_entries(directory) if not gone(entry)]
 
 
-def test_one_value_a_step_after_any_number_of_resumes(tmp_path: Path) -> None:
+def test_each_step_has_one_value_after_several_resumes(tmp_path: Path) -> None:
     def at(*numbers: int) -> list[Any]:
         return [Scalars(number, {"a": 1.0}) for number in numbers]
 
     write(tmp_path, [Hparams({}), *at(0, 10, 20, 30), Resume(20), *at(20, 30, 40)])
-    assert numbers_that_count(tmp_path) == [0, 1, 2, 5, 6, 7, 8]
+    assert valid_numbers(tmp_path) == [0, 1, 2, 5, 6, 7, 8]
     write(tmp_path, [Resume(10), Text(10, "t", "again"), *at(15, 45), Resume(40), *at(40)])
-    assert numbers_that_count(tmp_path) == [0, 1, 5, 9, 10, 11, 13, 14]
+    assert valid_numbers(tmp_path) == [0, 1, 5, 9, 10, 11, 13, 14]
     assert newest_step(tmp_path) == {None: 40}
 
 
-def test_the_newest_step_of_a_lane_that_has_not_logged_since(tmp_path: Path) -> None:
+def test_the_newest_step_of_a_lane_that_has_not_logged_since_a_resume(tmp_path: Path) -> None:
     write(tmp_path, [*steps(10), Resume(4), Scalars(6, {"a": 0.0}, lane=0)], max_bytes=700)
     assert newest_step(tmp_path) == {0: 6, 1: 3}
     assert is_sealed(whole().splitlines()[0])

@@ -29,21 +29,21 @@ def scalars(count: int, first: int = 0) -> list[Scalars]:
 
 @settings(max_examples=60, deadline=None)
 @given(records=st.lists(INLINE, max_size=12), max_bytes=st.sampled_from([1, 400, 2**20]))
-def test_what_is_written_is_read_exactly(
+def test_written_records_are_read_exactly(
     tmp_path_factory: pytest.TempPathFactory, records: list[Any], max_bytes: int
 ) -> None:
     directory = tmp_path_factory.mktemp("run")
     write(directory, records, fsync="never", max_bytes=max_bytes)
-    told: list[str] = []
-    found = list(read_entries(directory, damage=told.append))
-    assert told == []
+    reported: list[str] = []
+    found = list(read_entries(directory, damage=reported.append))
+    assert reported == []
     assert [entry.number for entry in found] == list(range(len(records)))
     assert all(same(entry.record, record) for entry, record in zip(found, records, strict=True))
     middle = len(records) // 2
     assert [entry.number for entry in entries(directory, middle)] == [*range(middle, len(records))]
 
 
-def test_media_are_files_beside_the_lines(tmp_path: Path) -> None:
+def test_media_are_stored_in_files(tmp_path: Path) -> None:
     records = [*media_records(tmp_path), Close("finished")]
     write(tmp_path, records)
     assert all(
@@ -54,7 +54,7 @@ def test_media_are_files_beside_the_lines(tmp_path: Path) -> None:
     assert (tmp_path / "journal" / "media" / "00000002-0.gif").read_bytes() == b"GIF89a..."
 
 
-def test_an_artifact_from_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_an_artifact_outside_of_the_run_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "secret").write_text("x")
     writer = JournalWriter(tmp_path / "run", info(tmp_path / "run"))
@@ -64,7 +64,7 @@ def test_an_artifact_from_elsewhere_is_refused(tmp_path: Path) -> None:
     assert entries(tmp_path / "run") == []
 
 
-def test_the_format_is_as_it_is_documented(tmp_path: Path) -> None:
+def test_the_format_is_as_documented(tmp_path: Path) -> None:
     write(
         tmp_path,
         [Scalars(2**33, {"a": 0.1, "b": float("nan"), "c": True}, 4, None, 2.0), Hparams({"x": 1})],
@@ -91,7 +91,7 @@ def test_the_format_is_as_it_is_documented(tmp_path: Path) -> None:
     assert json.loads(second)["values"] == {"x": 1}
 
 
-def test_values_of_numpy_are_written_as_pythons(tmp_path: Path) -> None:
+def test_numpy_values_are_written_as_python_values(tmp_path: Path) -> None:
     values: Any = {"a": np.float32(0.1), "b": np.int64(7), "c": np.bool_(True), "d": np.float64(2)}
     write(tmp_path, [Scalars(1, values), Scalars(2, values | {"e": np.float32("inf")})])
     expected = {"a": float(np.float32(0.1)), "b": 7, "c": True, "d": 2.0}
@@ -105,7 +105,7 @@ def test_values_of_numpy_are_written_as_pythons(tmp_path: Path) -> None:
 def test_a_number_is_appended_once(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, info(tmp_path))
     writer.append(0, scalars(3))
-    writer.append(1, scalars(4, 1))  # tried again after a failure
+    writer.append(1, scalars(4, 1))  # repeated after a failure
     assert (writer.next_number, writer.written) == (5, 0)
     writer.flush()
     assert writer.written == 5
@@ -116,7 +116,7 @@ def test_a_number_is_appended_once(tmp_path: Path) -> None:
         writer.append(5, scalars(1))
 
 
-def test_always_means_at_every_append(tmp_path: Path) -> None:
+def test_the_policy_always_writes_at_every_append(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, info(tmp_path), fsync="always")
     writer.append(0, scalars(2))
     assert writer.written == 2
@@ -124,7 +124,7 @@ def test_always_means_at_every_append(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_segments_follow_each_other_and_each_says_whose_it_is(tmp_path: Path) -> None:
+def test_every_segment_has_a_header_with_the_run(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, info(tmp_path), max_bytes=1000)
     for number in range(30):
         writer.append(number, [Scalars(number, {"a": 0.5}, lane=number % 2)])
@@ -142,17 +142,17 @@ def test_segments_follow_each_other_and_each_says_whose_it_is(tmp_path: Path) ->
     assert {(lane, step % 2) for lane, step in last["steps"]} == {(0, 0), (1, 1)}
 
 
-# Continuing ------------------------------------------------------------------------------------
+# Resuming --------------------------------------------------------------------------------------
 
 
-def test_a_journal_is_continued(tmp_path: Path) -> None:
+def test_a_journal_is_resumed(tmp_path: Path) -> None:
     write(tmp_path, scalars(3))
     write(tmp_path, [Resume(20), *scalars(2, 2)])
     assert [entry.number for entry in entries(tmp_path)] == list(range(6))
     assert len(list((tmp_path / "journal").glob("*.jsonl"))) == 1
 
 
-def test_other_properties_of_the_run_begin_a_segment(tmp_path: Path) -> None:
+def test_changed_properties_of_the_run_begin_a_segment(tmp_path: Path) -> None:
     write(tmp_path, scalars(3))
     writer = JournalWriter(tmp_path, info(tmp_path, total_steps=99))
     writer.append(3, scalars(1, 3))
@@ -165,7 +165,7 @@ def test_other_properties_of_the_run_begin_a_segment(tmp_path: Path) -> None:
     assert [entry.record for entry in entries(tmp_path)] == scalars(4)
 
 
-def test_another_runs_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_the_journal_of_another_run_is_rejected_and_unchanged(tmp_path: Path) -> None:
     write(tmp_path, scalars(3))
     with pytest.raises(ConfigurationError, match=r"is of run `run` \(0f\), not of `run` \(aa\)"):
         JournalWriter(tmp_path, info(tmp_path, id="aa"))
@@ -180,15 +180,15 @@ def test_power_cut_at_every_byte_of_the_last_lines(tmp_path: Path) -> None:
     lines = whole.splitlines(keepends=True)
     for size in range(len(whole) - len(lines[-1]) - len(lines[-2]), len(whole)):
         path.write_bytes(whole[:size])
-        kept = whole[: size + 1].count(b"\n") - 1  # a line that lacks only its newline counts
+        kept = whole[: size + 1].count(b"\n") - 1  # a line without its newline is whole
         assert [entry.record for entry in entries(tmp_path)] == scalars(kept), size
         with contextlib.closing(JournalWriter(tmp_path, info(tmp_path), fsync="never")) as writer:
             assert writer.next_number == kept
             writer.append(kept, [Text(0, "after", "the crash")])
-        told: list[str] = []
-        found = list(read_entries(tmp_path, damage=told.append))
+        reported: list[str] = []
+        found = list(read_entries(tmp_path, damage=reported.append))
         assert [entry.record for entry in found] == [*scalars(kept), Text(0, "after", "the crash")]
-        assert told == []
+        assert reported == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 40])
@@ -198,10 +198,10 @@ def test_power_cut_while_a_segment_began(tmp_path: Path, size: int) -> None:
     first = json.loads(last.read_text().splitlines()[0])["n"]
     last.write_bytes(last.read_bytes()[:size])
     write(tmp_path, scalars(8 - first, first))
-    told: list[str] = []
-    found = list(read_entries(tmp_path, damage=told.append))
+    reported: list[str] = []
+    found = list(read_entries(tmp_path, damage=reported.append))
     assert [(entry.number, entry.record) for entry in found] == list(enumerate(scalars(8)))
-    assert told == []
+    assert reported == []
 
 
 def test_zeros_after_a_power_cut_are_cut_off(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_zeros_after_a_power_cut_are_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_a_segment_of_which_nothing_is_left_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_emptied_segment_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path, scalars(2))
     path = tmp_path / "journal" / "000000.jsonl"
     path.write_bytes(b"garbage\nmore\n")
@@ -227,7 +227,7 @@ def test_a_segment_of_which_nothing_is_left_is_not_overwritten(tmp_path: Path) -
 
 @contextlib.contextmanager
 def no_file_larger_than(size: int) -> Generator[None]:
-    """As a full disk: what fits is written, then `write` fails."""
+    """Limit the file size, which fails like a full disk: `write` writes what fits, then fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -237,7 +237,7 @@ def no_file_larger_than(size: int) -> Generator[None]:
 
 
 @pytest.mark.parametrize("room", [0, 1, 150, 1000])
-def test_a_full_disk_costs_nothing_once_there_is_room(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_loses_no_record(tmp_path: Path, room: int) -> None:
     writer = JournalWriter(tmp_path, info(tmp_path))
     path = tmp_path / "journal" / "000000.jsonl"
     writer.append(0, scalars(2))
@@ -264,7 +264,7 @@ def test_a_full_disk_while_a_segment_begins(tmp_path: Path) -> None:
     assert [entry.record for entry in entries(tmp_path)] == scalars(20)
 
 
-def test_a_directory_that_was_removed_is_told_and_no_hole_is_left_unseen(tmp_path: Path) -> None:
+def test_a_removed_directory_raises_and_lines_appended_later_are_not_lost(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     writer = JournalWriter(run, info(run))
@@ -285,7 +285,7 @@ def test_a_directory_that_was_removed_is_told_and_no_hole_is_left_unseen(tmp_pat
 # Two processes ---------------------------------------------------------------------------------
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+def test_a_second_writer_is_rejected(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, info(tmp_path))
     with pytest.raises(ConfigurationError, match="another process writes the journal"):
         JournalWriter(tmp_path, info(tmp_path))
@@ -293,7 +293,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     JournalWriter(tmp_path, info(tmp_path)).close()
 
 
-def test_a_killed_process_leaves_what_it_flushed_and_no_lock(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_its_flushed_lines_and_no_lock(tmp_path: Path) -> None:
     process = python(
         """
         writer = JournalWriter(directory, run)

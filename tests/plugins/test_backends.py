@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from metriplex import RunInfo, Scalars, hookimpl
+from metriplex.delivery import calls
 from metriplex.errors import ConfigurationError, PluginError
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.plugins.report import PluginReport, installed
 
 RUN = RunInfo(id="0f", name="run", directory=Path("logs/run"), start_time=0.0)
-RECORDS = [Scalars(step=1, values={"a": 1.0})]
+RECORDS = (Scalars(step=1, values={"a": 1.0}),)
 _numbers = itertools.count()
 
 Install = Callable[..., str]
@@ -27,7 +28,7 @@ Install = Callable[..., str]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution for real: a module and a `.dist-info` folder on `sys.path`.
+    """Install a distribution for real: a module and a `.dist-info` folder on `sys.path`.
 
     Returns the module's name, which no other test uses; `{m}` in `entry_points` stands for it.
     """
@@ -99,10 +100,10 @@ def report(name: str) -> PluginReport:
 def test_a_backend_is_asked_only_what_it_implements_with_the_arguments_that_it_names() -> None:
     plugin = Recorder()
     backend = Backend("mine", plugin)
-    backend.call("open_run", run=RUN)
-    backend.call("log_scalars", run=RUN, records=RECORDS)
-    backend.call("flush", run=RUN)
-    backend.call("close_run", run=RUN, status="finished")
+    backend.call(calls.open_run(), RUN)
+    backend.call(calls.log_scalars(0, RECORDS), RUN)
+    backend.call(calls.flush(0), RUN)
+    backend.call(calls.close_run(0, "finished"), RUN)
     assert plugin.calls == [("log_scalars", RUN, RECORDS), ("close_run", "finished")]
     assert backend.hooks == {"log_scalars", "close_run"}
     assert (backend.name, backend.plugin, backend.flush_secs) == ("mine", plugin, 5.0)
@@ -119,38 +120,38 @@ def test_what_a_hook_raises_comes_out_unchanged(error: BaseException) -> None:
 
     backend = Backend("raising", Raising())
     with pytest.raises(type(error)) as caught:
-        backend.call("flush", run=RUN)
+        backend.call(calls.flush(0), RUN)
     assert caught.value is error
 
 
 def test_two_backends_of_one_class_are_called_apart() -> None:
     first, second = Recorder(), Recorder()
     backends = create_backends([first, second])
-    backends[1].call("close_run", run=RUN, status="failed")
+    backends[1].call(calls.close_run(0, "failed"), RUN)
     assert (first.calls, second.calls) == ([], [("close_run", "failed")])
 
 
 def test_a_module_with_marked_functions_is_a_backend() -> None:
     module = types.ModuleType("pkg.my_log")
-    calls: list[object] = []
+    seen: list[object] = []
 
     @hookimpl
     def flush(run: RunInfo) -> None:
-        calls.append(run)
+        seen.append(run)
 
     vars(module)["flush"] = flush
     (backend,) = create_backends(module)
-    backend.call("flush", run=RUN)
-    assert (backend.name, calls) == ("my_log", [RUN])
+    backend.call(calls.flush(0), RUN)
+    assert (backend.name, seen) == ("my_log", [RUN])
 
 
 def test_static_class_and_decorated_methods_are_hooks() -> None:
-    calls: list[object] = []
+    seen: list[object] = []
 
     def logged(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
-            calls.append(args[1:])
+            seen.append(args[1:])
             function(*args, **kwargs)
 
         return wrapper
@@ -159,32 +160,32 @@ def test_static_class_and_decorated_methods_are_hooks() -> None:
         @staticmethod
         @hookimpl
         def open_run(run: RunInfo) -> None:
-            calls.append(run)
+            seen.append(run)
 
         @classmethod
         @hookimpl
         def flush(cls, run: RunInfo) -> None:
-            calls.append((cls, run))
+            seen.append((cls, run))
 
         @hookimpl
         @logged
         def close_run(self, status: str) -> None:
-            calls.append(status)
+            seen.append(status)
 
         @hookimpl(specname="log_scalars")
         def on_scalars(self, records: object, limit: int = 7) -> None:
-            calls.append((records, limit))
+            seen.append((records, limit))
 
         @property
         def trap(self) -> None:
             raise AssertionError("a property was run")
 
     backend = Backend("mixed", Mixed())
-    backend.call("open_run", run=RUN)
-    backend.call("flush", run=RUN)
-    backend.call("close_run", run=RUN, status="finished")
-    backend.call("log_scalars", run=RUN, records=RECORDS)
-    assert calls == [RUN, (Mixed, RUN), ("finished",), "finished", (RECORDS, 7)]
+    backend.call(calls.open_run(), RUN)
+    backend.call(calls.flush(0), RUN)
+    backend.call(calls.close_run(0, "finished"), RUN)
+    backend.call(calls.log_scalars(0, RECORDS), RUN)
+    assert seen == [RUN, (Mixed, RUN), ("finished",), "finished", (RECORDS, 7)]
 
 
 def test_a_hook_of_a_newer_metriplex_may_be_marked_optional() -> None:
@@ -297,8 +298,8 @@ def test_backends_by_name_with_options_and_as_objects_in_any_mix(install: Instal
     assert [b.flush_secs for b in backends] == [5.0, 2.0, 5.0]
     assert [getattr(b.plugin, "path", None) for b in backends] == ["x", "y", None]
     assert backends[2].plugin is mine
-    backends[1].call("log_scalars", run=RUN, records=RECORDS)
-    backends[1].call("flush", run=RUN)
+    backends[1].call(calls.log_scalars(0, RECORDS), RUN)
+    backends[1].call(calls.flush(0), RUN)
     assert vars(backends[1].plugin)["calls"] == [("log_scalars", RUN, RECORDS), ("flush",)]
 
 

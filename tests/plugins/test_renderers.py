@@ -1,4 +1,4 @@
-"""Which renderer draws and which environment plugin plays, with plugins that are installed."""
+"""Choosing a renderer and an environment plugin among those that are installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Install = Callable[[str, str, str], str]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Installs a distribution: a module and a `.dist-info` folder on `sys.path`."""
+    """Install a distribution: a module and a `.dist-info` folder on `sys.path`."""
 
     def install(kind: str, name: str, source: str) -> str:
         module = f"plugin_{next(_numbers)}_of_the_test"
@@ -65,6 +65,7 @@ RENDERER = """
 class Family:
     def __init__(self, family: str) -> None:
         self.family = family
+        self.asked: list[str] = []
 
 
 def test_the_first_plugin_that_answers_draws(install: Install) -> None:
@@ -75,6 +76,38 @@ def test_the_first_plugin_that_answers_draws(install: Install) -> None:
     made: Any = create_renderer(None, env, 64, 48)
     assert type(made).__module__ == second
     assert made.made == ("red", env, 64, 48)
+
+
+def _order_of(install: Install, kind: str, source: str, hook: str) -> list[str]:
+    """Return the names of installed plugins, in the order in which they are asked."""
+    for name, mark in (("a", "trylast=True"), ("b", ""), ("c", ""), ("d", "tryfirst=True")):
+        text = source.replace("@hookimpl", f"@hookimpl({mark})").replace("NAME", name)
+        install(kind, name, text.replace("HOOK", hook))
+    env = Family("mine")
+    if kind == "renderer":
+        with pytest.raises(ConfigurationError, match="no renderer draws"):
+            create_renderer(None, env, 2, 2)
+    else:
+        assert adapt_environment(env) is None
+    return env.asked
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook"), [("renderer", "make_renderer"), ("environment", "adapt_environment")]
+)
+def test_tryfirst_and_trylast_change_the_order_of_asking(
+    install: Install, kind: str, hook: str
+) -> None:
+    source = """
+        from metriplex import hookimpl
+
+        class Plugin:
+            @hookimpl
+            def HOOK(self, env):
+                if hasattr(env, "asked"):
+                    env.asked.append("NAME")
+    """
+    assert _order_of(install, kind, source, hook) == ["d", "b", "c", "a"]
 
 
 def test_a_name_and_options_force_one(install: Install) -> None:
@@ -106,6 +139,17 @@ def test_a_broken_renderer_is_skipped_unless_it_is_named(
         create_renderer("a", Family("mine"), 2, 2)
 
 
+def test_a_misspelled_hook_is_skipped_unless_it_is_named(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install("renderer", "a", RENDERER.replace("def make_renderer", "def make_rendrer"))
+    module = install("renderer", "b", RENDERER.replace("{family}", "mine"))
+    assert type(create_renderer(None, Family("mine"), 2, 2)).__module__ == module
+    assert "renderer `a` is skipped" in caplog.text
+    with pytest.raises(PluginError, match="Did you mean `make_renderer`"):
+        create_renderer("a", Family("mine"), 2, 2)
+
+
 def test_an_object_with_the_hook_is_asked_and_a_renderer_taken() -> None:
     class Mine:
         @hookimpl
@@ -127,6 +171,20 @@ def test_what_is_no_renderer_is_named() -> None:
 
     with pytest.raises(ConfigurationError, match=r"renderer `Mine` gave a `str` for `Line`"):
         create_renderer(Mine(), Line(), 7, 8)
+
+
+def test_what_is_no_environment_is_named(install: Install) -> None:
+    source = """
+        from metriplex import hookimpl
+
+        class Plugin:
+            @hookimpl
+            def adapt_environment(self, env):
+                return "game" if getattr(env, "family", None) == "mine" else None
+    """
+    install("environment", "wrong", source)
+    with pytest.raises(ConfigurationError, match=r"environment `wrong` gave a `str` for `Family`"):
+        adapt_environment(Family("mine"))
 
 
 ENVIRONMENT = """

@@ -27,9 +27,11 @@ from metriplex import (
     Video,
     hookimpl,
 )
+from metriplex.delivery.calls import close_run, flush, log_media, log_scalars
 from metriplex.plugins.backends import Backend, create_backends
 from metriplex.plugins.routing import Router
 from metriplex.run.run import Run
+from metriplex.video.options import VideoOptions
 from metriplex.video.setup import prepare_videos
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ LONG = 60.0
 
 @final
 class Keeper:
-    """Keeps what it gets; raises what it is told to, before it keeps anything."""
+    """Keeps records; first raises the next of `failures`."""
 
     flush_secs = 3600.0
 
@@ -98,7 +100,7 @@ class Keeper:
 
 
 def send(route: Route, *records: Scalars) -> list[tuple[int, dict[str, Any]]]:
-    """Step and values of what a router sends, without what comes when the run closes."""
+    """Return step and values of the records that a router sends before the run closes."""
     router = Router(route, "mine")
     selection = router.select(records)
     return [(record.step, dict(record.values)) for record in selection.records]
@@ -225,7 +227,7 @@ def test_lanes_are_thinned_out_apart() -> None:
 
 
 def thinned(records: Iterable[Scalars], span: Callable[[Scalars], Any]) -> list[tuple[Any, ...]]:
-    """What is sent of each series, by the definition: a new span each, and the last one."""
+    """Return the values of each series by the definition: the first of each span, and the last."""
     series: dict[tuple[int | None, str], list[Scalars]] = {}
     for record in records:
         for tag in record.values:
@@ -265,25 +267,23 @@ RECORDS = st.lists(
 def test_the_selection_is_that_of_the_definition_however_the_records_arrive(
     records: list[Scalars], every: int, timed: bool, cuts: list[int], fails: list[bool]
 ) -> None:
-    """In whatever parts, and with calls that fail and are made again."""
+    """Records arrive in any blocks; calls fail and are made again."""
     keeper = Keeper()
     route = Route(keeper, every=timedelta(seconds=every) if timed else every)
     (backend,) = create_backends(route)
     edges = sorted({0, len(records), *(cut for cut in cuts if cut < len(records))})
-    calls: list[tuple[str, Any]] = [
-        ("log_scalars", {"records": records[low:high]}) for low, high in itertools.pairwise(edges)
-    ]
+    calls = [log_scalars(low, records[low:high]) for low, high in itertools.pairwise(edges)]
     failing = iter(fails)
-    for hook, arguments in calls:
+    for call in calls:
         if next(failing, False):
             keeper.failures = [OSError("busy")]
             with contextlib.suppress(OSError):
-                backend.call(hook, run=INFO, **arguments)
+                backend.call(call, INFO)
             if keeper.failures:  # nothing was due, so the backend was not called
                 keeper.failures = []
                 continue
-        backend.call(hook, run=INFO, **arguments)
-    backend.call("close_run", run=INFO, status="finished")
+        backend.call(call, INFO)
+    backend.call(close_run(0, "finished"), INFO)
 
     def span(record: Scalars) -> float:
         return (record.wall_time if timed else record.step) // every
@@ -299,29 +299,46 @@ def test_the_newest_value_of_every_lane_is_sent_when_the_run_closes() -> None:
     keeper = Keeper()
     backend = Backend("mine", keeper, Route("x", every=100, rename={"a": "b"}))
     records = [at(step, lane=lane, a=step) for step in range(7) for lane in (1, 0)]
-    backend.call("log_scalars", run=INFO, records=[*records, at(7, lane=1, c=1)])
-    backend.call("flush", run=INFO)
+    backend.call(log_scalars(0, [*records, at(7, lane=1, c=1)]), INFO)
+    backend.call(flush(0), INFO)
     assert keeper.rows == [(1, 0, {"b": 0}), (0, 0, {"b": 0}), (1, 7, {"c": 1})]
-    backend.call("close_run", run=INFO, status="failed")
+    backend.call(close_run(0, "failed"), INFO)
     assert keeper.rows[3:] == [(0, 6, {"b": 6}), (1, 6, {"b": 6})]
     assert keeper.order == ["scalars", "flush", "scalars", "failed"]
+
+
+def test_a_backend_without_close_run_gets_the_newest_value_when_the_run_closes(
+    tmp_path: Path,
+) -> None:
+    @final
+    class Last:
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        @hookimpl
+        def log_scalars(self, records: Sequence[Scalars]) -> None:
+            self.steps += [record.step for record in records]
+
+    last = Last()
+    with MetricsCallback("run", log_dir=tmp_path, backends=Route(last, every=100)) as metrics:
+        for step in (0, 1, 2):
+            metrics.log(step, {"a": 1.0})
+    assert last.steps == [0, 2]
 
 
 def test_what_is_held_back_together_is_sent_together() -> None:
     keeper = Keeper()
     backend = Backend("mine", keeper, Route("x", every=100, exclude="d"))
-    backend.call(
-        "log_scalars", run=INFO, records=[at(0, a=0, b=0), at(1, a=1, b=1, d=1), at(2, a=2)]
-    )
-    backend.call("close_run", run=INFO, status="finished")
+    backend.call(log_scalars(0, [at(0, a=0, b=0), at(1, a=1, b=1, d=1), at(2, a=2)]), INFO)
+    backend.call(close_run(0, "finished"), INFO)
     assert keeper.rows[1:] == [(None, 1, {"b": 1}), (None, 2, {"a": 2})]
 
 
 def test_nothing_is_sent_again_that_was_the_last_already() -> None:
     keeper = Keeper()
     backend = Backend("mine", keeper, Route("x", every=10))
-    backend.call("log_scalars", run=INFO, records=[at(0, a=0), at(1, a=1), at(10, a=2)])
-    backend.call("close_run", run=INFO, status="finished")
+    backend.call(log_scalars(0, [at(0, a=0), at(1, a=1), at(10, a=2)]), INFO)
+    backend.call(close_run(0, "finished"), INFO)
     assert keeper.rows == [(None, 0, {"a": 0}), (None, 10, {"a": 2})]
     assert keeper.order == ["scalars", "finished"]
 
@@ -340,35 +357,33 @@ def test_a_backend_that_fails_at_the_last_values_is_closed_all_the_same(
 ) -> None:
     keeper = Keeper()
     backend = Backend("mine", keeper, Route("x", every=10))
-    backend.call("log_scalars", run=INFO, records=[at(0, a=0), at(1, a=1)])
+    backend.call(log_scalars(0, [at(0, a=0), at(1, a=1)]), INFO)
     keeper.failures = failures
     for error in raised[:calls]:
         if error is None:
-            backend.call("close_run", run=INFO, status="finished")
+            backend.call(close_run(0, "finished"), INFO)
         else:
             with pytest.raises(error):
-                backend.call("close_run", run=INFO, status="finished")
+                backend.call(close_run(0, "finished"), INFO)
     assert keeper.rows[1:] == last
     assert keeper.order[-1] == "finished"
     assert keeper.order.count("finished") == 1
-    backend.call("close_run", run=INFO, status="finished")  # a worker may try again
+    backend.call(close_run(0, "finished"), INFO)  # a worker may try again
     assert keeper.order[-2:] == ["finished", "finished"]
 
 
 PIXELS = np.zeros((4, 6, 3), np.uint8)
-MEDIA: list[tuple[str, str, Any]] = [
-    ("log_text", "text", Text(1, "eval/x", "hello", lane=2, wall_time=3.0)),
-    ("log_video", "video", Video(1, "eval/x", PIXELS[None], 30.0)),
-    ("log_image", "image", Image(1, "eval/x", PIXELS)),
-    ("log_histogram", "histogram", Histogram(1, "eval/x", np.array([3]), np.array([0.0, 1.0]))),
-    ("log_artifact", "artifact", Artifact(1, "eval/x", Path("somewhere"))),
+MEDIA: list[Any] = [
+    Text(1, "eval/x", "hello", lane=2, wall_time=3.0),
+    Video(1, "eval/x", PIXELS[None], 30.0),
+    Image(1, "eval/x", PIXELS),
+    Histogram(1, "eval/x", np.array([3]), np.array([0.0, 1.0])),
+    Artifact(1, "eval/x", Path("somewhere")),
 ]
 
 
-@pytest.mark.parametrize(("hook", "argument", "record"), MEDIA, ids=[hook for hook, _, _ in MEDIA])
-def test_media_are_selected_and_renamed_but_not_thinned_out(
-    hook: str, argument: str, record: Any
-) -> None:
+@pytest.mark.parametrize("record", MEDIA, ids=[type(record).__name__ for record in MEDIA])
+def test_media_are_selected_and_renamed_but_not_thinned_out(record: Any) -> None:
     every = timedelta(days=1)
     for route, names in [
         (Route("x", every=every), ["eval/x", "eval/x"]),
@@ -379,7 +394,7 @@ def test_media_are_selected_and_renamed_but_not_thinned_out(
         keeper = Keeper()
         backend = Backend("mine", keeper, route)
         for _ in range(2):
-            backend.call(hook, run=INFO, **{argument: record})
+            backend.call(log_media(0, record), INFO)
         assert [getattr(r, "tag", None) or r.name for r in keeper.media] == names
         assert all(type(r) is type(record) and r.step == 1 for r in keeper.media)
         assert all(r.lane == record.lane and r.wall_time == record.wall_time for r in keeper.media)
@@ -390,8 +405,8 @@ def test_a_route_that_lets_nothing_through_is_told_when_the_run_closes(
 ) -> None:
     keeper = Keeper()
     backend = Backend("mine", keeper, Route("x", include="epsiode/*"))
-    backend.call("log_scalars", run=INFO, records=[Scalars(1, {"episode/return": 1.0, "a": 2})])
-    backend.call("close_run", run=INFO, status="finished")
+    backend.call(log_scalars(0, [Scalars(1, {"episode/return": 1.0, "a": 2})]), INFO)
+    backend.call(close_run(0, "finished"), INFO)
     assert keeper.order == ["finished"]
     (entry,) = caplog.records
     message = entry.getMessage()
@@ -447,9 +462,9 @@ def test_one_route_alone_and_a_dictionary_of_two_backends() -> None:
 
 def test_no_clip_is_made_that_no_backend_takes() -> None:
     keeper = Keeper()
-    size: Any = {"interval": 1, "num_steps": 1, "width": 8, "height": 8, "fps": 1.0}
+    options = VideoOptions(1, 1, width=8, height=8, fps=1.0, mode="thread")
     backends = create_backends(Route(keeper, exclude="eval/*"))
-    assert prepare_videos(object(), backends, renderer=None, mode="thread", **size) is None
+    assert prepare_videos(object(), backends, None, options) is None
 
 
 def test_the_same_object_by_two_routes_is_an_error() -> None:

@@ -36,7 +36,7 @@ RECORDS = [
 
 @final
 class Each:
-    """Makes of each record what a function makes of it."""
+    """Applies a function to each record."""
 
     def __init__(self, function: Callable[[Scalars], Any]) -> None:
         self.function = function
@@ -101,6 +101,37 @@ def test_none_drops_the_record_and_no_later_transform_sees_it() -> None:
     assert seen == [1]
 
 
+def test_tryfirst_and_trylast_change_the_order_of_transforms() -> None:
+    order: list[str] = []
+
+    @final
+    class Last:
+        @hookimpl(trylast=True)
+        def transform_scalars(self, record: Scalars) -> Scalars:
+            order.append("last")
+            return record
+
+    @final
+    class First:
+        @hookimpl(tryfirst=True)
+        def transform_scalars(self, record: Scalars) -> Scalars:
+            order.append("first")
+            return record
+
+    def note(name: str) -> Each:
+        return Each(lambda record: order.append(name) or record)
+
+    plugins = [Last(), note("a"), note("b"), First()]
+    create_transforms(plugins).apply(INFO, RECORDS[:1])
+    assert order == ["first", "a", "b", "last"]
+
+
+def test_one_transform_may_be_applied_twice() -> None:
+    double = Each(doubled)
+    (first,) = create_transforms([double, double]).apply(INFO, RECORDS[1:2])
+    assert dict(first.values) == {"a": 4, "b": -2.0}
+
+
 def test_a_transform_gets_the_arguments_that_it_names() -> None:
     (first, *_) = Transforms([("given", Named())]).apply(INFO, RECORDS)
     assert dict(first.values) == {"walk/a": 0, "walk/b": -0.5}
@@ -132,7 +163,8 @@ def test_each_transform_that_fails_is_told_of(caplog: pytest.LogCaptureFixture) 
 
     plugins: list[tuple[str, object]] = [("one", Each(fails)), ("one", Each(fails))]
     assert Transforms(plugins).apply(INFO, RECORDS) == RECORDS
-    assert [entry.getMessage()[:22] for entry in caplog.records] == 2 * ["transform `one` failed"]
+    failed = [entry.getMessage().partition(" failed")[0] for entry in caplog.records]
+    assert failed == ["transform `one`", "transform `one_2`"]
 
 
 def test_ctrl_c_is_not_the_transforms_fault() -> None:

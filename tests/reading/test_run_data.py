@@ -39,7 +39,7 @@ def equal(left: dict[str, list[Any]], right: dict[str, list[Any]]) -> bool:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run that was resumed, with a key that comes late and one that comes out of order."""
+    """A resumed run with a late tag and a tag that is logged out of order."""
     write(
         tmp_path,
         [
@@ -79,7 +79,7 @@ def test_a_run_is_read_back_without_what_was_superseded(run: Path) -> None:
         data.series("loss")
 
 
-def test_wide_has_a_row_a_step(run: Path) -> None:
+def test_wide_has_one_row_per_step(run: Path) -> None:
     assert equal(
         lists(read(run).wide()),
         {
@@ -94,7 +94,7 @@ def test_wide_has_a_row_a_step(run: Path) -> None:
     )
 
 
-def test_long_has_a_row_a_value_in_order(run: Path) -> None:
+def test_long_has_one_row_per_value_in_order(run: Path) -> None:
     long = lists(read(run).long())
     assert list(long) == ["step", "iteration", "time", "tag", "value"]
     assert long["tag"] == ["a", "n", "a", "n", "a", "n", "eval", "a", "n", "late/key"]
@@ -116,7 +116,7 @@ def test_lanes_are_a_column(tmp_path: Path) -> None:
     assert data.series("a", 2).value.tolist() == [0.5, 1.5]
 
 
-def test_a_tag_twice_at_one_step_and_tags_called_as_columns(tmp_path: Path) -> None:
+def test_a_repeated_tag_and_tags_named_like_columns(tmp_path: Path) -> None:
     write(tmp_path, [Scalars(5, {"a": 1, "step": 8}), Scalars(5, {"a": 2}), Scalars(6, {"a": 3})])
     wide = lists(read(tmp_path).wide())
     assert wide["step"] == [5, 5, 6]
@@ -139,7 +139,7 @@ def test_a_run_is_found_by_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) 
     run.rename(run.parent / "logs" / "mine")
     monkeypatch.chdir(run.parent)
     assert read("mine").status == "finished"
-    with pytest.raises(ConfigurationError, match="no journal in 'other' or 'logs/other'"):
+    with pytest.raises(ConfigurationError, match="no journal in 'logs/other' or 'other'"):
         read("other")
 
 
@@ -182,7 +182,9 @@ def test_columns_are_as_narrow_as_their_values() -> None:
 # Export ----------------------------------------------------------------------------------------
 
 
-def test_csv_parses_though_a_key_came_late(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_has_nan_where_a_late_tag_has_no_value(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = run / "out.csv"
     assert main(["export", str(run), "--to", "csv", "--output", str(target)]) == 0
     assert capsys.readouterr().out == f"{target}: 4 rows, 7 columns\n"
@@ -203,7 +205,7 @@ def test_long_csv_to_standard_output(run: Path, capsys: pytest.CaptureFixture[st
     assert len(lines) == 11
 
 
-def test_json_lines_hold_what_is_not_finite(run: Path) -> None:
+def test_json_lines_name_values_that_are_not_finite(run: Path) -> None:
     target = run / "out.jsonl"
     assert main(["export", str(run), "--to", "jsonl", "--output", str(target)]) == 0
     rows = [json.loads(line) for line in target.read_text().splitlines()]
@@ -234,7 +236,9 @@ def test_parquet_without_a_package_that_writes_it(
     assert "`pip install pyarrow`" in capsys.readouterr().err
 
 
-def test_what_cannot_be_exported_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_errors_and_damage_are_printed(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", str(run / "none"), "--to", "csv"]) == 2
     assert "there is no journal in" in capsys.readouterr().err
     assert main(["export", str(run), "--to", "csv", "--output", str(run / "no" / "x")]) == 2

@@ -1,4 +1,4 @@
-"""Runs that are sent again: to backends that were away, and to those that never saw them."""
+"""Replays: to backends that were unreachable, and to backends that never saw the run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, MetricsState, RunInfo, Scalars, hookimpl
 from metriplex.commands.main import main
 from metriplex.commands.replay import parse_backends
-from metriplex.delivery.worker import FAILURES
+from metriplex.delivery.sender import FAILURES
 from metriplex.event_files.replay import replay_events
 from metriplex.journal import JournalWriter
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import Backend
-from metriplex.replay.journal import JournalSource, replay
-from metriplex.replay.sender import send
+from metriplex.replay.journal import JournalSource, replay_run
+from metriplex.replay.send import send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @final
 class Remote:
-    """A service that keeps what it was given before each flush, and may refuse some steps.
+    """A service that keeps steps, and may refuse some of them.
 
     Attributes:
         stored: Steps, in the order in which they came.
@@ -83,7 +83,7 @@ def test_a_backend_that_never_saw_the_run_gets_all_of_it_and_then_nothing(tmp_pa
         metrics.log_image("picture", np.zeros((2, 3, 3), np.uint8), step=2401)
     told: list[tuple[str, int, int]] = []
     memory = Memory()
-    (result,) = replay(run_dir, memory, progress=lambda *seen: told.append(seen))
+    (result,) = replay_run(run_dir, memory, progress=lambda *seen: told.append(seen))
     assert (result.backend, result.sent, result.left, result.error) == ("memory", 2404, 0, None)
     assert memory.steps() == list(range(2402))
     assert memory.values("a")[-1] == -1.0
@@ -93,9 +93,9 @@ def test_a_backend_that_never_saw_the_run_gets_all_of_it_and_then_nothing(tmp_pa
     assert memory.status == "finished"
     assert told[-1] == ("memory", told[-1][2], told[-1][2])
     again = Memory()
-    (result,) = replay(run_dir, again)
+    (result,) = replay_run(run_dir, again)
     assert (result.sent, result.left, again.calls) == (0, 0, [])
-    (result,) = replay(run_dir, again, everything=True)
+    (result,) = replay_run(run_dir, again, everything=True)
     assert (result.sent, again.steps()) == (2404, memory.steps())
 
 
@@ -103,7 +103,7 @@ def test_what_was_missed_is_sent_in_order_and_only_that(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, *range(1, 11))  # record n has step n; hparams are record 0
     Ack(ack_path(run_dir, "remote"), 7, [(2, 3), (5, 6)]).save()
     remote = Remote()
-    (result,) = replay(run_dir, remote)
+    (result,) = replay_run(run_dir, remote)
     assert remote.stored == [2, 5, 7, 8, 9, 10]
     assert (result.sent, result.left) == (6, 0)
     assert state(run_dir) == (12, [])  # the last is its close
@@ -115,12 +115,12 @@ def test_a_call_that_fails_for_good_is_left_and_the_rest_is_sent(tmp_path: Path)
     run_dir = make_run(tmp_path, 1, 2, 3, text=True)
     remote = Remote()
     remote.refuse = {2: ValueError("no")}
-    (result,) = replay(run_dir, remote)
+    (result,) = replay_run(run_dir, remote)
     assert (remote.stored, result.sent, result.left) == ([1, 3], 2, 1)
     assert result.error == "ValueError: no"
     assert state(run_dir) == (8, [(3, 4)])
     remote.refuse = {}
-    (result,) = replay(run_dir, remote)
+    (result,) = replay_run(run_dir, remote)
     assert (remote.stored, result.left) == ([1, 3, 2], 0)
 
 
@@ -128,12 +128,12 @@ def test_a_backend_that_keeps_failing_is_given_up_and_goes_on_there_later(tmp_pa
     run_dir = make_run(tmp_path, *range(1, 8), text=True)
     remote = Remote()
     remote.refuse = {step: ValueError("no") for step in range(3, 9)}
-    (result,) = replay(run_dir, remote)
+    (result,) = replay_run(run_dir, remote)
     assert remote.stored == [1, 2]
     assert result.left > FAILURES
     assert remote.statuses == ["finished"]
     remote.refuse = {}
-    (result,) = replay(run_dir, remote)
+    (result,) = replay_run(run_dir, remote)
     assert (remote.stored, result.left) == (list(range(1, 8)), 0)
 
 
@@ -158,12 +158,50 @@ def test_ctrl_c_costs_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     remote = Remote()
     remote.refuse = {4: KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
-        replay(run_dir, remote)
+        replay_run(run_dir, remote)
     assert remote.stored == [1, 2, 3]
     remote.refuse = {}
-    replay(run_dir, remote)
+    replay_run(run_dir, remote)
     assert remote.stored == [1, 2, 3, 4, 5]
     assert remote.statuses == ["finished"] * 2
+
+
+def test_ctrl_c_before_anything_is_sent_acknowledges_nothing(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, *range(1, 11))
+    missed = [(2, 3), (5, 6)]
+    Ack(ack_path(run_dir, "remote"), 7, missed).save()
+    remote = Remote()
+    remote.refuse = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        replay_run(run_dir, remote)
+    assert (remote.stored, state(run_dir)) == ([], (7, missed))
+    remote.refuse = {5: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        replay_run(run_dir, remote)
+    assert (remote.stored, state(run_dir)) == ([2], (7, [(5, 6)]))
+
+
+def test_a_backend_that_exits_does_not_end_the_replay(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 1, 2, 3, text=True)
+    remote = Remote()
+    remote.refuse = {2: SystemExit(3)}
+    (result,) = replay_run(run_dir, remote)
+    assert (remote.stored, result.left, result.error) == ([1, 3], 1, "SystemExit: 3")
+
+
+def test_an_acknowledgement_that_can_not_be_written_ends_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run(tmp_path, 1, 2, 3, text=True)
+
+    def refuse(self: Ack) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Ack, "save", refuse)
+    remote = Remote()
+    with pytest.raises(ConfigurationError, match=r"remote.ack` can't be written .*No space left"):
+        replay_run(run_dir, remote)
+    assert (remote.stored, remote.statuses) == ([1], ["finished"])
 
 
 def test_a_run_that_was_killed_is_interrupted_and_one_that_is_written_is_refused(
@@ -174,10 +212,10 @@ def test_a_run_that_was_killed_is_interrupted_and_one_that_is_written_is_refused
     writer.append(0, [Scalars(1, {"a": 1.0})])
     writer.flush()
     with pytest.raises(ConfigurationError, match="another process writes the journal"):
-        replay(tmp_path, Remote())
+        replay_run(tmp_path, Remote())
     writer.close()
     remote = Remote()
-    replay(tmp_path, remote)
+    replay_run(tmp_path, remote)
     assert (remote.stored, remote.statuses) == ([1], ["interrupted"])
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run import INFO, Keeper, row
 
 from metriplex import Scalars
 from metriplex.plugins.backends import Backend
 from metriplex.run.aggregate import PENDING, Aggregator, aggregate, statistics
 from metriplex.run.run import Run
+from run.test_run import INFO, Keeper, row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,7 @@ FINITE = st.floats(-1e6, 1e6)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=40))
-def test_the_interquartile_mean_lies_between_and_is_blind_to_outliers(values: list[float]) -> None:
+def test_the_interquartile_mean_is_in_range_and_ignores_outliers(values: list[float]) -> None:
     def iqm(values: list[float]) -> float:
         return float(statistics(np.array(values)[:, None])["iqm"][0])
 
@@ -66,7 +66,7 @@ def test_the_interquartile_mean_lies_between_and_is_blind_to_outliers(values: li
         assert iqm(outlier) == pytest.approx(iqm(values), abs=1e-6)
 
 
-def test_tags_that_some_lanes_lack_are_of_those_that_have_them() -> None:
+def test_a_tag_is_aggregated_over_the_lanes_that_have_it() -> None:
     one = aggregate(
         [
             record(0, 4, {"a": 1, "b": True, "rate": math.nan}, step=8),
@@ -81,24 +81,24 @@ def test_tags_that_some_lanes_lack_are_of_those_that_have_them() -> None:
     assert one.values["aggregate/c/std"] == 0.0
 
 
-def test_what_no_lane_has_yet_is_absent() -> None:
+def test_tags_without_a_finite_value_are_left_out() -> None:
     assert aggregate([record(0, 0, {}), record(1, 0, {"rate": math.nan})]).values == {}
 
 
-def test_values_whose_sum_no_float_holds_have_no_mean() -> None:
+def test_values_whose_sum_overflows_have_no_mean() -> None:
     values = aggregate([record(lane, 0, {"a": 1e308}) for lane in range(3)]).values
     assert values["aggregate/a/median"] == 1e308
     assert "aggregate/a/mean" not in values
 
 
-# ---- in which order lanes log -------------------------------------------------------------------
+# ---- order of lanes and iterations --------------------------------------------------------------
 
 
 def rows(iteration: int, lanes: int = 2) -> list[Scalars]:
     return [record(lane, iteration, {"a": 10 * iteration + lane}) for lane in range(lanes)]
 
 
-def test_an_iteration_is_aggregated_when_every_lane_has_gone_on() -> None:
+def test_an_iteration_is_aggregated_once_every_lane_has_logged_a_later_one() -> None:
     aggregator = Aggregator()
     assert aggregator.push(rows(0)) == []
     assert means(aggregator.push(rows(1)[:1])) == []
@@ -107,14 +107,14 @@ def test_an_iteration_is_aggregated_when_every_lane_has_gone_on() -> None:
     assert aggregator.release() == []
 
 
-def test_lanes_that_come_one_after_another_are_aggregated_all_the_same() -> None:
+def test_lanes_that_arrive_one_after_another_are_aggregated_by_iteration() -> None:
     aggregator = Aggregator()
     by_lane = [record(lane, i, {"a": 10 * i + lane}) for lane in range(2) for i in range(40)]
     found = aggregator.push(by_lane) + aggregator.release()
     assert means(found) == [(i, 10 * i + 0.5) for i in range(40)]
 
 
-def test_where_the_number_of_lanes_is_known_the_first_iteration_waits_for_all() -> None:
+def test_with_a_known_number_of_lanes_an_iteration_waits_for_all() -> None:
     aggregator = Aggregator(lanes=3)
     for iteration in range(3):
         assert aggregator.push(rows(iteration)) == []
@@ -122,7 +122,7 @@ def test_where_the_number_of_lanes_is_known_the_first_iteration_waits_for_all() 
     assert means(aggregator.push(last)) == [(0, 1.0), (1, 11.0)]
 
 
-def test_lanes_that_log_at_different_times_are_not_waited_for_forever() -> None:
+def test_a_lane_that_lags_delays_a_bounded_number_of_iterations() -> None:
     aggregator = Aggregator()
     found = aggregator.push(rows(0))
     for iteration in range(1, 100):
@@ -133,13 +133,13 @@ def test_lanes_that_log_at_different_times_are_not_waited_for_forever() -> None:
     assert aggregator.late == 1
 
 
-def test_a_program_that_starts_anew_is_aggregated_anew() -> None:
+def test_a_restarted_program_is_aggregated_separately() -> None:
     aggregator = Aggregator()
     found = [one for i in (0, 1, 0, 1) for one in aggregator.push(rows(i))]
     assert means(found + aggregator.release()) == [(0, 0.5), (1, 10.5)] * 2
 
 
-def test_records_outside_of_iterations_are_aggregated_at_once_and_those_of_no_lane_never() -> None:
+def test_records_without_iteration_are_aggregated_at_once_and_without_lane_never() -> None:
     aggregator = Aggregator()
     loose = [record(lane, None, {"a": lane}, step=s) for s in (5, 6) for lane in range(2)]
     found = aggregator.push([record(None, None, {"a": 9}), record(None, 3, {"a": 9}), *loose])
@@ -149,8 +149,7 @@ def test_records_outside_of_iterations_are_aggregated_at_once_and_those_of_no_la
 
 def test_a_run_logs_statistics_beside_its_lanes() -> None:
     keeper = Keeper()
-    run = Run(INFO, [Backend("keeper", keeper)])
-    run.aggregator = Aggregator()
+    run = Run(INFO, [Backend("keeper", keeper)], aggregator=Aggregator())
     for i in range(2):
         run.receive([row(i, {"a": i + lane}, number=i, lane=lane, iteration=i) for lane in (0, 1)])
     run.release()

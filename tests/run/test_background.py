@@ -23,9 +23,18 @@ if TYPE_CHECKING:
 LONG = 60.0
 
 
+class Logs(SimpleNamespace):
+    """The run that a background thread logs by, without the methods that it must not call."""
+
+    newest_step = 7
+    log_scalars: Any
+    log_media: Any
+
+
 def test_provenance_is_logged_once_with_the_devices_of_the_program() -> None:
     texts: list[Text] = []
-    report = ProvenanceReport(texts.append, lambda: "2 x TFRT_CPU")
+    report = ProvenanceReport(lambda: "2 x TFRT_CPU")
+    report.start(Logs(log_media=texts.append))
     report.program_started()
     report.close(LONG)
     report.close(LONG)
@@ -37,7 +46,8 @@ def test_provenance_is_logged_once_with_the_devices_of_the_program() -> None:
 
 def test_devices_are_not_asked_for_without_a_program() -> None:
     texts: list[Text] = []
-    report = ProvenanceReport(texts.append, lambda: pytest.fail("initialises jax"))
+    report = ProvenanceReport(lambda: pytest.fail("initialises jax"))
+    report.start(Logs(log_media=texts.append))
     report.close(LONG)
     assert "devices" not in texts[0].text
 
@@ -51,9 +61,12 @@ def test_a_run_that_is_closed_and_a_report_that_fails_stop_nobody(
     def broken() -> str:
         raise RuntimeError("no devices")
 
-    ProvenanceReport(closed, str).close(LONG)
+    report = ProvenanceReport(str)
+    report.start(Logs(log_media=closed))
+    report.close(LONG)
     assert caplog.records == []
-    report = ProvenanceReport(closed, broken)
+    report = ProvenanceReport(broken)
+    report.start(Logs(log_media=closed))
     report.program_started()
     report.close(LONG)
     (entry,) = caplog.records
@@ -64,11 +77,13 @@ def test_the_system_is_sampled_until_the_end() -> None:
     samples: list[Mapping[str, Scalar]] = []
     sampled = threading.Event()
 
-    def take(sample: Mapping[str, Scalar]) -> None:
+    def take(step: int, sample: Mapping[str, Scalar]) -> None:
+        assert step == 7
         samples.append(sample)
         sampled.set()
 
-    sampler = SystemSampler(take, system_metrics.Probe(), 1e-3)
+    sampler = SystemSampler(system_metrics.Probe(), 1e-3)
+    sampler.start(Logs(log_scalars=take))
     assert sampled.wait(LONG)
     sampler.close(LONG)
     count = len(samples)

@@ -38,7 +38,7 @@ def test_names_are_joined_and_values_kept() -> None:
     }
 
 
-def test_dataclasses_are_descended_into() -> None:
+def test_dataclasses_are_flattened() -> None:
     assert flatten_hparams({"run": Experiment()}) == {
         "run/seed": 3,
         "run/optimizer/learning_rate": 3e-4,
@@ -63,7 +63,7 @@ def test_dataclasses_are_descended_into() -> None:
         (Optimizer, "Optimizer"),
     ],
 )
-def test_what_is_no_number_becomes_text(value: object, expected: object) -> None:
+def test_values_other_than_numbers_become_text(value: object, expected: object) -> None:
     (flat,) = flatten_hparams({"x": value}).values()
     assert flat == expected
     assert type(flat) is type(expected)
@@ -76,12 +76,12 @@ def test_the_callers_dictionary_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("name", [1, None, "", ("a",)])
-def test_a_name_that_is_no_string_is_an_error(name: object) -> None:
+def test_a_name_must_be_a_nonempty_string(name: object) -> None:
     with pytest.raises(LoggingError, match="name must be a string"):
         flatten_hparams({"a": {name: 1}})
 
 
-def test_two_paths_to_one_name_are_an_error() -> None:
+def test_two_paths_with_one_name_raise() -> None:
     with pytest.raises(LoggingError, match="`a/b`"):
         flatten_hparams({"a/b": 1, "a": {"b": 2}})
 
@@ -114,7 +114,9 @@ def test_secrets_are_masked(name: str) -> None:
         ("env", "MonkeyBars", "MonkeyBars"),
     ],
 )
-def test_what_only_sounds_secret_is_kept(name: str, value: object, expected: object) -> None:
+def test_names_that_only_resemble_secrets_are_not_masked(
+    name: str, value: object, expected: object
+) -> None:
     assert flatten_hparams({name: value}) == {name: expected}
 
 
@@ -123,7 +125,7 @@ class Point(NamedTuple):
     y: float
 
 
-def test_whatever_has_names_for_its_values_is_taken_apart() -> None:
+def test_containers_with_named_values_are_flattened() -> None:
     class Bag:  # as `ml_collections.ConfigDict`, which is no mapping
         def keys(self) -> list[str]:
             return ["z"]
@@ -162,7 +164,7 @@ def test_whatever_has_names_for_its_values_is_taken_apart() -> None:
     assert flatten_hparams(argparse.Namespace(seed=1)) == {"seed": 1}
 
 
-def test_modules_of_equinox_and_flax_and_optimizers_are_descended_into() -> None:
+def test_modules_of_equinox_and_flax_and_optimizers_are_flattened() -> None:
     layer = eqx.nn.Linear(2, 30, key=jax.random.key(0))
     flat = flatten_hparams(
         {"eqx": layer, "layers": [layer], "flax": linen.Dense(4), "optimizer": optax.adam(1e-3)}

@@ -1,4 +1,4 @@
-"""Lanes that are named and have hyper-parameters of their own, from the user to the backends."""
+"""Names and hyper-parameters of lanes, from the user to the backends."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RATES = np.array([0.5, 0.25])
 SEEDS = np.arange(3)
 
 
-def test_nothing_is_described_by_default() -> None:
+def test_lanes_are_not_described_by_default() -> None:
     assert make_lanes(None, None) == ()
 
 
-def test_hparams_of_one_axis_go_to_lanes_that_are_called_as_ever() -> None:
+def test_hparams_of_one_axis_go_to_lanes_with_default_names() -> None:
     lanes = make_lanes({"lr": jnp.array([0.5, 0.25]), "anneal": [True, False]}, None)
     assert lanes == (
         Lane("seed_000", {"lr": 0.5, "anneal": True}),
@@ -39,7 +39,7 @@ def test_hparams_of_one_axis_go_to_lanes_that_are_called_as_ever() -> None:
     assert [type(value) for value in lanes[0].hparams.values()] == [float, bool]
 
 
-def test_nested_axes_are_flattened_the_outermost_first_and_may_broadcast() -> None:
+def test_nested_axes_are_flattened_outermost_first_and_may_broadcast() -> None:
     whole = make_lanes(
         {"lr": np.repeat(RATES[:, None], 3, 1), "seed": np.tile(SEEDS, (2, 1))}, None
     )
@@ -91,7 +91,7 @@ def test_a_run_names_every_lane() -> None:
         (None, [3], "must be a string"),
     ],
 )
-def test_what_does_not_describe_lanes_is_refused(hparams: Any, names: Any, message: str) -> None:
+def test_invalid_descriptions_of_lanes_raise(hparams: Any, names: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make_lanes(hparams, names)
 
@@ -110,7 +110,7 @@ class Listener:
         self.run, self.hparams = run, hparams
 
 
-def test_backends_are_told_and_asked_for_hparams_even_if_the_run_has_none(tmp_path: Path) -> None:
+def test_backends_get_the_lanes_even_if_the_run_has_no_hparams(tmp_path: Path) -> None:
     listener = Listener()
     with MetricsCallback(log_dir=tmp_path, backends=listener, lanes={"lr": RATES}):
         pass
@@ -188,7 +188,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
         (8, "lanes from `seed_004` on have no name and no hyper-parameters of their own; give one"),
     ],
 )
-def test_another_number_of_lanes_is_told_once_and_costs_no_record(
+def test_a_wrong_number_of_lanes_warns_once_and_drops_no_record(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, rest: str
 ) -> None:
     mean = (count - 1) / 2
@@ -197,8 +197,8 @@ def test_another_number_of_lanes_is_told_once_and_costs_no_record(
         jax.jit(jax.vmap(iterate, (None, 0)))(metrics, jnp.arange(float(count)))
         jax.effects_barrier()
         receiver.wait()
-        (warning,) = warnings_of(caplog)  # long before the run is closed
-        metrics.run.flush(60)  # nothing that waits is given up
+        (warning,) = warnings_of(caplog)  # before the run is closed
+        metrics.run.flush(60)  # no waiting call is abandoned
         assert memory.values("aggregate/train/x/mean") == [mean, mean + 1]
     assert warning.startswith(
         f"run `run`: its program has {count} lane(s), while `lanes` or `lane_names` describe 4, "
@@ -213,7 +213,7 @@ def test_another_number_of_lanes_is_told_once_and_costs_no_record(
 
 @pytest.mark.parametrize("names", [4, 8, 9])
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_lanes_that_come_by_a_call_a_device_are_counted_too(
+def test_lanes_that_arrive_in_one_call_per_device_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: int, by_hand: bool
 ) -> None:
     options: dict[str, Any] = {} if by_hand else {"axis_name": ()}
@@ -233,7 +233,7 @@ def test_lanes_that_come_by_a_call_a_device_are_counted_too(
         assert warnings_of(caplog) == []
         return
     (warning,) = warnings_of(caplog)
-    if by_hand:  # there may be any number of lanes: only what is too much is seen at once
+    if by_hand:  # the number of lanes is unknown, so that only too many lanes show at once
         assert early == ([warning] if names < 8 else [])
         assert re.search(r"has \d lanes or more, while" if names < 8 else "has 8 lane", warning)
     else:
@@ -242,7 +242,7 @@ def test_lanes_that_come_by_a_call_a_device_are_counted_too(
         assert memory.values("aggregate/train/x/mean") == [3.5, 4.5, 5.5]
 
 
-def test_a_program_without_lanes_is_told_at_the_end(
+def test_a_program_without_lanes_warns_at_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with logging_to_memory(tmp_path, lane_names=["a", "b"]) as (metrics, memory):
@@ -253,7 +253,7 @@ def test_a_program_without_lanes_is_told_at_the_end(
     assert memory.values("train/x") == [1, 2, 3]
 
 
-def test_what_differs_along_one_of_two_axes_is_no_other_number_of_lanes(
+def test_a_record_of_one_of_two_axes_is_no_wrong_number_of_lanes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def program(metrics: MetricsCallback, rate: jax.Array, seed: jax.Array) -> None:
@@ -268,7 +268,7 @@ def test_what_differs_along_one_of_two_axes_is_no_other_number_of_lanes(
     assert memory.values("train/x", 5) == [2.25, 3.25, 4.25]
 
 
-def test_nothing_is_said_of_a_run_that_logged_nothing_or_failed(
+def test_a_run_that_logged_nothing_or_failed_does_not_warn(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with logging_to_memory(tmp_path / "unused", lane_names=["a"]):

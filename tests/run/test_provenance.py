@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs git in a fresh work tree, whatever the machine's configuration is."""
+    """Run git in a fresh work tree, independent of the configuration of the machine."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
 
@@ -57,7 +57,7 @@ def test_the_versions_are_those_of_imported_packages() -> None:
     assert "dm-haiku" not in versions
 
 
-def test_everything_that_can_be_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect_returns_command_directory_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--lr", "3e-4", "--api-key", "x"])
     facts = provenance.collect()
     assert facts["command"] == "python train.py --lr 3e-4 --api-key '***'"

@@ -1,3 +1,5 @@
+"""The sequencer gives every row once and in order, for every order of arrival."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -43,7 +45,7 @@ def numbers(rows: Iterable[Row]) -> list[int | None]:
     reach=st.integers(1, 100),
     seed=st.integers(),
 )
-def test_any_order_and_repetition_within_the_window_gives_each_row_once_and_in_order(
+def test_rows_in_any_order_within_the_window_come_out_once_and_in_order(
     size: int, copies: int, reach: int, seed: int
 ) -> None:
     shuffled = random.Random(seed)
@@ -56,7 +58,7 @@ def test_any_order_and_repetition_within_the_window_gives_each_row_once_and_in_o
 
 
 @given(st.permutations(range(30)), st.sets(st.integers(0, 29)))
-def test_release_hands_over_what_waits_in_order_across_gaps(
+def test_release_returns_the_waiting_rows_in_order_across_gaps(
     order: list[int], lost: set[int]
 ) -> None:
     sequencer = Sequencer()
@@ -65,7 +67,7 @@ def test_release_hands_over_what_waits_in_order_across_gaps(
     assert numbers(due) == [number for number in range(30) if number not in lost]
 
 
-def test_a_row_without_a_number_is_due_at_once_and_changes_nothing() -> None:
+def test_an_unnumbered_row_is_due_at_once_and_changes_nothing() -> None:
     sequencer = Sequencer()
     assert numbers(push_all(sequencer, map(row, [1, None, None, 0]))) == [None, None, 0, 1]
 
@@ -76,26 +78,26 @@ def test_a_lane_may_begin_at_a_later_number() -> None:
     assert sequencer.expected == 6
 
 
-def test_a_gap_that_nobody_fills_is_passed_after_a_window_of_rows() -> None:
+def test_a_gap_is_skipped_after_a_window_of_rows() -> None:
     sequencer = Sequencer()
-    waiting = [row(number) for number in range(1, sequencer.WINDOW + 1)]
+    waiting = [row(number) for number in range(1, module.WINDOW + 1)]
     assert push_all(sequencer, waiting) == []
-    last = row(sequencer.WINDOW + 1)
+    last = row(module.WINDOW + 1)
     assert sequencer.push(last) == [*waiting, last]
-    assert sequencer.expected == sequencer.WINDOW + 2
+    assert sequencer.expected == module.WINDOW + 2
 
 
-def test_a_row_that_comes_after_its_gap_was_passed_is_late_not_lost() -> None:
+def test_a_row_that_arrives_after_its_gap_was_skipped_is_late_not_lost() -> None:
     sequencer = Sequencer()
-    arrivals = [0, *range(2, sequencer.WINDOW + 3), 1, 1, sequencer.WINDOW + 3]
+    arrivals = [0, *range(2, module.WINDOW + 3), 1, 1, module.WINDOW + 3]
     due = numbers(push_all(sequencer, map(row, arrivals)))
-    assert due == [0, *range(2, sequencer.WINDOW + 3), 1, sequencer.WINDOW + 3]
+    assert due == [0, *range(2, module.WINDOW + 3), 1, module.WINDOW + 3]
     assert sequencer.duplicates == 1
 
 
 @pytest.mark.parametrize("program", [0, 1], ids=["same", "other"])
 @given(st.permutations(range(6)))
-def test_no_row_of_a_second_program_is_lost_or_held_back_in_whatever_order_it_comes(
+def test_no_row_of_a_second_program_is_lost_or_delayed_in_any_order_of_arrival(
     program: int, order: list[int]
 ) -> None:
     sequencer = Sequencer()
@@ -108,7 +110,7 @@ def test_no_row_of_a_second_program_is_lost_or_held_back_in_whatever_order_it_co
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_another_program_counts_from_0_again(length: int) -> None:
+def test_a_second_program_is_numbered_from_0_again(length: int) -> None:
     sequencer = Sequencer()
     first = [row(number) for number in range(5)]
     second = [row(number, program=1) for number in range(length)]
@@ -116,13 +118,13 @@ def test_another_program_counts_from_0_again(length: int) -> None:
     assert sequencer.duplicates == 0
 
 
-def test_rows_that_wait_when_another_program_starts_come_before_it() -> None:
+def test_waiting_rows_come_before_the_rows_of_the_next_program() -> None:
     sequencer = Sequencer()
     rows = [row(0), row(2), row(0, program=1), row(1, program=1)]
     assert push_all(sequencer, rows) == rows
 
 
-def test_the_same_program_again_is_new_only_if_the_first_has_ended() -> None:
+def test_the_same_rows_again_are_new_only_after_the_first_program_has_ended() -> None:
     rows = [row(number) for number in range(5)]
     sequencer = Sequencer()
     assert push_all(sequencer, rows) == rows
@@ -134,14 +136,14 @@ def test_the_same_program_again_is_new_only_if_the_first_has_ended() -> None:
     assert sequencer.duplicates == 10
 
 
-def test_the_end_of_a_program_does_not_make_the_next_rows_of_it_duplicates() -> None:
+def test_rows_after_a_release_are_no_duplicates() -> None:
     sequencer = Sequencer()
     push_all(sequencer, [row(0), row(1)])
     sequencer.release()
     assert numbers(push_all(sequencer, map(row, [2, 3, 2]))) == [2, 3]
 
 
-def test_duplicates_are_known_as_far_back_as_the_memory_reaches(
+def test_duplicates_are_detected_within_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MEMORY", 8)
@@ -153,19 +155,19 @@ def test_duplicates_are_known_as_far_back_as_the_memory_reaches(
     assert sequencer.push(forgotten) == [forgotten]
 
 
-def test_of_rows_before_a_gap_none_is_taken_for_a_duplicate_of_another_number() -> None:
+def test_equal_fingerprints_of_different_numbers_are_no_duplicates() -> None:
     sequencer = Sequencer()
-    rows = [row(0), row(1), *map(row, range(5, sequencer.WINDOW + 6))]
+    rows = [row(0), row(1), *map(row, range(5, module.WINDOW + 6))]
     assert push_all(sequencer, rows) == rows
     assert push_all(sequencer, [row(7), row(6), row(5)]) == []
     other = dataclasses.replace(row(4), fingerprint=rows[0].fingerprint)
     assert sequencer.push(other) == [other]
 
 
-def test_memory_of_a_long_stream_is_bounded() -> None:
+def test_the_memory_for_a_long_stream_is_bounded() -> None:
     sequencer = Sequencer()
-    for number in range(sequencer.MEMORY + 100):
+    for number in range(module.MEMORY + 100):
         sequencer.push(row(number))
-    assert len(sequencer._memory._ring) == sequencer.MEMORY
+    assert len(sequencer._memory._ring) == module.MEMORY
     assert sequencer.push(row(100)) == []
     assert numbers(sequencer.push(row(99))) == [99]

@@ -1,4 +1,4 @@
-"""A tiny correct renderer, and many that are wrong in one way each."""
+"""A tiny correct renderer, and many renderers that are each wrong in one way."""
 
 from __future__ import annotations
 

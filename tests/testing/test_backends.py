@@ -1,4 +1,4 @@
-"""The contract of backends, tried on correct backends and on wrong ones."""
+"""The contract of backends, run on correct and on wrong backends."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ ONE_WRONG_EACH = {
 """Each wrong backend, and the tests that it fails."""
 
 PROCESSES = ("process", "sigkill")
-"""What is in the names of the tests that start a process; those take seconds."""
+"""Parts of the names of tests that start a process, which take seconds."""
 
 
 class TestMemory(BackendContract):
@@ -100,7 +100,7 @@ class TestMemory(BackendContract):
 
 
 class Results:
-    """What a run of the contract gave: the tests of each backend, without `test_`."""
+    """The results of one run of the contract, without `test_` in the names of tests."""
 
     def __init__(self, output: str, tests: list[dict[str, str]]) -> None:
         self.output = output
@@ -122,7 +122,7 @@ def check(
     source: str = "",
     status: int = 1,
 ) -> Results:
-    """Runs the contract, as somebody else's test suite would."""
+    """Run the contract like a test suite of a plugin."""
     source = "import pytest\nimport wrong_backends\n" + source
     for backend in backends:
         source += f"""
@@ -142,7 +142,7 @@ class Test{backend}(wrong_backends.Contract):
 
 @pytest.fixture(scope="module")
 def meant(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """All wrong backends under the tests that are meant for them."""
+    """Return the results of all wrong backends under the tests that they should fail."""
     pairs = [(name, test) for name, tests in ONE_WRONG_EACH.items() for test in sorted(tests)]
     nodes = [f"test_it.py::Test{name}::test_{test}" for name, test in pairs]
     return check(tmp_path_factory.mktemp("contract"), ONE_WRONG_EACH, *nodes)
@@ -173,7 +173,7 @@ def test_a_wrong_backend_fails_no_other_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_find_what_only_they_can(tmp_path: Path) -> None:
+def test_failures_that_only_other_processes_show(tmp_path: Path) -> None:
     uses, leaves, killed = (
         "a_fresh_process_uses_it_and_ends",
         "a_process_may_end_without_closing",
@@ -201,8 +201,8 @@ OVERRIDES = """
 
 
 @pytest.mark.slow
-def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: Path) -> None:
-    # No word of the folder's name, nor of the class's, for which all tests would be chosen.
+def test_an_overridden_test_fails_the_suite_unless_it_gives_a_reason(tmp_path: Path) -> None:
+    # `-k` also matches names of folders and classes, which would select all tests.
     options = ("-k", "bools_are_kept or no_test_of_the_contract")
     said = check(tmp_path, ["DropsBools"], *options, body=OVERRIDES, status=0)
     assert said.tests("xfailed", "DropsBools") == {"bools_are_kept"}
@@ -213,7 +213,7 @@ def test_a_test_that_is_overridden_fails_the_suite_unless_it_says_why(tmp_path: 
         "outcome": "xfailed",
         "reason": "it keeps no bools",
         "subject": "scalars",
-        "demand": "True and False come back, at least as 1 and 0.",
+        "demand": "True and False are stored, at least as 1 and 0.",
     }
     body = ""
     marks = {"Plain": "", "Xfail": "@pytest.mark.xfail", "Skip": "@pytest.mark.skip(reason='no')"}
@@ -240,7 +240,7 @@ def test_skips_follow_from_the_hooks_that_are_implemented(tmp_path: Path) -> Non
     assert {test["outcome"] for test in results.all} == {"skipped"}
 
 
-def test_a_hook_that_hangs_is_told_and_left_to_itself(tmp_path: Path) -> None:
+def test_a_hook_that_hangs_fails_and_is_abandoned(tmp_path: Path) -> None:
     release = threading.Event()
 
     class Hangs:
@@ -256,7 +256,7 @@ def test_a_hook_that_hangs_is_told_and_left_to_itself(tmp_path: Path) -> None:
     session.end()
 
 
-def test_an_error_that_may_pass_is_called_again_and_others_are_raised(tmp_path: Path) -> None:
+def test_an_os_error_is_retried_and_others_are_raised(tmp_path: Path) -> None:
     calls: list[Any] = []
 
     class Fails:

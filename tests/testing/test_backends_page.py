@@ -1,4 +1,4 @@
-"""docs/backends.md says what the contract's results say."""
+"""docs/backends.md agrees with the results of the contract."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generator() -> Any:
 
 
 def page() -> dict[str, dict[str, str]]:
-    """For each backend, the word of each demand."""
+    """Return the word of each demand by backend."""
     found: dict[str, dict[str, str]] = {}
     backends: list[str] = []
     for line in (ROOT / "docs/backends.md").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The fakes of `metriplex.testing.faults`, called as a run calls them."""
+"""The fakes of `metriplex.testing.faults`, with the calls of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def log(backend: FaultyBackend, step: int = 1) -> Sequence[Scalars]:
     return records
 
 
-def test_a_plan_is_followed_call_by_call_and_then_all_succeed() -> None:
+def test_a_plan_is_followed_call_by_call_before_all_calls_succeed() -> None:
     backend = FaultyBackend({"log_scalars": [None, faults.raises(ValueError("no"))]})
     first = log(backend, 1)
     with pytest.raises(ValueError, match="no"):
@@ -40,7 +40,7 @@ def test_a_plan_is_followed_call_by_call_and_then_all_succeed() -> None:
     assert backend.calls[0][2] is threading.current_thread()
 
 
-def test_one_fault_is_that_of_every_call_of_its_hook_alone() -> None:
+def test_one_fault_affects_every_call_of_its_hook_alone() -> None:
     backend = FaultyBackend({"flush": faults.out_of_memory()})
     for _ in range(3):
         with pytest.raises(MemoryError):
@@ -49,7 +49,7 @@ def test_one_fault_is_that_of_every_call_of_its_hook_alone() -> None:
     assert backend.done == [("close_run", "finished")]
 
 
-def test_it_implements_every_hook() -> None:
+def test_the_faulty_backend_implements_every_hook() -> None:
     assert Backend("faulty", FaultyBackend()).hooks == set(BACKEND_HOOKS)
 
 
@@ -62,14 +62,14 @@ def test_it_implements_every_hook() -> None:
     ],
     ids=["disk full", "exits", "raises"],
 )
-def test_what_is_raised(fault: faults.Fault, error: type[BaseException]) -> None:
+def test_faults_that_raise(fault: faults.Fault, error: type[BaseException]) -> None:
     with pytest.raises(error) as raised:
         log(FaultyBackend({"log_scalars": fault}))
     assert getattr(raised.value, "errno", errno.ENOSPC) == errno.ENOSPC
     assert getattr(raised.value, "code", 3) == 3
 
 
-def test_a_call_that_hangs_or_is_slow_ends_in_its_time() -> None:
+def test_a_call_that_hangs_or_is_slow_returns_in_time() -> None:
     release = threading.Event()
     backend = FaultyBackend({"log_scalars": [faults.slow(0.01), faults.hangs(release)]})
     log(backend)
@@ -83,13 +83,13 @@ def test_a_call_that_hangs_or_is_slow_ends_in_its_time() -> None:
     assert len(backend.records()) == 2
 
 
-def test_it_can_end_the_process() -> None:
+def test_a_fault_can_end_the_process() -> None:
     program = "from metriplex.testing.faults import ends_the_process; ends_the_process(4)()"
     done = subprocess.run([sys.executable, "-c", f"{program}; print('here')"], check=False)
     assert done.returncode == 4
 
 
-def test_what_an_outage_delayed_arrives(tmp_path: Path) -> None:
+def test_records_of_an_outage_arrive_later(tmp_path: Path) -> None:
     outage = Outage()
     backend = FaultyBackend({"log_scalars": outage})
     with MetricsCallback("run", log_dir=tmp_path, backends=backend) as metrics:

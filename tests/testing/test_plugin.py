@@ -1,4 +1,4 @@
-"""The pytest plugin, in processes of their own, as `pytest --pyargs metriplex.testing` uses it."""
+"""The pytest plugin in `pytest --pyargs metriplex.testing`, in processes of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_pytest(directory: Path, *arguments: str, fresh: bool = False) -> Complet
     return subprocess.run(command, capture_output=True, text=True, check=False, **where)
 
 
-def test_an_installed_backend_is_tried_by_its_name(tmp_path: Path) -> None:
+def test_the_contract_of_an_installed_backend_runs_by_its_name(tmp_path: Path) -> None:
     done = run_pytest(
         tmp_path,
         *("--pyargs", "metriplex.testing", "--metriplex-backend", "console"),
@@ -71,7 +71,7 @@ def test_an_installed_backend_is_tried_by_its_name(tmp_path: Path) -> None:
     ],
     ids=["none", "not installed", "no contract", "not importable", "no class of ours"],
 )
-def test_what_can_not_be_run_is_told(
+def test_unusable_options_are_usage_errors(
     tmp_path: Path, entries: str, arguments: list[str], message: str
 ) -> None:
     info = tmp_path / "mine-1.0.dist-info"
@@ -84,7 +84,7 @@ def test_what_can_not_be_run_is_told(
     assert message in done.stderr
 
 
-def test_other_suites_notice_nothing_of_it(tmp_path: Path) -> None:
+def test_other_suites_are_not_affected(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import sys\n"
         "def test_mine():\n"

@@ -1,4 +1,4 @@
-"""The contract of renderers, tried on a correct renderer and on wrong ones."""
+"""The contract of renderers, run on a correct renderer and on wrong renderers."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ ONE_WRONG_EACH = {
 """Each wrong renderer, and the tests that it fails."""
 
 PROCESSES = ("a_process", "a_fresh_process")
-"""What the names of the tests that start a process begin with; those take seconds."""
+"""Prefixes of the names of tests that start a process, which take seconds."""
 
 
 class Outcome:
-    """What a run of the contract gave: the tests of each class, without `test_`."""
+    """The results of one run of the contract, without `test_` in the names of tests."""
 
     def __init__(self, output: str) -> None:
         self.output = output
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def check(directory: Path, renderers: list[str], *options: str, body: str = "") -> Outcome:
-    """Runs the contract, as somebody else's test suite would."""
+    """Run the contract like a test suite of a plugin."""
     source = "import numpy as np\nimport numpy_renderers\n"
     source += "from metriplex.testing import RendererContract\n"
     for renderer in renderers:
@@ -98,7 +98,7 @@ class Test{renderer}(RendererContract):
     return Outcome(done.stdout)
 
 
-def test_a_correct_renderer_passes_and_hears_how_much_it_ships(tmp_path: Path) -> None:
+def test_a_correct_renderer_passes_and_reports_its_bytes_per_frame(tmp_path: Path) -> None:
     outcome = check(tmp_path, ["Square"], "-rP", "test_it.py")
     assert outcome.tests("FAILED") | outcome.tests("SKIPPED") == set(), outcome.output
     assert set().union(*ONE_WRONG_EACH.values()) < outcome.tests("PASSED")
@@ -107,7 +107,7 @@ def test_a_correct_renderer_passes_and_hears_how_much_it_ships(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def in_one_process(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """All wrong renderers under all tests that start no process."""
+    """Return the results of all wrong renderers under all tests that start no process."""
     directory = tmp_path_factory.mktemp("contract")
     return check(directory, [*ONE_WRONG_EACH], "-k", f"not ({' or '.join(PROCESSES)})")
 
@@ -134,7 +134,7 @@ def test_a_wrong_renderer_fails_the_tests_with_processes_that_are_meant(tmp_path
     assert "changed the environment variables SOME_GL" in outcome.output
 
 
-def test_too_few_states_are_told(tmp_path: Path) -> None:
+def test_too_few_states_fail(tmp_path: Path) -> None:
     body = """
         def states(self):
             return [{"x": np.float32(0.1)}]
@@ -144,7 +144,7 @@ def test_too_few_states_are_told(tmp_path: Path) -> None:
     assert "`states` must give three or more" in outcome.output
 
 
-def test_what_does_not_apply_is_skipped_with_the_reason(tmp_path: Path) -> None:
+def test_tests_that_do_not_apply_are_skipped_with_a_reason(tmp_path: Path) -> None:
     body = """
         traceable = False
         def bad_states(self):

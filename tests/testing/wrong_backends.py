@@ -1,4 +1,4 @@
-"""A backend that keeps the contract, and many that each break it in one way."""
+"""Backends that pass the contract, and many that each break it in one way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Right:
-    """Keeps scalars, hyper-parameters and texts in a file of the run's directory."""
+    """A backend that stores scalars, hyper-parameters and texts in a file of the run."""
 
     def __init__(self) -> None:
         self.memory = MemoryBackend()
@@ -42,7 +42,7 @@ class Right:
         return run.directory / "stored.pickle"
 
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
-        """What is kept of a record; the others override it."""
+        """Return the records to store for a record; subclasses override it."""
         return [record]
 
     def change_hparams(self, hparams: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Right:
 
 
 class RightMedia(Right):
-    """Keeps everything."""
+    """A backend that stores scalars and all media."""
 
     video_format = "gif"
 
@@ -105,7 +105,7 @@ class RightMedia(Right):
 
 
 class Contract(BackendContract):
-    """The contract of one of these; a subclass names it."""
+    """The contract of one of these backends, which a subclass names."""
 
     backend: type[Right] = Right
     settle_secs = 0.1
@@ -123,7 +123,7 @@ class Contract(BackendContract):
 class _Values(Right, abc.ABC):
     @abc.abstractmethod
     def value(self, value: Any) -> Any:
-        """What becomes of a value."""
+        """Return the stored form of a value."""
 
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
         values = {tag: self.value(value) for tag, value in record.values.items()}
@@ -233,7 +233,7 @@ class ChangesWhatItIsGiven(Right):
 class _Tags(Right, abc.ABC):
     @abc.abstractmethod
     def tag(self, tag: str) -> str:
-        """What becomes of a tag."""
+        """Return the stored form of a tag."""
 
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
         return [replace(record, values={self.tag(tag): v}) for tag, v in record.values.items()]
@@ -335,7 +335,7 @@ class NeedsFrames(RightMedia):
 class _Frames(RightMedia, abc.ABC):
     @abc.abstractmethod
     def frames(self, frames: np.ndarray) -> np.ndarray:
-        """What becomes of a clip."""
+        """Return the stored form of a clip."""
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:
@@ -452,7 +452,8 @@ class OneRunAtATime(Right):
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
         newest = self.state.setdefault("run", run)
-        self.memory.log_scalars(newest if newest.id in self.memory._open else run, records)
+        closed = self.memory.runs[newest.id].status is not None
+        self.memory.log_scalars(run if closed else newest, records)
 
 
 class GlobalState(Right):

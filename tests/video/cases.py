@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, final
+from unittest.mock import patch
 
 import cloudpickle
 import jax
@@ -13,7 +14,6 @@ import numpy as np
 
 from memory import Memory
 from metriplex import MetricsCallback, Renderer
-from metriplex.run.run import Run
 from metriplex.video.play.payloads import find
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ DOT = Dot()
 
 @final
 class Tape:
-    """A run's recorder that keeps the rollouts and draws nothing.
+    """A video recorder that keeps the rollouts and draws nothing.
 
     Attributes:
         rows: As they came.
@@ -208,7 +208,7 @@ def taping(log_dir: object, env: object, **options: Any) -> Generator[tuple[Metr
         "backends": Memory(),
     }
     tape = Tape()
-    with MetricsCallback("run", env, log_dir=str(log_dir), **{**settings, **options}) as metrics:
-        assert isinstance(metrics.run, Run)
-        metrics.run.recorder = tape
+    with patch("metriplex.video.setup.VideoRecorder", lambda *_, **__: tape):
+        metrics = MetricsCallback("run", env, log_dir=str(log_dir), **{**settings, **options})
+    with metrics:
         yield metrics, tape

@@ -11,6 +11,7 @@ import pytest
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, hookimpl
 from metriplex.plugins.backends import Backend
+from metriplex.video.options import VideoOptions
 from metriplex.video.setup import prepare_videos
 from video.cases import Dot, Line
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 def prepare(env: object, backend: object | None = None, **options: Any) -> Any:
     settings: dict[str, Any] = {
-        "renderer": Dot(),
         "interval": 2,
         "num_steps": 6,
         "width": 32,
@@ -28,7 +28,9 @@ def prepare(env: object, backend: object | None = None, **options: Any) -> Any:
         "fps": 50.0,
         "mode": "thread",
     }
-    return prepare_videos(env, [Backend("memory", backend or Memory())], **{**settings, **options})
+    renderer = options.pop("renderer") if "renderer" in options else Dot()
+    video = VideoOptions(**{**settings, **options})
+    return prepare_videos(env, [Backend("memory", backend or Memory())], renderer, video)
 
 
 def test_equal_arguments_are_one_program() -> None:

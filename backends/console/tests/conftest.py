@@ -1,4 +1,4 @@
-"""A real pseudo-terminal to run programs on, and a small terminal that shows what they wrote."""
+"""A real pseudo-terminal for programs, and a small terminal emulator for their output."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def record(i, lane=None, **more):
 
 @pytest.fixture
 def prologue() -> str:
-    """What every program starts with."""
+    """Return the first lines of every program."""
     return PROLOGUE
 
 
@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> RunInfo:
 
 @final
 class Terminal:
-    """Text of a program's output as a terminal shows it, scroll-back included."""
+    """The text that a terminal shows for a program's output, including scroll-back."""
 
     def __init__(self, output: str) -> None:
         self.output = output
@@ -100,7 +100,7 @@ class Program:
     def __init__(self, source: str, columns: int, rows: int, stdout: int | None = None) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        # At Ctrl-C the kernel throws away what the terminal has not read yet, a picture's half too.
+        # At Ctrl-C the kernel discards output that the terminal has not read, even half a picture.
         attributes = termios.tcgetattr(slave)
         attributes[3] |= termios.NOFLSH
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
@@ -122,28 +122,28 @@ class Program:
             raise AssertionError(f"the program fell silent after {self._output.decode()!r}")
         try:
             chunk = os.read(self._master, 65536)
-        except OSError:  # the other side is closed
+        except OSError:  # the program has closed its side
             return False
         self._output += chunk
         return bool(chunk)
 
     def read_until(self, text: str, seconds: float = 30) -> None:
-        """Waits until the program has written a text."""
+        """Wait until the program has written a text."""
         deadline = time.monotonic() + seconds
         while text.encode() not in self._output:
             assert self._read(deadline - time.monotonic()), self._output.decode()
 
     def press(self, keys: bytes) -> None:
-        """Types on the program's keyboard; b"\\x03" is Ctrl-C."""
+        """Type on the program's keyboard; b"\\x03" is Ctrl-C."""
         os.write(self._master, keys)
 
     def hang_up(self) -> None:
-        """Closes the terminal under the program."""
+        """Close the terminal while the program runs."""
         os.close(self._master)
         self._master = -1
 
     def finish(self) -> Terminal:
-        """Waits for the end and returns what the terminal shows."""
+        """Wait for the end and return the text that the terminal shows."""
         while self._read(30):
             pass
         self.process.wait(30)

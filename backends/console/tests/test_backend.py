@@ -52,7 +52,7 @@ def test_after_close_everything_is_a_clear_error_but_a_second_close(run, live):
         lambda: backend.log_hparams(run, {}),
         lambda: backend.flush(run),
     ):
-        with pytest.raises(ClosedError, match="nothing can be logged after `close_run`"):
+        with pytest.raises(ClosedError, match="`ppo_cartpole` was closed: log before `close`"):
             call()
 
 

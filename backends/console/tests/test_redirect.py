@@ -21,7 +21,7 @@ class FakeTerminal(io.StringIO):
 
 @contextlib.contextmanager
 def terminal_as_stdout() -> Generator[FakeTerminal, None, None]:
-    """No fixture: pytest puts its own stream in place between a fixture and the test."""
+    """Not a fixture, since pytest replaces the stream between a fixture and the test."""
     with contextlib.redirect_stdout(FakeTerminal()) as stream:
         yield stream
 

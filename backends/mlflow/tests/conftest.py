@@ -1,4 +1,4 @@
-"""A tracking server, and runs to log to it."""
+"""A tracking server, and runs that log to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 @pytest.fixture
 def server() -> TrackingServer:
-    """One server for all tests that don't break it: it takes long to start."""
+    """Return the server that tests share unless they break it; a start takes long."""
     from metriplex_mlflow.testing import shared_server
 
     return shared_server()
@@ -32,7 +32,7 @@ def server() -> TrackingServer:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
-    """Makes runs: `make_run(resume_step=, id=)`, by default ones that nobody has seen."""
+    """Make runs: `make_run(resume_step=, id=)`, by default with a new id."""
 
     def make(resume_step: int | None = None, id: str | None = None) -> RunInfo:  # noqa: A002
         directory = tmp_path / "run"
@@ -45,7 +45,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
 
 @pytest.fixture
 def make_backend(server: TrackingServer) -> Callable[..., MlflowBackend]:
-    """Makes backends on the tests' server."""
+    """Make backends that log to the tests' server."""
     from metriplex_mlflow import MlflowBackend
 
     def make(timeout_secs: float = 30.0, **options: Any) -> MlflowBackend:
@@ -56,7 +56,7 @@ def make_backend(server: TrackingServer) -> Callable[..., MlflowBackend]:
 
 @pytest.fixture
 def read(server: TrackingServer) -> Callable[[RunInfo], Stored]:
-    """Reads what the server has stored of a run."""
+    """Read the records of a run that the server has stored."""
     from metriplex_mlflow.contract import read_run
 
     return lambda run: read_run(server, run)

@@ -1,4 +1,4 @@
-"""What arrives in a tracking server, from which hooks."""
+"""The hooks' records, read back from a tracking server."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ FLOATS = [0.0, -2.5, 1 / 3, 1e300, 5e-324, 1e-40, math.inf, -math.inf, math.nan]
 
 
 def ask(server: TrackingServer, call: str, **params: str | int) -> dict[str, Any]:
-    """A GET of MLflow's REST API."""
+    """Send a GET request to MLflow's REST API."""
     answer = requests.get(f"{server.uri}/api/2.0/mlflow/{call}", params=params, timeout=60)
     answer.raise_for_status()
     return answer.json()
 
 
 def tell(server: TrackingServer, call: str, **body: Any) -> dict[str, Any]:
-    """A POST of MLflow's REST API."""
+    """Send a POST request to MLflow's REST API."""
     answer = requests.post(f"{server.uri}/api/2.0/mlflow/{call}", json=body, timeout=60)
     answer.raise_for_status()
     return answer.json()
 
 
 def find(server: TrackingServer, identity: str) -> dict[str, Any]:
-    """The run with a tag `metriplex.run_id`, by MLflow's REST API."""
+    """Return the run with a tag `metriplex.run_id`, by MLflow's REST API."""
     experiments = ask(server, "experiments/search", max_results=1000)["experiments"]
     [run] = tell(
         server,
@@ -108,7 +108,7 @@ def test_values_are_exact_as_float64(make_backend, make_run, read) -> None:
     backend.log_scalars(run, [Scalars(i, {"a": v}) for i, v in enumerate(values)])
     backend.flush(run)
 
-    largest = sys.float_info.max  # which MLflow's stores have in place of infinity
+    largest = sys.float_info.max  # MLflow's stores replace infinity by it
     expected = [*FLOATS[:-3], largest, -largest, math.nan, 2.0**53, largest, -largest]
     assert repr(read(run).scalars[None, "a"]) == repr(list(enumerate(expected)))
     backend.close_run(run, "finished")
@@ -208,7 +208,7 @@ def test_media_are_artifacts(server, make_backend, make_run, read, tmp_path: Pat
     (tmp_path / "dir" / "in#ner").mkdir(parents=True)
     (tmp_path / "dir" / "in#ner" / "100%? é").write_bytes(b"inner")
     (tmp_path / "dir" / "file").write_bytes(b"\0\1")
-    for _ in range(2):  # as a worker does that got no answer
+    for _ in range(2):  # a worker calls again if it got no answer
         backend.log_text(run, Text(1, "notes/a", "# Hello\nθ"))
         backend.log_video(run, Video(2**40, "eval/video", frames, 10.0))
         backend.log_image(run, Image(3, "eval/picture", pixels, wall_time=NOW))
@@ -294,7 +294,7 @@ def test_replay_appends_what_is_missing_only(make_backend, make_run, read) -> No
 
 
 def test_what_a_resumed_run_catches_up_on_is_not_doubled(make_backend, make_run, read) -> None:
-    """A journal gives what may not have arrived once more, before what the run logs anew."""
+    """A journal delivers unacknowledged records again, before the run's new records."""
     backend, run = make_backend(), make_run()
     records = [Scalars(step, {"a": 1.0}, wall_time=NOW + step) for step in range(9)]
     backend.open_run(run)

@@ -1,4 +1,4 @@
-"""Names that MLflow takes."""
+"""Names that MLflow accepts."""
 
 from __future__ import annotations
 

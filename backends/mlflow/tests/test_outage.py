@@ -1,4 +1,4 @@
-"""Servers that are killed, hang and come back: nothing is lost, nothing is stored twice."""
+"""Servers that are killed, hang and restart: no record is lost, none is stored twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[TrackingServer]:
-    """A server that the test may kill."""
+    """Return a server that the test may kill."""
     server = TrackingServer(tmp_path)
     server.start()
     yield server
@@ -37,7 +37,7 @@ def own_server(tmp_path: Path) -> Iterator[TrackingServer]:
 
 @pytest.mark.slow
 def test_killed_server_costs_nothing(own_server: TrackingServer, make_run, tmp_path) -> None:
-    """Every hook is called while the server is away, and again when it is back."""
+    """Every hook is called while the server is down, and again when it is up."""
     run = make_run()
     backend = MlflowBackend(own_server.uri, timeout_secs=60)
     records = [Scalars(step, {"a": step / 8, "b": -step}) for step in range(700)]
@@ -94,7 +94,7 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
     outage = threading.Thread(target=restart)
     outage.start()
     with MetricsCallback("run", log_dir=str(tmp_path / "logs"), backends=backend) as metrics:
-        while not back.wait(0.002):  # training goes on all the time
+        while not back.wait(0.002):  # training continues meanwhile
             metrics.log(logged, {"a": logged / 4})
             logged += 1
             meanwhile += away.is_set()
@@ -107,7 +107,7 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
         run = metrics.run.info
     [delivery] = metrics.deliveries()
 
-    assert meanwhile > 100  # a call that waited would have let by one or two
+    assert meanwhile > 100  # a call that waits would leave time for one or two
     assert (delivery.delivered, delivery.undelivered) == (logged + 1, 0)
     assert read_run(own_server, run).scalars == {
         (None, "a"): [(step, step / 4) for step in range(logged + 1)]
@@ -117,7 +117,7 @@ def test_outage_in_mid_run_loses_nothing_and_stalls_nothing(
 def test_requests_whose_answer_is_lost_store_nothing_twice(
     server: TrackingServer, make_backend, make_run, read
 ) -> None:
-    """The server takes each request while it is stopped, answers too late, and gets it again."""
+    """A suspended server accepts each request, answers too late, and receives it again."""
     run, backend = make_run(), make_backend()
     records = [Scalars(step, {"a": step / 8}, wall_time=1.7e9 + step) for step in range(50)]
     calls = [
@@ -150,7 +150,7 @@ def test_requests_whose_answer_is_lost_store_nothing_twice(
 def test_no_server_is_told_at_once_and_the_environment_stays(
     make_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow itself would try for minutes; the environment stays as it is."""
+    """MLflow alone would retry for minutes; the environment does not change."""
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     before = dict(os.environ)
     backend = MlflowBackend("http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""Runs to write, and readers that are TensorBoard's own."""
+"""Runs to write, and TensorBoard's own readers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Accumulate = Callable[[Path], EventAccumulator]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Makes runs: `make_run(directory=, resume_step=)`."""
+    """Make runs: `make_run(directory=, resume_step=)`."""
     ids = itertools.count()
 
     def make(directory: Path | None = None, resume_step: int | None = None) -> RunInfo:
@@ -43,9 +43,9 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 @pytest.fixture
 def read_events() -> ReadEvents:
-    """Every event of a directory in the order of its files' names, checksums verified.
+    """Read every event of a directory in the order of file names, and verify checksums.
 
-    Framing is read by TensorBoard's own reader, messages by tensorboardX's own classes.
+    TensorBoard's reader reads the framing, tensorboardX's classes read the messages.
     """
 
     def read(directory: Path) -> list[Any]:
@@ -61,7 +61,7 @@ def read_events() -> ReadEvents:
 
 @pytest.fixture
 def accumulate() -> Accumulate:
-    """TensorBoard's accumulator over a directory, keeping everything."""
+    """Return TensorBoard's accumulator over a directory, which keeps all events."""
 
     def load(directory: Path) -> EventAccumulator:
         accumulator = EventAccumulator(str(directory), STORE_EVERYTHING_SIZE_GUIDANCE)

@@ -223,7 +223,7 @@ def test_run_without_hparams_has_no_session(make_run, read_events) -> None:
 
 
 def test_video_is_an_image_summary_with_the_tag_as_it_is(make_run, read_events, accumulate) -> None:
-    """What `add_video` of tensorboardX 2.6.5 stores, but for the GIF's bytes."""
+    """The event is that of `add_video` of tensorboardX 2.6.5, except for the GIF's bytes."""
     frames = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
     backend, run = TensorBoardBackend(), make_run()
     backend.open_run(run)

@@ -1,4 +1,4 @@
-"""What survives killed processes, full disks and few file descriptors."""
+"""Events survive killed processes, full disks and few file descriptors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def child(body: str, directory: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def file_size_limit() -> Iterator[int]:
-    """No file of this process grows beyond so many bytes: a write is cut short, the next fails."""
+    """Limit the size of this process's files: a write is cut short, and the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     limit = 10_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -225,7 +225,7 @@ def test_hundreds_of_lanes_need_few_descriptors(make_run, accumulate) -> None:
 
 
 def test_name_that_is_taken_meanwhile_is_left_alone(tmp_path, monkeypatch) -> None:
-    """Two processes that pick the same name at once: the second takes another."""
+    """If two processes pick the same name at once, the second takes another."""
     names = iter(["events.out.tfevents.1.a", "events.out.tfevents.1.a", "events.out.tfevents.1.b"])
     monkeypatch.setattr("metriplex_tensorboard.event_file._file_name", lambda *_: next(names))
     for data in (b"first", b"second"):
@@ -238,7 +238,7 @@ def test_name_that_is_taken_meanwhile_is_left_alone(tmp_path, monkeypatch) -> No
 
 
 def test_what_a_failed_write_left_behind_is_overwritten(tmp_path) -> None:
-    """Where even the truncation failed."""
+    """The retry overwrites the remains of a failed write, even if truncating failed too."""
     file = EventFile(tmp_path)
     file.append([frame(b"first")])
     file.write()

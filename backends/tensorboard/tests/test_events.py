@@ -1,4 +1,4 @@
-"""The hand-made encoding of scalars, decoded by protobuf."""
+"""Scalars that this backend encodes, decoded by protobuf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Continued runs: one value a step, whatever the clock says."""
+"""Continued runs have one value a step, also if the clock was set back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["resume_step", "purge_step"])
 def resumed(request: pytest.FixtureRequest, make_run):
-    """Opens the second half of a run at a step, by the run's own word or by an option."""
+    """Open the second half of a run at a step, by `resume_step` or by an option."""
 
     def open_at(step: int, directory: Path):
         if request.param == "resume_step":
@@ -76,7 +76,7 @@ def test_start_of_session_is_what_tensorboardx_writes(tmp_path, read_events, res
 
 
 def test_the_loader_of_the_server_purges_too(make_run, resumed) -> None:
-    """TensorBoard's Python server has another accumulator, which ignores the first start."""
+    """TensorBoard's Python server has a second accumulator, which ignores the first start."""
     backend, run = TensorBoardBackend(), make_run()
     backend.open_run(run)
     backend.log_scalars(run, [Scalars(step, {"a": 1.0}) for step in range(10)])

@@ -1,4 +1,4 @@
-"""A real TensorBoard server on loopback shows what was written, with either of its loaders."""
+"""A real TensorBoard server on loopback shows the run, with either of its loaders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUNS = {"one", "two", "one/seed_000", "two/seed_000", "sweep", "sweep/slow", "sw
 
 
 class Server:
-    """HTTP to one `tensorboard` process."""
+    """An HTTP client of one `tensorboard` process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -60,12 +60,12 @@ class Server:
     def has_last(self, *runs: str) -> bool:
         try:
             points = [self.scalars(run, "episode/return")[-1] for run in runs]
-        except urllib.error.HTTPError:  # nothing of the tag was read yet
+        except urllib.error.HTTPError:  # the server has not read the tag yet
             return False
         return [point[2] for point in points] == [80.0, 10.0]
 
     def wait_until_loaded(self) -> None:
-        """Runs are listed before all of their files are read; the last event ends the wait."""
+        """Wait for the last event: runs are listed before all of their files are read."""
         deadline = time.monotonic() + TIMEOUT
         while set(self.json("runs")) != RUNS or not self.has_last("one", "sweep/fast"):
             assert time.monotonic() < deadline, self.json("runs")
@@ -125,7 +125,7 @@ def write_logs(directory: Path) -> None:
 
 
 def write_sweep(directory: Path) -> None:
-    """A run of two lanes with hyper-parameters of their own."""
+    """Write a run of two lanes, each with its own hyper-parameters."""
     directory.mkdir()
     lanes = (Lane("slow", {"lr": 0.125}), Lane("fast", {"lr": 0.25}))
     run = RunInfo("sweep", "sweep", directory, start_time=0.0, lanes=lanes)

@@ -1,4 +1,4 @@
-"""The `SummaryWriter` that the backend hands out."""
+"""The `SummaryWriter` that `TensorBoardBackend.writer` returns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_flush_of_the_writer_is_durable(make_run, accumulate) -> None:
 
 
 def test_writer_may_be_asked_for_before_the_run_is_open(make_run, accumulate) -> None:
-    """The worker thread opens the run; the user's thread need not wait for it."""
+    """The user's thread need not wait for the worker thread, which opens the run."""
     backend, run = TensorBoardBackend(), make_run()
     backend.writer(run).add_scalar("a", 1.0, 1)
 

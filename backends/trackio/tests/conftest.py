@@ -1,4 +1,4 @@
-"""Runs to log to Trackio, in a directory of the tests' own and without a network."""
+"""Runs that log to Trackio, in a directory of the tests and without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if importlib.util.find_spec("trackio") is not None:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
-    """Makes a run that nobody has seen."""
+    """Make a run with a new id."""
 
     def make(name: str = "run") -> RunInfo:
         directory = tmp_path / name

@@ -1,4 +1,4 @@
-"""What Trackio itself finds, what a resumed run leaves, locks, and that there is no network."""
+"""Records that Trackio itself reads, resumed runs, locks, and no use of the network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PROJECT = "tests"
 
 
 def logs(run_id: str) -> list[dict[str, Any]]:
-    """What Trackio's dashboard is given of a run."""
+    """Return the records that Trackio's dashboard gets of a run."""
     return SQLiteStorage.get_logs(PROJECT, run_id=run_id)
 
 
@@ -86,13 +86,13 @@ def test_rows_have_the_time_of_their_record(make_run: MakeRun) -> None:
 
 def test_what_is_sent_twice_is_stored_once(make_run: MakeRun) -> None:
     run, records = make_run(), [Scalars(1, {"a": 1.0}, wall_time=5.0), Scalars(1, {"a": 1.0})]
-    for _ in range(2):  # a replay of what a killed process had stored and not acknowledged
+    for _ in range(2):  # a replay repeats records that a killed process did not acknowledge
         backend = TrackioBackend(PROJECT)
         backend.open_run(run)
         backend.log_scalars(run, [*records, Scalars(1, {"a": 1.0}, wall_time=6.0)])
         backend.log_scalars(run, [Scalars(1, {"a": 1.0}, lane=0, wall_time=5.0)])
         backend.close_run(run, "finished")
-    assert len(logs(run.id)) == 4  # those without a time can't be told apart
+    assert len(logs(run.id)) == 4  # rows without a time have no key
     assert len(logs(f"{run.id}-0")) == 1
 
 
@@ -126,7 +126,7 @@ def test_a_locked_database_is_tried_again_and_stores_once(make_run: MakeRun) -> 
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TransientError, match=r"`.*tests.db` can't be written now: .* locked"):
             backend.flush(run)
-        backend.log_scalars(run, [Scalars(2, {"a": 2.0})])  # memory has room
+        backend.log_scalars(run, [Scalars(2, {"a": 2.0})])  # there is room in memory
         other.execute("ROLLBACK")
     backend.flush(run)
     backend.flush(run)
@@ -207,7 +207,7 @@ PROGRAM = """
     import numpy as np
     from metriplex import Image, RunInfo, Scalars
     from metriplex_trackio import TrackioBackend
-    seen[:] = [event for event in seen if event.startswith("socket")]  # imports may look around
+    seen[:] = [event for event in seen if event.startswith("socket")]  # imports may start processes
     backend = TrackioBackend("quiet")
     run = RunInfo("quiet", "run", Path(sys.argv[1]), 1.0)
     backend.open_run(run)

@@ -1,4 +1,4 @@
-"""The backend keeps the contract of backends."""
+"""Run the contract of backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs to log to, a server, and a look at the processes that a backend has started."""
+"""Runs to log to, a server, and a list of the processes that a backend has started."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
 
 @pytest.fixture
 def descendants() -> Callable[[], dict[int, str]]:
-    """The processes below this one, also those in sessions of their own: id to command."""
+    """Return this process's descendants, also in other sessions: id to command."""
 
     def find() -> dict[int, str]:
         parents, commands = {}, {}
@@ -62,7 +62,7 @@ def server() -> Iterator[Server]:
 @final
 @dataclass
 class StoredRun:
-    """What the server was sent of one run."""
+    """The data of one run that the server received."""
 
     group: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -73,11 +73,11 @@ class StoredRun:
 
 @final
 class Server:
-    """A small W&B server on loopback, as much of it as the client asks for, until it is stopped.
+    """A small W&B server on loopback that answers the client's requests until it is stopped.
 
     Attributes:
-        url: Where.
-        runs: The id of a run to what was sent of it.
+        url: The server's address.
+        runs: The id of a run to the data received.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is particular to W&B: names, config, bins, options; the rest is the contract's."""
+"""Names, config, bins and options of W&B; the contract tests everything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def written(run: RunInfo, suffix: str = "") -> dict[str, list[Any]]:
-    """Kind to records of the one file of a run."""
+    """Return the records of a run's only file, by kind."""
     [path] = run.directory.glob(f"wandb/*/run-{run.id}{suffix}.wandb")
     found: dict[str, list[Any]] = {}
     for record in read_log(path):
@@ -62,7 +62,7 @@ def test_a_run_as_wandb_writes_it(make_run) -> None:
     )
     run, other = make_run("name"), make_run("other")
     backend.open_run(run)
-    backend.open_run(other)  # both at once
+    backend.open_run(other)  # both are open
     backend.log_hparams(run, {"opt/lr": 0.5, "opt/betas/first": 0.9, "x": 1, "x/y": 2, "on": True})
     backend.log_scalars(run, [Scalars(9, {"_step": 4.5, "frames": 2}, wall_time=1.5e9)])
     backend.log_scalars(run, [Scalars(3, {"a": 1}, lane=2)])
@@ -106,7 +106,7 @@ def test_a_run_as_wandb_writes_it(make_run) -> None:
         for one in written(other)["history"]
     ]
     assert (rows[0]["frames"], rows[0]["a"]) == (2**63 - 1, 2.0**63)
-    assert len(rows[1]["weights/values"]) == 367  # W&B takes 512: three become one
+    assert len(rows[1]["weights/values"]) == 367  # W&B accepts 512: three are merged
     assert rows[1]["weights/values"][:2] == [0 + 1 + 2, 3 + 4 + 5]
     assert sum(rows[1]["weights/values"]) == counts.sum()
     assert rows[1]["weights/bins"] == [*edges[:-1:3], edges[-1]]
@@ -117,7 +117,7 @@ def test_many_lanes_and_a_thousand_late_rows_all_survive(make_run) -> None:
     backend.open_run(run)
     rows = [
         Scalars(step, {f"{kind}/a": step / 4}, lane=lane)
-        for kind, start in (("eval", 1000), ("train", 0))  # the later one lies before
+        for kind, start in (("eval", 1000), ("train", 0))  # the later kind has the earlier steps
         for step in [*range(start, start + 100), start]
         for lane in range(5)
     ]

@@ -1,4 +1,4 @@
-"""Online: a server that takes everything, and servers that are down, refuse or hang."""
+"""Online mode: a server that accepts all data, and servers that are down, refuse or hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch, tmp_path: Path) -> None:
-    """What W&B finds of this machine's user is not for tests."""
+    """Hide the W&B account of this machine's user."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -81,7 +81,7 @@ def test_a_server_that_goes_away_loses_nothing_and_close_says_how_to_upload(
 
     assert not isinstance(failure.value, OSError)
     assert read_run(run).scalars == {(None, "a"): [(step, step) for step in range(100)]}
-    backend.close_run(run, "finished")  # again, which does nothing
+    backend.close_run(run, "finished")  # a second call does nothing
 
 
 def test_without_an_account_the_error_says_how_to_log_in(make_run) -> None:

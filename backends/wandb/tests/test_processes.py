@@ -1,4 +1,4 @@
-"""Nothing of the client is in this process; what becomes of a run when processes are killed."""
+"""The client stays out of this process; runs survive the death of processes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import cloudpickle
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import metriplex
-from metriplex.demo.cartpole import CartPole, CartPoleState
-from metriplex_pygame import DrawingError, PygameRenderer, PygameRendererPlugin
+from metriplex_pygame import DrawingError, PygameRenderer, PygameRendererPlugin, Transform
 from metriplex_pygame.sdl import load_pygame
 
 RED, BLUE, SAND = [255, 0, 0], [0, 0, 255], [230, 217, 178]
@@ -26,10 +25,48 @@ def make(env: Any, width=80, height=60, **options) -> Any:
     return PygameRendererPlugin(**options).make_renderer(env, width, height)
 
 
+class CartPoleState(NamedTuple):
+    position: Any
+    angle: Any
+
+
+@final
+class CartPole:
+    """A cart-pole whose picture has every kind of shape."""
+
+    def default_renderer(self):
+        transform = Transform(640, 480, 120.0, (320.0, 168.0))
+        return SimpleNamespace(transform=transform, background_color=(0.97, 0.97, 0.98))
+
+    def render(self, state, renderer):
+        x, angle, limit = float(state.position), float(state.angle), math.radians(12.0)
+        steel, slate, danger = (0.62, 0.66, 0.71), (0.18, 0.23, 0.32), abs(angle) / limit
+
+        def along_pole(angle, distance):
+            return x + distance * math.sin(angle), 0.25 + distance * math.cos(angle)
+
+        sector = [along_pole(limit * step / 8, 1.25) for step in range(-8, 9)]
+        renderer.clear()
+        renderer.draw_polygon(
+            points=[(x, 0.25), *sector],
+            color=(0.88 + 0.09 * danger, 0.93 - 0.17 * danger, 0.91 - 0.19 * danger),
+        )
+        renderer.draw_line(start=(-2.4, 0.0), end=(2.4, 0.0), color=steel, width=0.03)
+        for mark, height in ((-2.4, 0.12), (0.0, 0.06), (2.4, 0.12)):
+            renderer.draw_line(start=(mark, -height), end=(mark, 0.0), color=steel, width=0.03)
+        for wheel in (x - 0.13, x + 0.13):
+            renderer.draw_circle(center=(wheel, 0.065), radius=0.05, color=steel)
+        renderer.draw_rect(center=(x, 0.17), w=0.44, h=0.16, color=slate)
+        renderer.draw_line((x, 0.25), along_pole(angle, 1.0), color=(0.85, 0.56, 0.3), width=0.07)
+        renderer.draw_circle(center=(x, 0.25), radius=0.022, color=(0.97, 0.97, 0.98))
+        renderer.draw_rect(center=(0.0, -0.6), w=4.8, h=0.06, color=(0.865, 0.877, 0.899))
+        renderer.draw_rect(center=(-2.3664, -0.6), w=0.0672, h=0.06, color=slate)
+        renderer.draw_text(center=(0.0, -0.85), text="step 7 of 500", color=slate, size=18.0)
+        renderer.draw()
+
+
 def cart_pole(position, angle):
-    numbers: Any = [np.float32(number) for number in (position, 0.5, angle, -0.5)]
-    time: Any = np.int32(7)
-    return CartPoleState(*numbers, time=time)
+    return CartPoleState(np.float32(position), np.float32(angle))
 
 
 def test_the_entry_point_names_the_plugin():

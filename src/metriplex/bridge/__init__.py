@@ -1,5 +1,5 @@
-"""The one crossing from the device to the host: rows of words, packed, sent, received and decoded.
+"""Pack rows on the device, send them to the host, and receive and decode them there.
 
-The bridge knows a run only as an integer handle. `emit`, `packing` and `host_function` are traced
-into programs; `receiver` decodes rows on the receiver thread; `rows` is free of jax.
+The bridge knows a run only as an integer handle. Programs trace `emit`, `packing` and
+`host_function`; `receiver` decodes rows on the receiver thread; `rows` never imports jax.
 """

@@ -1,7 +1,6 @@
-"""From the blocks of words that host calls bring to the rows of each run.
+"""Decode the blocks of words that host calls deliver into the rows of each run.
 
-Blocks of one shape are read together: most of the time for a block goes by once a call, however
-many rows there are.
+Blocks of one shape are decoded together, as most of the cost is a cost per call, not per row.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 @final
 @dataclasses.dataclass(slots=True, eq=False)
 class Block:
-    """What one host call brought.
+    """The block of rows of one host call.
 
     Attributes:
         rows: uint32 `[*lanes, rows, words]`, an array of jax.
-        wall_time: Seconds since the Unix epoch at which it came.
-        taken: Whether the receiver thread has had it.
+        wall_time: Seconds since the Unix epoch at which the block reached the host.
+        taken: True after the receiver thread has taken the block from the queue.
     """
 
     rows: Any
@@ -36,19 +35,19 @@ class Block:
 
 
 def of_one_shape(blocks: Iterable[Block]) -> list[list[Block]]:
-    """The blocks, in order, as lists that `read` takes."""
+    """Return the blocks in order, as lists of equal shape that `read` accepts."""
     groups = itertools.groupby(blocks, key=lambda block: block.rows.shape)
     return [list(group) for _, group in groups]
 
 
 def read(blocks: list[Block]) -> list[tuple[int, list[Row]]]:
-    """Decodes blocks; waits until their words are there.
+    """Decode blocks, after waiting for their words.
 
     Args:
-        blocks: One or more, of one shape.
+        blocks: One or more blocks of one shape.
 
     Returns:
-        Each run handle that they name, and its rows in the order of the blocks.
+        Each run handle in the blocks, and its rows in the order of the blocks.
     """
     words = np.stack([np.asarray(block.rows) for block in blocks])
     count, *lane_shape, height, width = words.shape
@@ -69,9 +68,9 @@ def read(blocks: list[Block]) -> list[tuple[int, list[Row]]]:
 
 
 def _groups(keys: np.ndarray) -> list[tuple[int, Any]]:
-    """Each key, and an index of where it stands."""
+    """Return each key, and an index of its positions."""
     first = int(keys[0])
-    if (keys == first).all():  # nearly always
+    if (keys == first).all():  # the common case
         return [(first, slice(None))]
     return [(int(key), np.flatnonzero(keys == key)) for key in np.unique(keys)]
 
@@ -79,7 +78,7 @@ def _groups(keys: np.ndarray) -> list[tuple[int, Any]]:
 def _lane_numbers(
     rows: np.ndarray, position: np.ndarray, lanes: int, *, vmapped: bool
 ) -> np.ndarray:
-    """int64 `[rows]`: the lane of each row, -1 where there is none."""
+    """Return the lane of each row, int64 `[rows]`; -1 for a row without a lane."""
     given = rows[:, Header.LANE].view(np.int32).astype(np.int64)
     device = rows[:, Header.DEVICE].view(np.int32).astype(np.int64)
     counted = np.where(device >= 0, device * lanes + position, position if vmapped else -1)
@@ -87,17 +86,17 @@ def _lane_numbers(
 
 
 def _lane_counts(words: np.ndarray, valid: np.ndarray, lanes: int, *, vmapped: bool) -> np.ndarray:
-    """int64 `[rows]`: of how many lanes each row's program is; 0 where that can't be told.
+    """Return the number of lanes of each row's program, int64 `[rows]`; 0 if it is unknown.
 
-    It can't where lanes were numbered by hand, or each lane is a run of its own.
+    The number is unknown if the user numbered the lanes, or if each lane is a separate run.
     """
     headers = words.reshape(len(words), -1, words.shape[-1])
     runs = np.where(valid.reshape(headers.shape[:2]), headers[..., Header.RUN], 0)
     alone = ((runs == runs.max(axis=1, keepdims=True)) | (runs == 0)).all(axis=1)
-    by_hand = headers[..., Header.LANE].view(np.int32) >= 0
+    given = headers[..., Header.LANE].view(np.int32) >= 0
     over_devices = headers[..., Header.DEVICE].view(np.int32) >= 0
-    told = alone[:, None] & ~by_hand & (over_devices | vmapped)
-    return np.where(told, headers[..., Header.DEVICES] * lanes, 0).ravel()[valid]
+    known = alone[:, None] & ~given & (over_devices | vmapped)
+    return np.where(known, headers[..., Header.DEVICES] * lanes, 0).ravel()[valid]
 
 
 def _decode(rows: np.ndarray, lane: np.ndarray, lanes: np.ndarray, time: np.ndarray) -> list[Row]:

@@ -1,7 +1,7 @@
-"""The only way from a compiled program to the host: the half of it on the device.
+"""Send rows from a compiled program to the host: the device half of the bridge.
 
-One unordered `jax.debug.callback` carries a block of rows (`metriplex.bridge.packing`), however many
-values and vmapped lanes there are; the host function only enqueues it.
+One unordered `jax.debug.callback` carries a block of rows (`metriplex.bridge.packing`), for any
+number of values and vmapped lanes. The host function only enqueues the block.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def _emit(block: jax.Array) -> tuple[()]:
 
 @_emit.def_vmap
 def _emit_batch(_size: int, _batched: Any, block: jax.Array) -> tuple[tuple[()], tuple[()]]:
-    return _emit(block), ()  # the lanes are in front of the block now: still one call
+    return _emit(block), ()  # the lanes are the leading axis of the block: still one call
 
 
 def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[..., tuple[()]]:
-    """A `call` with a gate and a block, made if any lane's gate is open."""
+    """Return a function of a gate and a block that calls `call` if any lane's gate is open."""
 
     @jax.custom_batching.custom_vmap
     def conditional(gate: jax.Array, block: jax.Array) -> tuple[()]:
@@ -63,29 +63,29 @@ def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[
 
 @_make_conditional
 def _emit_if(gate: jax.Array, block: jax.Array) -> None:
-    # Lanes whose gate is closed travel along with the others, marked as invalid.
+    # Lanes with a closed gate are sent with the other lanes, marked as invalid.
     jax.debug.callback(receiver.enqueue, mark(block, gate[..., None]))
 
 
 @_make_conditional
 def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
-    # No lane lives on, so no lane's rows are held back.
+    # The program stops in every lane, so the rows of every lane are sent.
     jax.debug.callback(_enqueue_and_stop, block)
 
 
 def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
-    """Rows, uint32 `[..., words]`, of which only those stay valid that `valid`, `[...]`, names."""
+    """Return rows, uint32 `[..., words]`, marked invalid where `valid`, bool `[...]`, is False."""
     is_mark = np.arange(rows.shape[-1]) == Header.VALID
     return jnp.where(jnp.logical_or(valid[..., None], ~is_mark), rows, jnp.uint32(0))
 
 
 def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
-    """Sends rows to the host; works eagerly and under every transformation of jax.
+    """Send rows to the host, eagerly or under any transformation of jax.
 
     Args:
-        block: uint32 `[rows, words]`, from `metriplex.bridge.packing.pack`; under vmap the lanes' blocks
-            arrive together in one call.
-        where: Whether to send; data, not control flow, so it may differ from lane to lane.
+        block: uint32 `[rows, words]`, from `metriplex.bridge.packing.pack`; under vmap the blocks
+            of all lanes arrive in one call.
+        where: True to send; a value, not control flow, so lanes may differ.
     """
     block = lax.stop_gradient(block)
     if isinstance(where, bool):
@@ -96,11 +96,11 @@ def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
 
 
 def abort(block: jax.Array, *, where: jax.Array) -> None:
-    """Sends rows and stops the compiled program with a `FloatingPointError`.
+    """Send rows and stop the compiled program with a `FloatingPointError`.
 
     Args:
-        block: uint32 `[rows, words]`: rows that would be lost with the program; the host removes
-            those that it has already.
-        where: Whether to do so; under vmap one lane is enough, and all lanes' rows are sent.
+        block: uint32 `[rows, words]`, the rows that would be lost with the program; the host drops
+            rows that it already has.
+        where: True to abort; under vmap one lane suffices, and the rows of all lanes are sent.
     """
     _abort_if(where, lax.stop_gradient(block))

@@ -1,4 +1,4 @@
-"""Calling a host function from compiled code, with NumPy values."""
+"""Call a host function with NumPy values from compiled code."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ P = ParamSpec("P")
 
 
 def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, None]:
-    """Makes a host function callable from compiled code, with NumPy values.
+    """Return a wrapper that calls a host function from compiled code with NumPy values.
 
-    The function is called on metriplex's receiver thread, where it may take its time, do I/O and even
-    call jax, after the arrays have reached the host: in the order in which they do, under `vmap`
-    once for each lane. What it raises is logged, and stops nothing. A normal end of the process
-    waits for its calls.
+    metriplex's receiver thread calls the function after the arrays have reached the host, in the
+    order of their arrival, under `vmap` once for each lane. The function may be slow, do I/O and
+    call jax. An exception of the function is logged and stops nothing. A normal exit of the process
+    waits for the calls.
 
     Args:
         function: Takes pytrees whose leaves are real arrays or plain Python values.
 
     Returns:
         A function of the same arguments, for eager and for compiled code. Arrays, traced or not,
-        reach `function` as NumPy arrays of the same shape and dtype, bit for bit; everything else
-        (Python numbers, strings, None, ...) as it is. It raises `LoggingError`, at trace time, for
-        an array that is complex or a PRNG key.
+        reach `function` as NumPy arrays of the same shape and dtype, bit for bit. All other leaves
+        (Python numbers, strings, None, ...) are passed unchanged. The wrapper raises a
+        `LoggingError` at trace time for an array that is complex or a PRNG key.
 
     Raises:
         ConfigurationError: `function` can't be called.
@@ -68,7 +68,7 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
         }
         try:
             handle = handles.get((treedef, slots))
-        except TypeError:  # a static leaf that can't be hashed: this call alone has the handle
+        except TypeError:  # a static leaf can't be hashed: this call gets its own handle
             handle = receiver.register(_Call(function, treedef, slots))
         if handle is None:
             handle = handles[treedef, slots] = receiver.register(_Call(function, treedef, slots))
@@ -80,12 +80,12 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
 
 @final
 class _Slot(NamedTuple):
-    """How one leaf of the arguments gets to the host function.
+    """The way of one leaf of the arguments to the host function.
 
     Attributes:
-        type: The type of the leaf; every array is a `np.ndarray`.
-        crosses: Whether its value is in the row; if not, it is the same at every call.
-        static: The leaf itself, if its value isn't in the row.
+        type: The type of the leaf; `np.ndarray` for every array.
+        crosses: True if the row holds the leaf's value; False if the leaf is static.
+        static: The leaf itself, if it is static.
     """
 
     type: type
@@ -94,7 +94,7 @@ class _Slot(NamedTuple):
 
 
 def _slot(leaf: Any) -> _Slot:
-    # Numbers of Python travel too, so that a loop that counts needs one handle, not one a turn.
+    # The row also holds Python numbers, so a Python loop with a counter needs only one handle.
     if type(leaf) in (bool, float) or (type(leaf) is int and -(2**63) <= leaf < 2**63):
         return _Slot(type(leaf), crosses=True)
     is_numpy = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUMm"
@@ -111,17 +111,16 @@ def _is_real(dtype: np.dtype) -> bool:
 
 
 def _no_array(leaf: Any) -> LoggingError:
-    mend = (
-        "its real and imaginary part" if "complex" in str(leaf.dtype) else "`random.key_data` of it"
-    )
+    is_complex = "complex" in str(leaf.dtype)
+    fix = "its real and imaginary part" if is_complex else "`random.key_data` of it"
     return LoggingError(
         f"an argument of a function wrapped by `callback_with_numpy_wrapper` has dtype "
-        f"{leaf.dtype}; expected real numbers or bools: pass {mend}"
+        f"{leaf.dtype}; expected real numbers or bools: pass {fix}"
     )
 
 
 def _one_row(leaf: Any) -> jax.Array | np.ndarray:
-    """An axis in front keeps scalars arrays all the way, and so exact to the bit."""
+    """Return a leaf with a leading axis, so that a scalar stays an array, exact to the bit."""
     return leaf[None] if isinstance(leaf, jax.Array) else np.asarray(leaf)[None]
 
 
@@ -140,7 +139,7 @@ class _Call:
         self._slots = slots
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Calls the function once a row. The receiver thread calls."""
+        """Call the function once for each row, on the receiver thread."""
         for row in rows:
             leaves = [slot.static for slot in self._slots]
             for index, value in row.values.items():
@@ -150,11 +149,11 @@ class _Call:
             args, kwargs = jax.tree.unflatten(self._treedef, leaves)
             try:
                 self._function(*args, **kwargs)
-            except BaseException:  # also SystemExit: the thread serves every run of the process
+            except BaseException:  # also SystemExit, as the thread serves every run of the process
                 logger.exception("host function `%s` failed; training goes on", self._function)
 
 
 @functools.cache
 def _barrier_at_exit() -> None:
-    # Registered after jax was imported, so it runs before jax's own handler.
+    # Registered after the import of jax, so it runs before jax's own handler.
     atexit.register(receiver.barrier)

@@ -1,7 +1,7 @@
-"""The row that crosses to the host: values of any dtype, bit for bit, in one uint32 vector.
+"""Pack values of any dtype into rows of uint32 words, bit for bit, and unpack them on the host.
 
-A row is a header of `HEADER` words and the values of one schema. The schema's id stands in the
-header, so rows of several schemas can share a buffer, and the host needs nothing but the words.
+A row is a header of `HEADER` words and the values of one schema. The header holds the schema's id,
+so rows of several schemas can share a buffer, and the host needs only the words.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Value = jax.Array | np.ndarray
 
 
 class Header(enum.IntEnum):
-    """Which word of a row's header holds what."""
+    """The words of a row's header."""
 
     SCHEMA = 0
     RUN = 1
@@ -46,11 +46,11 @@ class Header(enum.IntEnum):
 
 HEADER = len(Header)
 NO_SEQUENCE = 0xFFFFFFFF
-"""The sequence number of rows that are delivered as they come."""
+"""The sequence number of rows that are delivered in the order of their arrival."""
 
 
 class Kind(enum.StrEnum):
-    """What a row tells the run."""
+    """The kinds of rows."""
 
     START = "start"
     RECORD = "record"
@@ -61,13 +61,13 @@ class Kind(enum.StrEnum):
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one value lies in a row.
+    """The place of one value in a row.
 
     Attributes:
         tag: The value's name.
         shape: The value's shape.
-        dtype: The dtype it had on the device, by name.
-        optional: Whether one more word, behind the value, says if the value is present.
+        dtype: Name of the value's dtype on the device.
+        optional: True if a word after the value holds whether the value is present.
     """
 
     tag: str
@@ -77,7 +77,7 @@ class Slot:
 
     @property
     def words(self) -> int:
-        """The words that the value takes, its presence included."""
+        """Return the number of words of the value and its presence."""
         per_item = 2 if np.dtype(self.dtype).itemsize == 8 else 1
         return math.prod(self.shape) * per_item + self.optional
 
@@ -85,19 +85,19 @@ class Slot:
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Schema:
-    """What the rows of one logging call look like: static, so known when the call is traced."""
+    """The layout of the rows of one logging call, known when the call is traced."""
 
     kind: Kind
     slots: tuple[Slot, ...]
 
     @property
     def words(self) -> int:
-        """The words of a row, its header included."""
+        """Return the number of words of a row with its header."""
         return HEADER + sum(slot.words for slot in self.slots)
 
 
 Layout = tuple[tuple[Slot, int, int], ...]
-"""The slots of a schema, each with where its value starts and stops in the row."""
+"""The slots of a schema, each with the start and stop of its value in the row."""
 
 _schemas: dict[int, Schema] = {}
 _layouts: dict[int, Layout] = {}
@@ -106,7 +106,7 @@ _lock = threading.Lock()
 
 
 def schema_id(schema: Schema) -> int:
-    """Registers a schema and gives its 32-bit id, the same in every process for equal schemas."""
+    """Register a schema and return its 32-bit id, the same in every process for equal schemas."""
     with _lock:
         if schema not in _ids:
             number = zlib.crc32(repr(schema).encode())
@@ -127,12 +127,12 @@ def _layout(schema: Schema) -> Layout:
 
 
 def make_schema(kind: Kind, values: Mapping[str, Value], optional: Sequence[str] = ()) -> Schema:
-    """The schema of a row with these values.
+    """Return the schema of a row with these values.
 
     Args:
-        kind: What the row tells the run.
+        kind: The kind of the row.
         values: Tag to array; arrays may be traced.
-        optional: The tags whose presence is known only when the program runs.
+        optional: Tags of values whose presence only the running program knows.
 
     Raises:
         LoggingError: A value has a dtype that can't be logged.
@@ -152,10 +152,10 @@ def make_schema(kind: Kind, values: Mapping[str, Value], optional: Sequence[str]
 
 
 def _to_words(value: Value) -> jax.Array:
-    """The bits of a value as uint32 words; no float arithmetic, which could change a NaN."""
+    """Return the bits of a value as uint32 words; float arithmetic could change a NaN's bits."""
     dtype = np.dtype(value.dtype)
     if dtype.itemsize == 8 and isinstance(value, np.ndarray):
-        # A 64-bit constant of the host is exact even where jax has no 64-bit types.
+        # A 64-bit constant of the host is exact, also if jax has no 64-bit types.
         return jnp.asarray(np.ascontiguousarray(value).reshape(-1).view(np.uint32))
     array = lax.stop_gradient(jnp.asarray(value))
     if jnp.issubdtype(dtype, jnp.floating):
@@ -173,17 +173,17 @@ def _to_words(value: Value) -> jax.Array:
 
 
 def _header_word(value: jax.Array | int) -> jax.Array:
-    # jax would make a Python int an int64, so two words, where x64 is enabled
+    # With x64, jax would make a Python int an int64, which takes two words.
     return _to_words(jnp.uint32(value % 2**32) if isinstance(value, int) else value)
 
 
 def _float_bits(dtype: np.dtype[Any]) -> int:
-    # `finfo` would tell, but it also warns, with older NumPy, in threads that flush denormals
+    # `jnp.finfo` warns under older NumPy in threads that flush denormals, so it is not used.
     return 4 if dtype.name.startswith(("float4_", "float6_")) else dtype.itemsize * 8
 
 
 def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
-    """The inverse of `_to_words`: uint32 `[rows, words]` to `[rows, *shape]`, exactly."""
+    """Return values `[rows, *shape]` from uint32 `[rows, words]`: the inverse of `_to_words`."""
     dtype = np.dtype(slot.dtype)
     shape = (len(words), *slot.shape)
     if dtype == np.bool_:
@@ -203,7 +203,7 @@ def _from_words(words: np.ndarray, slot: Slot) -> np.ndarray:
 
 
 def _to_python(array: np.ndarray) -> list[bool | int | float]:
-    if array.dtype.kind not in "biuf":  # a dtype that is not NumPy's own, of 16 bits at most
+    if array.dtype.kind not in "biuf":  # an extension dtype of at most 16 bits
         is_float = jnp.issubdtype(array.dtype, jnp.floating)
         array = array.astype(np.float32 if is_float else np.int32)
     return array.tolist()
@@ -215,14 +215,14 @@ def pack(
     values: Mapping[str, Value],
     present: Mapping[str, jax.Array],
 ) -> jax.Array:
-    """One row, on the device.
+    """Return one row, on the device.
 
     Args:
         schema: The row's schema.
-        header: Every word of the header but the schema's id: ints that fit in 32 bits, or int32,
+        header: Every word of the header except the schema's id: ints that fit in 32 bits, or int32,
             uint32 or bool scalars.
-        values: Tag to array, as the schema was made from.
-        present: For every optional tag, a bool scalar.
+        values: Tag to array, as given to `make_schema`.
+        present: A bool scalar for every optional tag.
 
     Returns:
         uint32 `[schema.words]`.
@@ -233,27 +233,27 @@ def pack(
         parts.append(_to_words(values[slot.tag]))
         if slot.optional:
             parts.append(_to_words(present[slot.tag]))
-    # Under vmap over a sharded axis of an Explicit mesh jax can't concatenate batched parts with
-    # others, so a zero that depends on every part makes them all alike; XLA folds it away.
+    # Under vmap over a sharded axis of an Explicit mesh, jax can't concatenate batched parts with
+    # unbatched parts. A zero that depends on every part batches them all; XLA folds it away.
     zero = functools.reduce(operator.or_, [part[0] & jnp.uint32(0) for part in parts if part.size])
     return jnp.concatenate([part | zero for part in parts])
 
 
 def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
-    """Rows of one schema, on the host.
+    """Return the contents of rows of one schema, on the host.
 
     Args:
-        words: uint32 `[rows, words]`, all of the schema that the first row names; columns beyond
-            the schema's width are padding.
+        words: uint32 `[rows, words]`, all of the first row's schema; columns beyond the schema's
+            width are padding.
 
     Returns:
-        For each row its kind and the values that are present: Python scalars where the value's
-        shape is (), else arrays.
+        The kind and the present values of each row: Python scalars for values of shape (), arrays
+        for all others.
     """
     number = int(words[0, Header.SCHEMA])
     schema = _schemas[number]
     words = np.ascontiguousarray(words[:, : schema.words])
-    # Nearly every value is a float32 scalar: these are converted all at once.
+    # Most values are float32 scalars, which are converted all at once.
     as_floats = words.view(np.float32).T.tolist()
     columns: list[tuple[str, list[Any], list[int] | None]] = []
     for slot, start, stop in _layouts[number]:
@@ -264,7 +264,7 @@ def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
             column = list(array) if slot.shape else _to_python(array)
         there = words[:, stop].tolist() if slot.optional and not words[:, stop].all() else None
         columns.append((slot.tag, column, there))
-    if columns and all(there is None for _, _, there in columns):  # nearly always
+    if columns and all(there is None for _, _, there in columns):  # the common case
         tags = [tag for tag, _, _ in columns]
         rows = zip(*(column for _, column, _ in columns), strict=True)
         return [(schema.kind, dict(zip(tags, row, strict=True))) for row in rows]

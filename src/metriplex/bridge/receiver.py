@@ -1,63 +1,43 @@
-"""The host half of the bridge: a queue of blocks, and the thread that reads them.
+"""The host half of the bridge: a queue of blocks, and the receiver thread that reads them.
 
-The receiver thread, one a process, decodes blocks (`metriplex.bridge.decode`) and passes each row to
-the sink whose run handle the row carries.
+The receiver thread, one a process, decodes blocks (`metriplex.bridge.decode`) and passes each row
+to the sink that `metriplex.bridge.registry` has under its handle.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 import logging
 import os
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING
 
 import jax
 
+from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
+    from metriplex.bridge.registry import Close, Sink
     from metriplex.bridge.rows import Row
 
 logger = logging.getLogger("metriplex")
 
 
-class Sink(Protocol):
-    """What rows are delivered to."""
-
-    def receive(self, rows: Sequence[Row]) -> None:
-        """Takes rows that carry this sink's handle, in order. The receiver thread calls."""
-
-
-@final
-@dataclasses.dataclass(slots=True)
-class _Closed:
-    """A run that was closed, and how much its programs have lost since."""
-
-    name: str
-    batches: int = 0
-    rows: int = 0
-
-
 LINGER = 0.02
-"""Seconds that the receiver thread lets blocks gather: reading them together costs the program, which
-needs the interpreter's lock for its next host call, far less than reading them one by one."""
+"""Seconds that the receiver thread lets blocks gather. The program needs the interpreter's lock for
+its next host call, and reading blocks together costs it far less than reading them one by one."""
 
 BATCH = 256
-"""How many blocks are read together at most."""
+"""Most blocks that are read together."""
 
 _blocks: queue.SimpleQueue[Block | threading.Event] = queue.SimpleQueue()
-_sinks: dict[int, Sink] = {}
-_closed: dict[int, _Closed] = {}
-_handles = itertools.count(1)
 _thread: threading.Thread | None = None
-_hurry = threading.Event()
+_awaited = threading.Event()
 _start_lock = threading.Lock()
 
 
@@ -79,53 +59,49 @@ def enqueue(block: jax.Array) -> None:
         raise
 
 
-def register(sink: Sink, handle: int | None = None) -> int:
-    """Gives a sink the handle that rows carry in their header, and starts the receiver thread.
+def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:
+    """Register a sink for the rows that carry its handle, and start the receiver thread.
 
     Args:
-        sink: What rows are delivered to.
+        sink: The sink; see `registry.add`, also for the others.
         handle: A handle that nothing else has; None for the next one of this process.
+        close: Closes the run at the end of the process.
+
+    Returns:
+        The handle.
     """
     global _thread
     with _start_lock:
         if _thread is None or not _thread.is_alive():
             _thread = threading.Thread(target=_receive, name="metriplex-receiver", daemon=True)
             _thread.start()
-    handle = next(_handles) if handle is None else handle
-    _sinks[handle] = sink
-    return handle
-
-
-def unregister(handle: int, name: str) -> None:
-    """Forgets a sink. Rows that still come for it are reported in the log under `name`."""
-    if _sinks.pop(handle, None) is not None:
-        _closed[handle] = _Closed(name)
+    return registry.add(sink, handle, close)
 
 
 def wait() -> None:
-    """Waits until every row that has reached the host is with its sink. Any thread."""
+    """Wait until every row that has reached the host is with its sink. Any thread."""
     if _thread is not None and _thread.is_alive() and threading.current_thread() is not _thread:
         done = threading.Event()
         _blocks.put(done)
-        _hurry.set()
+        _awaited.set()
         done.wait()
 
 
 def deliver(blocks: Iterable[Block]) -> None:
-    """Hands over blocks that came by no callback, and waits until their rows are with the sinks."""
+    """Queue blocks that came by no callback, and wait until their rows are with the sinks."""
     for block in blocks:
         _blocks.put(block)
     wait()
 
 
 def barrier() -> None:
-    """Waits for the programs that this thread has dispatched, then for their rows.
+    """Wait for the programs that this thread has dispatched, then for their rows.
 
     `jax.effects_barrier` knows only the programs of its own thread: call this in the thread that
     dispatched them.
 
     Raises:
-        Exception: What a failed program of this thread raises.
+        Exception: The error of a failed program of this thread.
     """
     try:
         jax.effects_barrier()
@@ -137,8 +113,8 @@ def _receive() -> None:
     while True:
         items = [_blocks.get()]
         if _blocks.empty():
-            _hurry.wait(LINGER)
-        _hurry.clear()
+            _awaited.wait(LINGER)
+        _awaited.clear()
         with contextlib.suppress(queue.Empty):
             while len(items) < BATCH:
                 items.append(_blocks.get_nowait())
@@ -171,34 +147,35 @@ def _deliver(blocks: list[Block]) -> None:
 
 
 def _hand_over(handle: int, rows: list[Row]) -> None:
-    sink = _sinks.get(handle)
-    if sink is not None:
+    entry = registry.get(handle)
+    if entry is None:  # of another process, or of the parent of a forked one
+        return
+    if entry.sink is not None:
         try:
-            sink.receive(rows)
+            entry.sink.receive(rows)
         except BaseException:  # the rows of other sinks may be in the same block
             logger.exception("a sink of metriplex could not take %d row(s)", len(rows))
-    elif (closed := _closed.get(handle)) is not None:
-        closed.batches += 1
-        closed.rows += len(rows)
-        if closed.batches & (closed.batches - 1) == 0:  # 1, 2, 4, ...: a long program floods no log
-            logger.error(
-                "run `%s` is closed, yet its program goes on logging: %d row(s) are lost so far, "
-                "the last one of step %d; close the run after the program has ended, and "
-                "construct a new callback for each run instead of closing over an old one",
-                closed.name,
-                closed.rows,
-                rows[-1].step,
-            )
+        return
+    entry.lost_batches += 1
+    entry.lost_rows += len(rows)
+    if entry.lost_batches & (entry.lost_batches - 1) == 0:  # 1, 2, 4, ...: does not flood the log
+        logger.error(
+            "run `%s` is closed, yet its program goes on logging: %d row(s) are lost so far, "
+            "the last one of step %d; close the run after the program has ended, and "
+            "construct a new callback for each run instead of closing over an old one",
+            entry.name,
+            entry.lost_rows,
+            rows[-1].step,
+        )
 
 
 def _forget_in_child() -> None:
-    """A forked child has none of the parent's threads: it must not wait for them, nor log."""
-    global _blocks, _thread, _hurry, _start_lock
+    """A forked child has no receiver thread: it must not wait for the one of its parent."""
+    global _blocks, _thread, _awaited, _start_lock
     _blocks = queue.SimpleQueue()
     _thread = None
-    _hurry = threading.Event()
+    _awaited = threading.Event()
     _start_lock = threading.Lock()
-    _sinks.clear()
 
 
 with contextlib.suppress(AttributeError):  # no fork on Windows

@@ -1,4 +1,7 @@
-"""The transport without callbacks: rows wait in the state, and are taken out between programs."""
+"""The transport without callbacks: rows wait in a ring in the state, which is drained by the host.
+
+The host drains the ring between two programs, on the thread that calls `metrics.drain`.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,17 @@ DRAIN_NEEDS_JIT = (
     "would do a device: use `jit` over sharded arrays, or the default transport"
 )
 
-_undrained: dict[int, bool] = {}
-"""Handles of runs that were never drained, and whether programs log to them."""
-
 
 def take_rows(buffer: ArrayLike, buffered: ArrayLike) -> tuple[list[Block], int]:
-    """The rows of a ring, in the order in which lanes would send them.
+    """Return the rows of a ring, in the order in which lanes would send them.
 
     Args:
         buffer: uint32 `[*lanes, rows, words]`; a lane's row i is at place i modulo the rows.
-        buffered: int32 `[*lanes]`, how many rows each lane has put there.
+        buffered: int32 `[*lanes]`, the number of rows that each lane has put there.
 
     Returns:
-        A block for each row that any lane has, the oldest first, and how many rows were overwritten
-        by later ones.
+        A block for each row that any lane has, the oldest first, and the number of rows that later
+        ones have overwritten.
     """
     words, counts = np.asarray(buffer), np.asarray(buffered)
     height = words.shape[-2]
@@ -49,7 +49,7 @@ def take_rows(buffer: ArrayLike, buffered: ArrayLike) -> tuple[list[Block], int]
 
 
 def report_lost(name: str, lost: int, height: int) -> None:
-    """Tells of rows that found no room."""
+    """Log that rows of a ring of `height` rows were overwritten, if there are any."""
     if lost:
         logger.error(
             "run `%s`: %d record(s) are lost, as later ones took their place in the buffer: call "
@@ -60,29 +60,12 @@ def report_lost(name: str, lost: int, height: int) -> None:
         )
 
 
-def expect_drain(handle: int) -> None:
-    """A run begins whose rows have to be taken out."""
-    _undrained[handle] = False
-
-
-def note_program(handle: int) -> None:
-    """The run gets a state, or is given to a program, as far as the host sees that."""
-    if handle in _undrained:
-        _undrained[handle] = True
-
-
-def note_drain(handle: int) -> None:
-    """Rows of the run are taken out."""
-    _undrained.pop(handle, None)
-
-
-def report_undrained(handle: int, name: str) -> None:
-    """Tells of a run that ends without a call of `drain`, if programs log to it."""
-    if _undrained.pop(handle, False):
-        logger.warning(
-            'run `%s` is closed and `drain` was never called: with `transport="drain"` records '
-            "stay in the state, and what its programs have logged is lost; call `state = "
-            "metrics.drain(state)` between two programs and after the last one, or construct the "
-            "callback with the default transport",
-            name,
-        )
+def report_undrained(name: str) -> None:
+    """Log that a run ends without a call of `drain`, though programs log to it."""
+    logger.warning(
+        'run `%s` is closed and `drain` was never called: with `transport="drain"` records '
+        "stay in the state, and what its programs have logged is lost; call `state = "
+        "metrics.drain(state)` between two programs and after the last one, or construct the "
+        "callback with the default transport",
+        name,
+    )

@@ -1,4 +1,4 @@
-"""The rows that a receiver decodes."""
+"""Define the rows that the receiver decodes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ class Row:
 
     Attributes:
         kind: `"start"`, `"record"`, `"video"` or `"end"`.
-        sequence: Position in the lane's stream, from 0; None for a row that is delivered as it
-            comes.
+        sequence: Position in the lane's stream, from 0; None for a row without an order.
         fingerprint: Equal for two copies of one row.
-        step: Environment steps taken.
+        step: Environment steps taken so far.
         iteration: The training iteration; None outside one.
         lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
         values: Tag to value.
         wall_time: Seconds since the Unix epoch at which the row reached the host.
-        lanes: How many lanes its program has; 0 if the row doesn't tell.
+        lanes: Number of lanes of the row's program; 0 if it is unknown.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Telling the host's code from code that jax transforms."""
+"""Detect code that jax is tracing, and reject the construction of host objects there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from metriplex.errors import MetriplexError
 
 
 def is_tracing() -> bool:
-    """Whether this is called inside a function that jax transforms, not eagerly."""
+    """Return True inside a function that jax traces, False in eager code."""
     return _trace_state() != _eager_state()
 
 
 def _trace_state() -> object:
-    # `jax.extend.core` has it publicly, but importing that brings Pallas along, whose settings
-    # become part of every jit cache's key: what the user has compiled would be compiled again.
+    # The public `jax.extend.core` imports Pallas, whose settings become part of every jit cache's
+    # key, so the user's programs would be compiled again.
     from jax._src.core import get_opaque_trace_state
 
     return get_opaque_trace_state(convention="nnx")
@@ -23,13 +23,13 @@ def _trace_state() -> object:
 
 @functools.cache
 def _eager_state() -> object:
-    # A new thread traces nothing, whatever the calling one does.
+    # A new thread is never tracing, also if the calling thread is.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(_trace_state).result()
 
 
 def require_host(what: str) -> None:
-    """Raises a `MetriplexError` inside a function that jax transforms."""
+    """Raise a `MetriplexError` inside a function that jax transforms."""
     if is_tracing():
         raise MetriplexError(
             f"`{what}` was constructed inside a function that jax transforms (`jit`, `scan`, "

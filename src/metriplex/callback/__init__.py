@@ -1,4 +1,4 @@
-"""What a training loop touches: `MetricsCallback`, which ties the device half to the host half.
+"""`MetricsCallback`, which a training loop calls: it ties the device half to the host half.
 
-Programs trace the methods on the device; the user's thread calls the rest.
+Programs trace the device methods; the user's threads call the other ones.
 """

@@ -1,35 +1,25 @@
-"""What a training loop touches: `MetricsCallback`, and the same under the name of the pattern."""
+"""`MetricsCallback`: its arguments, its pytree, and the host run that its handle stands for."""
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from metriplex.bridge.tracing import require_host
-from metriplex.callback.assembly import name_devices
-from metriplex.callback.host_methods import RunOwner
-from metriplex.cluster.processes import join_cluster
-from metriplex.cluster.run import ClusterRun
-from metriplex.delivery.run_journal import check_journal
-from metriplex.device import state as device
-from metriplex.device.checks import check_state, check_where, explain_unknown_rate, join_ends
+from metriplex.bridge.tracing import is_tracing, require_host
+from metriplex.callback.assembly import make_plan, start
+from metriplex.callback.device_methods import DeviceMethods
+from metriplex.callback.host_methods import HostMethods
+from metriplex.callback.host_run import HostRun
+from metriplex.callback.media_methods import MediaMethods
 from metriplex.device.config import make_config
-from metriplex.naming import run_name
-from metriplex.plugins.backends import create_backends
-from metriplex.plugins.scalar_transforms import create_transforms
-from metriplex.run.aggregate import Aggregator
-from metriplex.run.background import start_background
-from metriplex.run.hparams import check_hparams, flatten_hparams
-from metriplex.run.lanes import make_lanes
+from metriplex.errors import ClosedError, MetriplexError
 from metriplex.run.nonfinite import NonFinite
-from metriplex.run.opening import Opened, check_resume, open_run
-from metriplex.run.run import Run
-from metriplex.validation import check_choice, check_count, check_positive
+from metriplex.validation import check_choice
 from metriplex.video.options import check_video
 
 if TYPE_CHECKING:
@@ -38,19 +28,16 @@ if TYPE_CHECKING:
 
     from metriplex.device.axes import AxisName
     from metriplex.device.config import Config
-    from metriplex.device.state import MetricsState
     from metriplex.video.play.program import VideoProgram
 
-logger = logging.getLogger("metriplex")
-
 Static: TypeAlias = "tuple[Config, VideoProgram | None]"
-"""The static half of the pytree: programs of equal ones are shared."""
+"""The static half of the pytree; callbacks of equal static halves share compiled programs."""
 
 
 @final
 @jax.tree_util.register_pytree_with_keys_class
-class MetricsCallback(RunOwner):
-    """Logs episode statistics, the training log and the learning rate from inside compiled code.
+class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
+    """Log episode statistics, the training log and the learning rate from inside compiled code.
 
     Construct it outside of compiled functions, pass it to them as an argument (it is a pytree with
     one int32 leaf, so one compiled program serves any number of runs) or close over it, and call:
@@ -64,78 +51,85 @@ class MetricsCallback(RunOwner):
     Args:
         name: The run's name and its directory under `log_dir`. None: `{policy.name}_{env.name}_
             {time}`, `{env.name}_{time}`, `{policy.name}_{time}` or `training_{time}`, by what is
-            given. A directory that exists already is not used again: `_2`, `_3`, ... is appended.
-        env: The environment: gives its name, and is shown in videos.
-        policy: The policy; only its name is used.
+            given. `_2`, `_3`, ... is appended if the directory exists already.
+        env: The environment, for its name and for videos.
+        policy: The policy, for its name.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
-        log_dir: Where the run's directory is made.
-        resume: A run to continue, instead of a new one: its directory, or its name under `log_dir`.
-            `init` then counts on from where it stands. Backends may be others than before.
-        resume_step: The environment step from which it goes on: that of the checkpoint which was
-            restored. What was logged beyond is superseded in every backend. None: the newest step
-            that was logged; nothing is superseded.
-        backends: What the run is logged to: names of installed backends, `{name: options}`,
-            backend objects, a `metriplex.Route` of one of these, or a list of them. None:
-            TensorBoard.
-        transforms: What changes or drops scalars before they are logged, in that order: names of
-            transforms, `{name: options}`, objects with `transform_scalars`, or a list of these.
+        log_dir: The directory of runs, in which the run's directory is made.
+        resume: The run to continue, instead of a new one: its name under `log_dir`, or its
+            directory (a path with a separator, as for `metriplex.read`). `init` then continues its
+            count of steps. The resumed run may log to other backends than before.
+        resume_step: The environment step of the checkpoint from which the training continues.
+            Values that were logged beyond it are superseded in every backend. None: the newest
+            step that was logged; nothing is superseded.
+        backends: Backends to log to: names of installed backends, `{name: options}`, backend
+            objects, a `metriplex.Route` of one of these, or a list of them. None: TensorBoard.
+        transforms: Scalar transforms, which change or drop scalars before they are logged, in
+            this order: names of transforms, `{name: options}`, objects with `transform_scalars`,
+            or a list of these.
         hparams: Hyper-parameters, logged once: a mapping, a dataclass (so an equinox module, a flax
             struct), a namespace, ..., which may be nested.
-        mask_secrets: Whether those that are named as secrets are (`api_key`, ...) become `***`.
-        provenance: Whether to log once where the run comes from, as the text `run/provenance`:
-            command, git commit and state, packages, host, devices. None: unless the environment
-            variable `METRIPLEX_PROVENANCE` is `0`.
+        mask_secrets: True to replace hyper-parameters with secret names (`api_key`, ...) by `***`.
+        provenance: True to log the provenance of the run once, as the text `run/provenance`:
+            command, git commit and state, packages, host, devices. None: true unless the
+            environment variable `METRIPLEX_PROVENANCE` is `0`.
         system_metrics: Seconds between two samples of processor, memory and GPUs (`system/...`);
-            0 takes none. They need `pip install 'metriplex[system]'`.
+            0 for no samples. Needs `pip install 'metriplex[system]'`.
         total_steps: Environment steps that the training will take, if known: for progress bars.
         lanes: Hyper-parameters in which vmapped lanes differ: names to arrays of one value a lane,
             of the shape of the vmapped axes (`{"lr": rates}`; for nested axes also shapes that
             broadcast to theirs, as `rates[:, None]` does). Logged once, with each lane.
-        lane_names: Names of the lanes, which are those of their directories; None: `seed_000`, ...
+        lane_names: Names of the lanes and of their directories; None: `seed_000`, ...
         aggregate: Also log statistics over lanes, in the run itself: mean, standard deviation,
             min, max, median and interquartile mean of each tag, as `aggregate/{tag}/mean`, ...
         episode_stats: Also log `episode/count` and minimum, maximum and mean of return and length
             of the episodes that finished since the last record.
-        reduce: What to do with arrays in `training_log`: None makes them an error, `"mean"`
-            averages them.
+        reduce: Reduction of arrays in `training_log`: None makes them an error, `"mean"` averages
+            them.
         learning_rate: A rate, or an optax schedule that is evaluated at the optimizer state's own
-            step count: used where the optimizer state holds no rate.
+            step count; used if the optimizer state holds no rate.
         log_every: Iterations between two records.
-        buffer: Rows kept on the device before they are sent together; 0 sends each at once. What
-            is left is sent by `on_training_end`.
+        buffer: Rows kept on the device before they are sent together; 0 sends each at once.
+            `on_training_end` sends the remaining rows.
         buffer_width: Words (of 32 bits) that a buffered row may take.
         axis_name: Mapped axes (`shard_map`, `pmap`, `vmap(axis_name=)`) over which the
             environments are spread: values are made global over them. None: all axes of the
             `shard_map` or `pmap` that the program runs in, unless `init` is given lanes. `()`:
             none; every device is then a lane.
-        transport: How records reach the host: `"callback"` calls it from the program; `"drain"`
-            keeps the newest `buffer` records in the state, from where `drain` takes them between
-            two programs, so that a program has no callback at all.
-        nonfinite: What a NaN or an infinity does. `"warn"` logs it at once, and no backend gets it;
-            `"error"` also raises `NonFiniteError` at the next `flush`, `close` or `with` exit;
-            `"abort"` also stops the compiled program. `"keep"` sends it to the backends as it is.
+        transport: The way of records to the host. `"callback"` calls the host from the program;
+            `"drain"` keeps the newest `buffer` records in the state, from which `drain` takes them
+            between two programs, so that a program has no callback.
+        nonfinite: The policy for NaN and infinities. `"warn"` reports the value in the log at once
+            and sends it to no backend; `"error"` also raises `NonFiniteError` at the next `flush`,
+            `close` or `with` exit; `"abort"` also stops the compiled program. `"keep"` sends the
+            value to the backends as it is.
         queue_size: Records that may wait in memory for one backend. Newer ones are read from the
-            journal in their turn; without a journal they are dropped.
-        journal: Whether everything is kept in the run's directory too, from where backends that
-            lag behind or fail get it later; or a dictionary of options: `fsync`, `max_bytes` and
-            `flush_secs` of `metriplex.delivery.run_journal.RunJournal`.
-        video_interval: Iterations between two evaluation videos, `eval/video`, or 0 for none. They
-            need `env` and `on_iteration(policy=)`. Whatever goes wrong with them is a warning.
-        video_num_steps: Steps of a video; an episode that ends is followed by a new one.
-        video_width, video_height: In pixels.
+            journal later; without a journal they are dropped.
+        journal: True to keep all records in the run's directory too, from which backends that lag
+            behind or fail get them later; or a dictionary of options: `flush_secs` (longest time
+            in seconds that records wait in memory), `fsync` and `max_bytes` (of a file).
+        video_interval: Iterations between two evaluation videos, `eval/video`; 0 for no videos.
+            They need `env` and `on_iteration(policy=)`. A failure of a video is a warning.
+        video_num_steps: Steps of a video; after the end of an episode a new one begins.
+        video_width, video_height: Size in pixels.
         video_fps: Frames (that is, steps) a second.
-        video_worker: Where videos are drawn and encoded: `"process"` is one of its own that takes
-            no time from training; `"thread"` is for what can't be pickled.
-        renderer: What draws: None asks every installed renderer; a name, `{name: options}`, an
-            object with the hook `make_renderer`, or a `metriplex.Renderer`.
+        video_worker: Where videos are drawn and encoded: `"process"` is a process of their own
+            that takes no time from training; `"thread"` is for objects that can't be pickled.
+        renderer: The renderer: None asks every installed one; a name, `{name: options}`, an object
+            with the hook `make_renderer`, or a `metriplex.Renderer`.
 
     Raises:
         ConfigurationError: An argument is not usable, or `log_dir` can't be written.
         PluginError: A backend is not installed, or broken.
-        MetriplexError: It is constructed inside a compiled function.
+        MetriplexError: The callback is constructed inside a compiled function.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_config", "_handle", "_host", "_video")
+
+    _config: Config
+    _video: VideoProgram | None
+    _handle: Any
+    _host: HostRun | None  # None for a copy that jax makes, which finds it by the handle
 
     def __init__(
         self,
@@ -190,187 +184,41 @@ class MetricsCallback(RunOwner):
             transport=transport,
             video_interval=video_interval,
         )
-        queue_size = check_count("queue_size", queue_size, least=1)
-        journal_options = check_journal(journal)
-        if total_steps is not None:
-            total_steps = check_count("total_steps", total_steps, least=1)
-        check_resume(resume, name, resume_step, journal_options)
-        flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
-        described = make_lanes(lanes, lane_names)
-        system_metrics = system_metrics and check_positive("system_metrics", system_metrics)
-        plugins = create_backends(backends)
-        chain = create_transforms(transforms)
-        shown = check_video(
-            interval=video_interval,
-            num_steps=video_num_steps,
-            width=video_width,
-            height=video_height,
-            fps=video_fps,
-            mode=video_worker,
+        plan = make_plan(
+            name,
+            env,
+            policy,
+            log_dir,
+            resume=resume,
+            resume_step=resume_step,
+            backends=backends,
+            transforms=transforms,
+            hparams=hparams,
+            mask_secrets=mask_secrets,
+            provenance=provenance,
+            system_metrics=system_metrics,
+            total_steps=total_steps,
+            lanes=lanes,
+            lane_names=lane_names,
+            aggregate=aggregate,
+            nonfinite=nonfinite,
+            queue_size=queue_size,
+            journal=journal,
+            video=check_video(
+                interval=video_interval,
+                num_steps=video_num_steps,
+                width=video_width,
+                height=video_height,
+                fps=video_fps,
+                mode=video_worker,
+            ),
+            renderer=renderer,
         )
-        videos = None
-        if video_interval:
-            from metriplex.video.setup import prepare_videos  # only those who want videos need it
-
-            videos = prepare_videos(env, plugins, renderer=renderer, **shown)
-        now = time.time()
-        named = run_name(name, env, policy, datetime.fromtimestamp(now))
-        rest: dict[str, Any] = {"resume": resume, "resume_step": resume_step}
-        rest |= {"total_steps": total_steps, "lanes": described, "journal": journal_options}
-
-        def start(opened: Opened) -> Run:
-            kept = {"nonfinite": nonfinite, "queue_size": queue_size, "journal": opened.journal}
-            run = Run(opened.info, plugins, chain, **kept)
-            if aggregate:
-                run.aggregator = Aggregator(len(opened.info.lanes))
-            if videos is not None:
-                videos.record(run)
-            if flat or described:
-                run.log_hparams(flat)
-            run.background += start_background(
-                run.log_media,
-                lambda sample: run.log_scalars(run.newest_step, sample),
-                name_devices,
-                provenance=provenance,
-                system_seconds=system_metrics,
-            )
-            return run
-
-        cluster = join_cluster(abort=config.abort)
-        if cluster is None:
-            opened = open_run(log_dir, named, now, **rest)
-            run, place, handle = start(opened), opened.place, None
-        else:
-            run = ClusterRun(cluster, log_dir, named, now, rest, start)
-            place, handle = run.place, cluster.handle
-        self._video = videos and videos.program
+        run, place, handle = start(plan)
+        self._video = plan.videos and plan.videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
-        self._open(run, handle)
-
-    # ---- on the device --------------------------------------------------------------------------
-
-    def init(self, num_envs: int, *, lane: jax.Array | int | None = None) -> MetricsState:
-        """The state that the training loop carries; its shapes never change.
-
-        Args:
-            num_envs: Environments that step together: of one lane, on one device.
-            lane: int32 `[]`, the number of this lane, for seeds that are spread over devices by
-                `shard_map` or `pmap`. Lanes of `vmap` are numbered without it.
-
-        Returns:
-            A pytree of arrays, to be passed to the other methods and replaced by what they return.
-
-        Raises:
-            ConfigurationError: `num_envs` is not a positive int.
-        """
-        self._check_open()
-        self._note_program()
-        return device.init(self._config, num_envs, lane)
-
-    def on_training_start(self, state: MetricsState) -> MetricsState:
-        """Marks the start of a training program; measures its first steps a second from here.
-
-        Call it outside of `jax.checkpoint`, under which what is repeated would count as a program
-        that starts anew.
-        """
-        self._check_open()
-        check_state(self._config, state)
-        return device.on_training_start(self._config, self.handle, state)
-
-    def on_step(
-        self,
-        state: MetricsState,
-        reward: jax.typing.ArrayLike,
-        done: jax.typing.ArrayLike | None = None,
-        *,
-        terminated: jax.typing.ArrayLike | None = None,
-        truncated: jax.typing.ArrayLike | None = None,
-    ) -> MetricsState:
-        """Takes in one step of all environments, or a whole rollout.
-
-        Args:
-            state: The state.
-            reward: `[num_envs]` for a step, `[time, num_envs]` for a rollout.
-            done: Whether the step ended an episode; of the shape of `reward`.
-            terminated: Instead of `done`: whether the environment's own end was reached, ...
-            truncated: ... or the episode was cut off. An episode ends by either.
-
-        Returns:
-            The new state.
-
-        Raises:
-            LoggingError: At trace time, if shapes or dtypes don't fit, or if neither or both of
-                `done` and `terminated`/`truncated` are given.
-        """
-        self._check_open()
-        check_state(self._config, state)
-        return device.on_step(self._config, state, reward, join_ends(done, terminated, truncated))
-
-    def on_iteration(
-        self,
-        state: MetricsState,
-        *,
-        training_log: Any = None,
-        opt_state: Any = None,
-        iteration: jax.typing.ArrayLike | None = None,
-        policy: Any = None,
-        key: jax.Array | None = None,
-        where: jax.typing.ArrayLike = True,
-    ) -> MetricsState:
-        """Logs one record: episode averages, every scalar of the training log, the learning rate.
-
-        Its step is the number of environment steps taken so far, over all environments.
-
-        Args:
-            state: The state.
-            training_log: Scalars by name, in dictionaries that may be nested (or anything that is
-                a pytree with names); logged as `train/...`, joined by `/`.
-            opt_state: The optax state; gives `train/learning_rate`, NaN if the rate is unknown.
-            iteration: Index of the iteration, an integer; None counts from 0.
-            policy: The current policy, which training libraries pass; not used for scalars.
-            key: A PRNG key; tells vmapped lanes apart that differ in nothing else that is logged.
-            where: Whether to log at all: a bool `[]`, as data, so that under `vmap` each lane
-                decides for itself (inside `lax.cond` a vmapped predicate fires for every lane).
-
-        Returns:
-            The new state.
-
-        Raises:
-            LoggingError: At trace time, naming the tag, if something can't be logged; or the state
-                is not of `init`.
-        """
-        self._check_open()
-        check_state(self._config, state)
-        given = self._config.learning_rate
-        if opt_state is not None or given is not None:
-            explain_unknown_rate(opt_state, given, training_log)
-        where = check_where(where)
-        if self._video is not None:
-            self._video.send(
-                self._config,
-                self.handle,
-                state,
-                policy=policy,
-                key=key,
-                iteration=iteration,
-                where=where,
-            )
-        return device.on_iteration(
-            self._config,
-            self.handle,
-            state,
-            training_log=training_log,
-            opt_state=opt_state,
-            iteration=iteration,
-            key=key,
-            where=where,
-        )
-
-    def on_training_end(self, state: MetricsState) -> MetricsState:
-        """Sends what is still buffered on the device, and marks the end of the program."""
-        self._check_open()
-        check_state(self._config, state)
-        return device.on_training_end(self._config, self.handle, state)
+        self._host = HostRun(run, handle, ring=config.ring)
+        self._handle = np.int32(self._host.handle)
 
     # ---- as a pytree ----------------------------------------------------------------------------
 
@@ -389,17 +237,75 @@ class MetricsCallback(RunOwner):
         self = object.__new__(cls)
         (self._handle,) = leaves
         self._config, self._video = static
-        self._run = None
+        self._host = None
         return self
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copied train state logs to the same run
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise MetriplexError(
+            f"{self!r} is an open run of this process and can't be pickled: leave it out of the "
+            f"checkpoint, and construct a new callback where that is read"
+        )
+
+    def __repr__(self) -> str:
+        host = self._known_host()
+        name = "<traced>" if host is None else repr(host.run.info.name)
+        return f"MetricsCallback({name})"
+
+    # ---- the host run ---------------------------------------------------------------------------
+
+    def _known_host(self) -> HostRun | None:
+        """Return the host run; None in traced code, or if the run is closed and gone."""
+        if self._host is not None or isinstance(self._handle, Tracer):
+            return self._host
+        is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
+        return HostRun.find(int(self._handle)) if is_number else None
+
+    def _host_run(self, method: str | None = None) -> HostRun:
+        if method is not None and is_tracing():
+            raise MetriplexError(
+                f"`{method}` belongs to the host and was called inside a function that jax "
+                f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
+            )
+        if isinstance(self._handle, Tracer):
+            raise MetriplexError(
+                "a method of `MetricsCallback` that belongs to the host was called inside a "
+                "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
+                "`log`)"
+            )
+        host = self._known_host()
+        if host is None:
+            raise ClosedError(
+                f"the run with handle {int(self._handle)} is closed: construct a new callback"
+            )
+        return host
+
+    def _check_open(self) -> None:
+        if self._host is not None:
+            self._host.check_open()
+
+    def _note_program(self) -> None:
+        if self._host is not None:
+            self._host.note_program()
 
     # ---- for integrations -----------------------------------------------------------------------
 
     @property
+    def handle(self) -> jax.Array:
+        """The run handle, int32 `[]`, as rows carry it."""
+        return jnp.asarray(self._handle, jnp.int32)
+
+    @property
     def config(self) -> Config:
-        """What of the construction shapes the compiled program."""
+        """The arguments of the constructor that shape the compiled program."""
         return self._config
 
     @property
     def video(self) -> VideoProgram | None:
-        """What plays and sends evaluation rollouts; None if there are no videos."""
+        """The program that plays and sends evaluation rollouts; None without videos."""
         return self._video

@@ -1,4 +1,4 @@
-"""The names that users of the callback pattern know, over the same bridge."""
+"""The names of the callback pattern: `TensorBoardCallback` and `JITSummaryWriter`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 from metriplex.bridge.tracing import require_host
 from metriplex.callback.callback import MetricsCallback
-from metriplex.callback.host_methods import CLOSE_TIMEOUT
+from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
     video_height: int = 480,
     video_fps: float = 50.0,
 ) -> MetricsCallback:
-    """A `MetricsCallback` that logs to TensorBoard, with the pattern's arguments.
+    """Return a `MetricsCallback` that logs to TensorBoard, from the pattern's arguments.
 
     Args:
-        name: The run's name; None generates one from the policy, the environment and the time.
-        env: The environment; gives its name.
-        policy: The policy; gives its name.
+        name: The run's name; None for a name from the policy, the environment and the time.
+        env: The environment, for its name and for videos.
+        policy: The policy, for its name.
         alpha: Weight of the newest episode in the moving averages, in (0, 1].
-        log_dir: Where the run's directory is made.
-        video_interval: Iterations between two evaluation videos, `eval/video`; 0 records none.
+        log_dir: The directory of runs, in which the run's directory is made.
+        video_interval: Iterations between two evaluation videos, `eval/video`; 0 for no videos.
         video_num_steps: Steps of a video.
         video_width: Width of a video in pixels.
         video_height: Height of a video in pixels.
@@ -49,7 +49,7 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
 
     Raises:
         ConfigurationError: An argument is not usable, or `log_dir` can't be written.
-        MetriplexError: It is constructed inside a compiled function.
+        MetriplexError: The object is constructed inside a compiled function.
     """
     require_host("TensorBoardCallback")
     return MetricsCallback(
@@ -80,12 +80,12 @@ class JITSummaryWriter:
         backends: As for `MetricsCallback`; None is TensorBoard.
 
     Attributes:
-        metrics: The callback that it logs through; `metrics.directory` is where the run is.
+        metrics: The callback that it logs through; `metrics.directory` is the run's directory.
 
     Raises:
         ConfigurationError: `log_dir` is not usable.
         PluginError: A backend is not installed, or broken.
-        MetriplexError: It is constructed inside a compiled function.
+        MetriplexError: The object is constructed inside a compiled function.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class JITSummaryWriter:
     def add_scalar(
         self, tag: str, scalar_value: Any, global_step: jax.typing.ArrayLike | None = None
     ) -> None:
-        """Logs one scalar; inside compiled code, or outside.
+        """Log one scalar, inside compiled code or outside.
 
         Args:
-            tag: Its name.
+            tag: The tag.
             scalar_value: A number, or an array of size one.
             global_step: The step, an integer that is not negative; None is 0.
 
@@ -126,11 +126,11 @@ class JITSummaryWriter:
         prefix: str = "",
         global_step: jax.typing.ArrayLike | None = None,
     ) -> None:
-        """Logs scalars by name, all of them in one row; inside compiled code, or outside.
+        """Log scalars by name, all of them in one row, inside compiled code or outside.
 
         Args:
             scalars: Numbers, or arrays of size one, by name; may be nested, joined by `/`.
-            prefix: Comes before every name, joined by `/`; may be empty.
+            prefix: The first part of every tag, joined by `/`; may be empty.
             global_step: The step, an integer that is not negative; None is 0.
 
         Raises:
@@ -141,11 +141,11 @@ class JITSummaryWriter:
         self.metrics.log(step, {prefix: scalars} if prefix else scalars)
 
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """As `MetricsCallback.flush`."""
+        """Wait until every record is durable; see `MetricsCallback.flush`."""
         self.metrics.flush(timeout)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """As `MetricsCallback.close`."""
+        """Deliver every record and close the run; see `MetricsCallback.close`."""
         self.metrics.close(timeout)
 
     def __enter__(self) -> Self:

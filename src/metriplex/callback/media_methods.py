@@ -1,4 +1,4 @@
-"""Logging what is no scalar, outside of compiled functions: text, clips, pictures, files."""
+"""The methods of a callback that log media: text, clips, pictures, histograms, files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metriplex.callback.base import CallbackBase
 from metriplex.cluster.pending import copy
 from metriplex.cluster.run import ClusterRun
 from metriplex.errors import LoggingError
@@ -25,23 +26,19 @@ if TYPE_CHECKING:
     from metriplex.run.run import Run
 
 ARTIFACTS = "artifacts"
-"""Where a run's directory keeps the files that belong to it."""
+"""The folder of artifacts in a run's directory."""
 
 
-class MediaLogger(abc.ABC):
-    """The methods that log one record each, of whoever has a run."""
+class MediaMethods(CallbackBase, abc.ABC):
+    """Methods that log one record of media each, outside of compiled functions."""
 
     __slots__ = ()
 
-    @abc.abstractmethod
-    def _host_run(self, method: str) -> Run | ClusterRun:
-        """The run; raises inside compiled functions and after `close`."""
-
     def log_text(self, tag: str, text: str, *, step: int = 0) -> None:
-        """Logs a piece of text, outside of compiled functions.
+        """Log a text, outside of compiled functions.
 
         Args:
-            tag: Its name.
+            tag: The tag.
             text: The text; Markdown, where the backend shows it.
             step: Environment steps taken so far.
 
@@ -52,14 +49,14 @@ class MediaLogger(abc.ABC):
         if not isinstance(text, str):
             raise LoggingError(f"`text` must be a string; got {text!r}: pass `str(text)`")
         record = Text(check_step(step), check_tag(tag), text, wall_time=time.time())
-        self._host_run("log_text").log_media(record)
+        self._host_run("log_text").run.log_media(record)
 
     def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
-        """Logs a clip, outside of compiled functions.
+        """Log a clip, outside of compiled functions.
 
         Args:
-            tag: Its name.
-            frames: uint8 `[time, height, width, 3]`, RGB; not copied, so not to be changed later.
+            tag: The tag.
+            frames: uint8 `[time, height, width, 3]`, RGB; not copied, so it must not change later.
             fps: Frames a second.
             step: Environment steps taken so far.
 
@@ -67,7 +64,7 @@ class MediaLogger(abc.ABC):
             LoggingError: `tag`, `frames`, `fps` or `step` is not usable.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_video")
+        run = self._host_run("log_video").run
         number, now = check_step(step), time.time()
         try:
             video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
@@ -76,10 +73,10 @@ class MediaLogger(abc.ABC):
         run.log_media(video)
 
     def log_image(self, tag: str, pixels: ArrayLike, *, step: int = 0) -> None:
-        """Logs a picture, outside of compiled functions.
+        """Log a picture, outside of compiled functions.
 
         Args:
-            tag: Its name.
+            tag: The tag.
             pixels: uint8 `[height, width, 3]`, RGB; a copy is made.
             step: Environment steps taken so far.
 
@@ -87,7 +84,7 @@ class MediaLogger(abc.ABC):
             LoggingError: `tag`, `pixels` or `step` is not usable.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_image")
+        run = self._host_run("log_image").run
         number, now = check_step(step), time.time()
         try:
             image = Image(number, check_tag(tag), np.array(pixels), wall_time=now)
@@ -98,20 +95,20 @@ class MediaLogger(abc.ABC):
     def log_histogram(
         self, tag: str, values: ArrayLike, *, step: int = 0, bins: int | ArrayLike = 64
     ) -> None:
-        """Logs how values are distributed, outside of compiled functions.
+        """Log a histogram of values, outside of compiled functions.
 
         Args:
-            tag: Its name.
-            values: Real numbers, of any shape; those that are not finite are left out.
+            tag: The tag.
+            values: Real numbers, of any shape; values that are not finite are left out.
             step: Environment steps taken so far.
             bins: Number of bins of equal width between the least and the greatest value, or the
-                edges, `[bins + 1]`; as `numpy.histogram` takes it.
+                edges, `[bins + 1]`, as for `numpy.histogram`.
 
         Raises:
             LoggingError: `tag`, `values`, `bins` or `step` is not usable.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_histogram")
+        run = self._host_run("log_histogram").run
         number, now = check_step(step), time.time()
         try:
             numbers = np.asarray(values).ravel().astype(np.float64)
@@ -129,23 +126,23 @@ class MediaLogger(abc.ABC):
     def log_artifact(
         self, path: str | os.PathLike[str], *, name: str | None = None, step: int = 0
     ) -> None:
-        """Keeps a file or a directory with the run, outside of compiled functions.
+        """Keep a file or a directory with the run, outside of compiled functions.
 
-        It is copied into the run's directory before this returns, so the original may change; from
-        there backends take it in their own time.
+        The file is copied into the run's directory before this returns, so the original may change;
+        backends read the copy later.
 
         Args:
             path: The file or directory.
-            name: Its name in the run, a relative path; None for the last part of `path`.
+            name: The artifact's name in the run, a relative path; None for the last part of `path`.
             step: Environment steps taken so far.
 
         Raises:
             LoggingError: There is no such file, `name` would lead out of the run, or an artifact
                 of that name was logged at this step already.
-            OSError: It can't be copied: it can't be read, or the disk is full.
+            OSError: The file can't be read, or the disk is full.
             ClosedError: The run is closed.
         """
-        run = self._host_run("log_artifact")
+        run = self._host_run("log_artifact").run
         number, source = check_step(step), Path(path)
         inner = _inner_name(source.name if name is None else name)
         if not source.exists():
@@ -172,7 +169,7 @@ class MediaLogger(abc.ABC):
 
 
 def _equal_bins(values: np.ndarray, count: int) -> np.ndarray:
-    """Edges of equal bins that hold all values, also where these hardly differ or are huge."""
+    """Return edges of equal bins that hold all values, also if they hardly differ or are huge."""
     low, high = (values.min().item(), values.max().item()) if values.size else (0.0, 1.0)
     if low == high:
         low, high = low - 0.5, high + 0.5
@@ -186,7 +183,7 @@ def _equal_bins(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _inner_name(name: str) -> str:
-    """A relative path that stays where it is put."""
+    """Return `name` as a relative path that doesn't lead out of its directory."""
     plain = PurePosixPath(name)
     leads_out = plain.is_absolute() or ".." in plain.parts
     if not plain.parts or leads_out or "\\" in name or "\0" in name:

@@ -1,5 +1,5 @@
-"""Several processes: they agree on one run, and one of them writes it.
+"""Share one run among the processes of `jax.distributed`; one process writes it.
 
-This room knows the run and jax's coordination service. Each process's user thread and receiver
-thread call it.
+This package uses the run and jax's coordination service. The user's thread and the receiver thread
+of each process call it.
 """

@@ -1,4 +1,4 @@
-"""What the host logs before it is known which of several processes writes it."""
+"""Hold the records of a process until it is known which process writes the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("metriplex")
 
 @final
 class Kept:
-    """Keeps it, in order, until it is logged or dropped. Not for several threads at once."""
+    """A queue of records that wait until they are logged or dropped. Not thread-safe."""
 
     def __init__(self) -> None:
         self._logs: list[Callable[[Run], None]] = []
@@ -31,17 +31,17 @@ class Kept:
 
     @property
     def age(self) -> float:
-        """Seconds since the oldest was kept."""
+        """Seconds since the oldest waiting record was added; 0 if empty."""
         return time.monotonic() - self._since if self._logs else 0.0
 
     def add(self, log: Callable[[Run], None]) -> None:
-        """Keeps what logs one record."""
+        """Add a function that logs one record."""
         if not self._logs:
             self._since = time.monotonic()
         self._logs.append(log)
 
     def add_file(self, source: Path, log: Callable[[Run, Path], None]) -> None:
-        """Keeps a copy of a file or directory, and what logs it from there."""
+        """Copy a file or directory, and add a function that logs the copy."""
         if self._files is None:
             self._files = tempfile.TemporaryDirectory(prefix="metriplex-")
         held = Path(self._files.name) / str(len(self._logs))
@@ -49,16 +49,16 @@ class Kept:
         self.add(lambda run: log(run, held))
 
     def log_into(self, run: Run) -> None:
-        """Logs everything, and keeps nothing of it."""
+        """Log all records to `run` in order, and drop them."""
         for log in self._logs:
             try:
                 log(run)
-            except Exception:  # the others are to be logged all the same
+            except Exception:  # log the remaining records anyway
                 logger.exception("run `%s`: a record that waited can't be logged", run.info.name)
         self.drop()
 
     def drop(self) -> None:
-        """Forgets everything."""
+        """Drop all records and delete the copies of files."""
         self._logs.clear()
         if self._files is not None:
             self._files.cleanup()
@@ -66,10 +66,10 @@ class Kept:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a file or a directory to where nothing is.
+    """Copy a file or a directory to a path that doesn't exist.
 
     Raises:
-        OSError: It can't be read, or the disk is full.
+        OSError: `source` can't be read, or the disk is full.
     """
     if source.is_dir():
         shutil.copytree(source, target)

@@ -1,8 +1,8 @@
-"""The processes of `jax.distributed`: how they agree on what a run is, and on who writes it.
+"""Let the processes of `jax.distributed` agree on a run and on the process that writes it.
 
-Which process writes is not known before the program runs: rows reach the one that owns the first
-device of the program's mesh. Keys and values are shared through the coordination service of
-`jax.distributed`, which needs no device and no program.
+The writing process is unknown before the program runs: rows reach the process that owns the first
+device of the program's mesh. The processes share keys and values through the coordination service
+of `jax.distributed`, which needs no device and no program.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 JOIN_SECONDS = 300.0
-"""How long a process waits for process 0 to construct the callback that it constructs."""
+"""Seconds that a process waits for process 0 to construct the same callback."""
 
 FIRST_HANDLE = 2**30
-"""Handles of runs of several processes are equal in all of them, whatever else one has open."""
+"""First handle of runs of several processes, above all handles that one process assigns alone."""
 
 _numbers = itertools.count()
 
@@ -36,13 +36,13 @@ _numbers = itertools.count()
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cluster:
-    """The processes of `jax.distributed`, as one run sees them.
+    """The processes of `jax.distributed` that share one run.
 
     Attributes:
         process: Index of this process.
-        size: How many processes there are.
-        number: How many runs the processes had before this one.
-        client: Of jax's coordination service.
+        size: Number of processes.
+        number: Number of shared runs before this one.
+        client: Client of jax's coordination service.
     """
 
     process: int
@@ -52,25 +52,26 @@ class Cluster:
 
     @property
     def handle(self) -> int:
-        """The run's handle, the same in every process."""
+        """Handle of the run, the same in every process."""
         return FIRST_HANDLE + self.number
 
     def gather(self) -> None:
-        """Process 0 waits until the others are here too, `JOIN_SECONDS` at most."""
+        """Wait in process 0 until all processes call this method, `JOIN_SECONDS` at most."""
         if self.process == 0:
             self.wait(0, JOIN_SECONDS)
         else:
             self.arrive(0)
 
     def agree(self, find: Callable[[], tuple[RunInfo, Place]]) -> tuple[RunInfo, Place]:
-        """What process 0 finds; what it raises, the others raise too, at once.
+        """Return the run that process 0 finds, in every process.
 
         Args:
-            find: Finds the run, or names a new one. Process 0 alone calls it.
+            find: Finds the run, or names a new one. Only process 0 calls it. If it raises, the
+                other processes raise at once too.
 
         Raises:
-            ConfigurationError: Process 0 has found none, or has not constructed the run in
-                `JOIN_SECONDS`.
+            ConfigurationError: `find` raised in process 0, or process 0 did not construct the run
+                within `JOIN_SECONDS`.
         """
         key = self._key("run")
         if self.process == 0:
@@ -82,19 +83,20 @@ class Cluster:
             self.client.key_value_set(key, _encode(info, place))
             return info, place
         try:
-            said = self.client.blocking_key_value_get(key, int(JOIN_SECONDS * 1e3))
+            answer = self.client.blocking_key_value_get(key, int(JOIN_SECONDS * 1e3))
         except jax.errors.JaxRuntimeError as error:
             raise ConfigurationError(
                 f"process {self.process} has constructed `MetricsCallback` number "
                 f"{self.number + 1} and process 0 has not, in {JOIN_SECONDS:g} s: construct "
                 f"the same callbacks in every process, in the same order"
             ) from error
-        return _decode(json.loads(said))
+        return _decode(json.loads(answer))
 
     def claim(self) -> int | None:
-        """The process that writes the run: this one, if it is the first to ask.
+        """Return the process that writes the run: this process, if it is the first to claim it.
 
-        None if nobody can be asked any more.
+        Returns:
+            Index of the process; None if the coordination service can't be reached.
         """
         try:
             self.client.key_value_set(self._key("writer"), str(self.process))
@@ -103,19 +105,19 @@ class Cluster:
         return self.process
 
     def writer(self) -> int | None:
-        """The process that writes the run, if one has claimed it."""
+        """Return the process that writes the run; None if no process has claimed it."""
         try:
             return int(self.client.key_value_try_get(self._key("writer")))
         except jax.errors.JaxRuntimeError:
             return None
 
     def arrive(self, turn: int) -> None:
-        """Tells process 0 that whatever rows this process got before its `turn` are claimed."""
+        """Report to process 0 that this process has claimed the rows it got before `turn`."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self.client.key_value_set(self._key(f"turn/{turn}/{self.process}"), "")
 
     def wait(self, turn: int, timeout: float) -> None:
-        """Waits until all the others have arrived at a turn, `timeout` seconds at most."""
+        """Wait until all other processes have arrived at `turn`, `timeout` seconds at most."""
         deadline = time.monotonic() + timeout
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             for process in range(self.size):
@@ -128,17 +130,19 @@ class Cluster:
 
 
 def join_cluster(*, abort: bool) -> Cluster | None:
-    """The cluster, if `jax.distributed` runs several processes. Every process has to call this.
+    """Return the cluster if `jax.distributed` runs several processes, else None.
+
+    Every process must call this function.
 
     Args:
-        abort: Whether the run would stop the program from the host.
+        abort: True if the run stops the program from the host (`nonfinite="abort"`).
 
     Raises:
-        ConfigurationError: It would, which hangs the other processes.
+        ConfigurationError: `abort` is True, which would hang the other processes.
     """
     if not jax.distributed.is_initialized():
         return None
-    from jax._src import distributed  # what else gives the coordination service is a collective
+    from jax._src import distributed  # the public API has collectives only
 
     state = distributed.global_state
     size = state.num_processes or 1
@@ -153,23 +157,14 @@ def join_cluster(*, abort: bool) -> Cluster | None:
 
 
 def _encode(info: RunInfo, place: Place) -> str:
-    lanes = [[lane.name, dict(lane.hparams)] for lane in info.lanes]
-    said = {
-        "id": info.id,
-        "name": info.name,
-        "directory": str(info.directory),
-        "start_time": info.start_time,
-        "total_steps": info.total_steps,
-        "resume_step": info.resume_step,
-        "lanes": lanes,
-    }
-    return json.dumps({"info": said, "place": dataclasses.asdict(place)})
+    fields = dataclasses.asdict(info) | {"directory": str(info.directory)}
+    return json.dumps({"info": fields, "place": dataclasses.asdict(place)})
 
 
-def _decode(said: dict[str, Any]) -> tuple[RunInfo, Place]:
-    if "error" in said:
-        raise ConfigurationError(said["error"])
-    info = said["info"]
-    lanes = tuple(Lane(name, hparams) for name, hparams in info.pop("lanes"))
+def _decode(answer: dict[str, Any]) -> tuple[RunInfo, Place]:
+    if "error" in answer:
+        raise ConfigurationError(answer["error"])
+    info = answer["info"]
+    lanes = tuple(Lane(**lane) for lane in info.pop("lanes"))
     directory = Path(info.pop("directory"))
-    return RunInfo(**info, directory=directory, lanes=lanes), Place(**said["place"])
+    return RunInfo(**info, directory=directory, lanes=lanes), Place(**answer["place"])

@@ -1,27 +1,26 @@
 """A run of several processes, of which one writes it.
 
-A process opens the run, and makes its directory and backends, only when there is something to write
-and it is the one that writes.
+A process opens the run, and makes its directory and backends, only if it is the one that writes,
+and only when there is something to write.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import logging
 import os
 import threading
 import time
-import uuid
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from metriplex.cluster.pending import Kept
 from metriplex.errors import ClosedError, ConfigurationError, MetriplexError
 from metriplex.journal import has_journal, read_run
-from metriplex.naming import free_directory, local_directory
-from metriplex.records import RunInfo
-from metriplex.run.opening import Place, look_up, open_run
+from metriplex.naming import local_directory
+from metriplex.run.opening import look_up, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,89 +28,65 @@ if TYPE_CHECKING:
 
     from metriplex.bridge.rows import Row
     from metriplex.cluster.processes import Cluster
-    from metriplex.records import Delivery, Media, Scalar
-    from metriplex.run.opening import Opened
+    from metriplex.records import Delivery, Media, RunInfo, Scalar
+    from metriplex.run.opening import Opened, RunSpec
     from metriplex.run.run import Run
 
 logger = logging.getLogger("metriplex")
 
 HOLD_SECONDS = 10.0
-"""How long what the host logs may wait for rows that show which process writes."""
+"""Longest time that records of the host wait for rows, which decide the process that writes."""
 
 ARRIVE_SECONDS = 10.0
-"""How long process 0 waits for the others, before it writes what no process has had rows for."""
+"""Longest time that process 0 waits for the others before it writes a run without rows."""
 
 
 def is_written_here(run: Run | ClusterRun) -> bool:
-    """Whether this process writes what the host logs: always, where there is no other one."""
+    """Return True if this process writes records of the host; always true for one process."""
     return not isinstance(run, ClusterRun) or run.for_host() is not None
 
 
 @final
 class ClusterRun:
-    """Stands for a run in each of several processes, and opens it in the one that writes.
+    """A run in each of several processes, which the one that writes opens.
 
-    Rows open it. What the host logs before, in every process alike, waits for them: the process
-    that gets the rows logs its own copy, and the others drop theirs. If no rows come, process 0
-    writes it: at `flush` or `close`, or when the host has gone on logging for `HOLD_SECONDS`.
+    Rows open it. Every process logs the same records of its host; those that come before any rows
+    wait: the process that gets the rows logs its own copy, and the others drop theirs. If no rows
+    come, process 0 writes the run: at `flush` or `close`, or when the host has logged for
+    `HOLD_SECONDS`.
 
-    A second process that receives rows, as where each has lanes of its own, writes a run of its
-    own, `{name}_process_1`, and continues that one where the run is continued.
+    A second process that receives rows (each has lanes of its own) writes a run of its own,
+    `{name}_process_1`, and continues that one where the run is continued.
 
     Args:
         cluster: The processes.
-        log_dir: As for `open_run`, like the next ones.
-        name: What process 0 calls a new run, unless that name is taken.
-        now: Seconds since the Unix epoch.
-        rest: What else `open_run` takes.
-        start: Makes a run of what `open_run` has found.
+        spec: The run to open; process 0 decides its name.
+        assemble: Makes a run of what `open_run` has opened.
 
     Attributes:
-        place: Where in the training it begins, the same in every process.
+        place: The position in the training at which it begins, the same in every process.
 
     Raises:
         ConfigurationError: There is no run to continue, or the processes don't agree; in all alike.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        log_dir: str | os.PathLike[str],
-        name: str,
-        now: float,
-        rest: dict[str, Any],
-        start: Callable[[Opened], Run],
-    ) -> None:
-        self._resumed = rest["resume"] is not None
-
-        def find() -> tuple[RunInfo, Place]:
-            if self._resumed:
-                return look_up(
-                    rest["resume"],
-                    log_dir,
-                    total_steps=rest["total_steps"],
-                    lanes=rest["lanes"],
-                    resume_step=rest["resume_step"],
-                )
-            directory = free_directory(local_directory(log_dir), name)
-            known = rest["total_steps"], None, rest["lanes"]
-            return RunInfo(uuid.uuid4().hex, directory.name, directory, now, *known), Place()
-
+    def __init__(self, cluster: Cluster, spec: RunSpec, assemble: Callable[[Opened], Run]) -> None:
+        self._resumed = spec.resume is not None
         if self._resumed:
             cluster.gather()  # each has closed what it constructed before: the run is as it is
-        self._info, self.place = cluster.agree(find)
+        self._info, self.place = cluster.agree(functools.partial(look_up, spec))
         if not self._resumed:
-            directory = local_directory(log_dir) / self._info.name
+            directory = local_directory(spec.log_dir) / self._info.name
             self._info = dataclasses.replace(self._info, directory=directory)
         self._cluster = cluster
-        self._rest = rest
-        self._start = start
+        self._spec = spec
+        self._assemble = assemble
         self._run: Run | None = None
         self._writer: int | None = None
         self._hparams: dict[str, Scalar | str] = {}
         self._kept = Kept()
         self._turns = 0
-        self._told = False
+        self._arrived = False
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._failed = False
@@ -119,33 +94,33 @@ class ClusterRun:
 
     @property
     def info(self) -> RunInfo:
-        """What backends know of the run; where this process doesn't write, of that of another."""
+        """The description of the run that backends get, in the process that writes it."""
         return self._info if self._run is None else self._run.info
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more can be logged."""
+        """True if nothing more can be logged."""
         return self._closed or os.getpid() != self._process
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Takes rows as they come from the device. The drain thread calls."""
+        """Take rows as they come from the device. The receiver thread calls."""
         with self._lock:
             run = self._run or self._open_for_rows()
         if run is not None:
             run.receive(rows)
 
     def release(self) -> None:
-        """Hands on the rows that still wait for earlier ones: the program has ended."""
+        """Pass on the rows that wait for earlier ones: the program has ended."""
         if self._run is not None:
             self._run.release()
 
     def log_scalars(self, step: int, values: Mapping[str, Scalar]) -> None:
-        """As `Run.log_scalars`."""
+        """Log scalars, as `Run.log_scalars` does."""
         now = time.time()
         self._log(lambda run: run.log_scalars(step, values, now))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """As `Run.log_hparams`; kept until the run is opened here."""
+        """Log hyper-parameters, as `Run.log_hparams` does; kept until the run is opened here."""
         with self._lock:
             if self._run is None:
                 self._check_open()
@@ -154,15 +129,15 @@ class ClusterRun:
         self._run.log_hparams(hparams)
 
     def log_media(self, record: Media) -> None:
-        """As `Run.log_media`."""
+        """Log media, as `Run.log_media` does."""
         self._log(lambda run: run.log_media(record))
 
     def log_file(self, source: Path, log: Callable[[Run, Path], None]) -> None:
-        """Logs a file or directory, which may change afterwards.
+        """Log a file or directory, which may change afterwards.
 
         Args:
-            source: Where it is.
-            log: Logs it, from there or from a copy.
+            source: The file or directory.
+            log: Logs it, from `source` or from a copy.
         """
         with self._lock:
             if self._waits():
@@ -172,14 +147,14 @@ class ClusterRun:
             log(self._run, source)
 
     def flush(self, timeout: float) -> None:
-        """As `Run.flush`; if no process has had rows, process 0 waits for the others."""
+        """Flush, as `Run.flush` does; if no process has rows, process 0 waits for the others."""
         self._check_open()
         self._settle(timeout)
         if self._run is not None:
             self._run.flush(timeout)
 
     def close(self, status: str, timeout: float) -> None:
-        """As `Run.close`, and as `flush` where no process has had rows."""
+        """Close, as `Run.close` does; if no process has had rows, flush first."""
         if self.closed:
             if self._run is not None:
                 self._run.close(status, timeout)
@@ -193,11 +168,11 @@ class ClusterRun:
             self._run.close(status, max(deadline - time.monotonic(), 0.0))
 
     def deliveries(self) -> tuple[Delivery, ...]:
-        """As `Run.deliveries`; empty where this process doesn't write."""
+        """Return the deliveries, as `Run.deliveries` does; empty if this process doesn't write."""
         return () if self._run is None else self._run.deliveries()
 
     def for_host(self) -> Run | None:
-        """The run, if this process writes what the host logs; opens it in process 0.
+        """Return the run if this process writes records of the host; open it in process 0.
 
         Raises:
             ClosedError: The run is closed.
@@ -211,7 +186,7 @@ class ClusterRun:
     # ---- who writes -----------------------------------------------------------------------------
 
     def _log(self, log: Callable[[Run], None]) -> None:
-        """Logs what the host does, now or when it is known who writes, or not at all."""
+        """Log a record of the host: now, once the writing process is known, or not at all."""
         with self._lock:
             if self._waits():
                 self._kept.add(log)
@@ -220,7 +195,7 @@ class ClusterRun:
             log(self._run)
 
     def _waits(self) -> bool:
-        """Whether what the host logs now is kept, as it is not known yet who writes it."""
+        """Return True if records of the host are kept: the process that writes isn't known yet."""
         if self._run is not None:
             return False
         self._check_open()
@@ -229,15 +204,15 @@ class ClusterRun:
         return self._run is None and self._writer is None
 
     def _settle(self, timeout: float) -> None:
-        """Has what is kept written, by process 0 unless another one gets rows."""
+        """Have the kept records written, by process 0 unless another process gets rows."""
         with self._lock:
             self._turns += 1
             turn, unsettled = self._turns, bool(self._kept)
         if self._cluster.process != 0:
-            if not self._told:
+            if not self._arrived:
                 with self._lock:
                     self._decide()
-                    self._told = self._run is not None or self._writer is not None
+                    self._arrived = self._run is not None or self._writer is not None
                 self._cluster.arrive(turn)
         elif unsettled:
             if self._cluster.writer() is None:
@@ -245,7 +220,7 @@ class ClusterRun:
             self.for_host()
 
     def _decide(self) -> None:
-        """Process 0 takes the run, if no other one has it; the others find out."""
+        """Claim the run for process 0 if no process has it; in the others ask which one has it."""
         if self._writer is not None:
             return
         first = self._cluster.process == 0
@@ -254,7 +229,7 @@ class ClusterRun:
             self._open_main()
         elif self._writer is not None:
             self._kept.drop()
-        elif first:  # nobody can be asked any more: better two runs than one garbled, or none
+        elif first:  # the coordinator is gone: two runs are better than a garbled one or none
             self._open_own()
 
     # ---- opening --------------------------------------------------------------------------------
@@ -272,7 +247,7 @@ class ClusterRun:
         return self._open_own()
 
     def _find_own(self) -> RunInfo | None:
-        """The run that this process wrote beside the one that is continued, if there is one."""
+        """Return the run that this process wrote beside the one that is continued, if any."""
         own = self._own_info()
         for directory in sorted(own.directory.parent.glob(f"{glob.escape(own.name)}*")):
             with contextlib.suppress(ConfigurationError, OSError):
@@ -290,7 +265,7 @@ class ClusterRun:
 
     def _open_main(self) -> Run | None:
         resume = self._info.directory if self._resumed else None
-        return self._open_as(self._info, resume, self._rest["resume_step"])
+        return self._open_as(self._info, resume, self._spec.resume_step)
 
     def _open_own(self) -> Run | None:
         return self._open_as(self._own_info())
@@ -300,8 +275,15 @@ class ClusterRun:
     ) -> Run | None:
         if self._failed or self._closed:
             return None
-        rest: dict[str, Any] = {**self._rest, "resume": resume, "resume_step": resume_step}
-        log_dir = info.directory.parent
+        spec = dataclasses.replace(
+            self._spec,
+            log_dir=info.directory.parent,
+            name=info.name,
+            start_time=info.start_time,
+            run_id=info.id,
+            resume=resume,
+            resume_step=resume_step,
+        )
         try:
             if resume is not None and not has_journal(resume):
                 raise ConfigurationError(
@@ -309,9 +291,7 @@ class ClusterRun:
                     f"in {str(resume)!r} there: put `log_dir` on a file system that all processes "
                     f"share, under the same path"
                 )
-            opened = open_run(log_dir, info.name, info.start_time, run_id=info.id, **rest)
-            self._run = self._start(opened)
-            self._run.lane_count.in_parts = True
+            self._run = self._assemble(open_run(spec))
             if self._hparams:
                 self._run.log_hparams(self._hparams)
         except MetriplexError as error:

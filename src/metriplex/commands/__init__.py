@@ -1,1 +1,1 @@
-"""The `metriplex` command and its subcommands. They print, and run in the main thread."""
+"""The command `metriplex` and its subcommands, which print and run in the main thread."""

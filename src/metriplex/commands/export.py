@@ -1,4 +1,4 @@
-"""`metriplex export`: the scalars of a run as one file for other tools."""
+"""Write the scalars of a run to a file for other tools: `metriplex export`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError, PluginError
+from metriplex.journal.finding import LOG_DIR
 from metriplex.reading.run_data import Columns, read
 
 if TYPE_CHECKING:
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMATS = ("csv", "parquet", "jsonl")
-NAME = "export"
 _TEXT: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def add_parser(commands: Any) -> None:
-    """Says what the command takes."""
-    parser = commands.add_parser(NAME, help="write the scalars of a run as CSV, Parquet or JSON")
-    parser.add_argument("run_dir", metavar="RUN", help="a run's directory, or its name in logs/")
+    """Add the subcommand with its arguments."""
+    parser = commands.add_parser(
+        "export", help="write the scalars of a run as CSV, Parquet or JSON"
+    )
+    parser.set_defaults(function=run)
+    parser.add_argument("run", metavar="RUN", help="a run's name under --log-dir, or its directory")
+    parser.add_argument("--log-dir", default=LOG_DIR, help="where runs are (%(default)s)")
     parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument(
@@ -40,13 +44,16 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the file, and says on standard error what could not be read.
+    """Write the file, and print the parts of the run that can't be read to standard error.
+
+    Returns:
+        The exit status: 1 if a part of the run can't be read, else 0.
 
     Raises:
-        ConfigurationError: There is no such run, or the file can't be written.
+        ConfigurationError: The run doesn't exist, or the file can't be written.
         PluginError: The format needs a package that is not installed.
     """
-    data = read(arguments.run_dir)
+    data = read(arguments.run, arguments.log_dir)
     for line in data.damage:
         print(f"metriplex: {line}", file=sys.stderr)
     columns = data.long() if arguments.long else data.wide()
@@ -64,18 +71,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(columns: Columns, format: str, target: str) -> None:  # noqa: A002 - as on the command line
-    """Writes columns as one file.
+    """Write columns to a file.
 
     Args:
-        columns: What `RunData.wide` or `long` gave.
-        format: `csv`: numbers exactly, NaN as `nan`, nothing where a row has no value of a tag.
-            `jsonl`: an object a row without the members that it lacks; what is not finite is null
-            and named in `nonfinite`. `parquet`: as columns.
-        target: The file; `-` for standard output.
+        columns: Columns of `RunData.wide` or `RunData.long`.
+        format: `csv`: exact numbers; NaN, also for a cell without a value, is `nan`. `jsonl`: one
+            object per row; a value that is not finite is null, and `nonfinite` names it.
+            `parquet`: a table with the same columns.
+        target: Path of the file; `-` for standard output.
 
     Raises:
         PluginError: `parquet` needs pyarrow or polars, and neither is installed.
-        OSError: It can't be written.
+        OSError: The file can't be written.
     """
     if format == "parquet":
         with _opened(target, "wb") as file:
@@ -101,13 +108,12 @@ def _opened(target: str, mode: str) -> Generator[IO[Any]]:
 def _write_csv(columns: Columns, file: IO[str]) -> None:
     writer = csv.writer(file)
     writer.writerow(columns)
-    for row in _rows(columns):
-        writer.writerow(["" if value is None else value for value in row])
+    writer.writerows(_rows(columns))
 
 
 def _write_jsonl(columns: Columns, file: IO[str]) -> None:
     for row in _rows(columns):
-        members = {name: v for name, v in zip(columns, row, strict=True) if v is not None}
+        members = dict(zip(columns, row, strict=True))
         others = {
             name: str(value)
             for name, value in members.items()
@@ -146,8 +152,8 @@ def _write_parquet(columns: Mapping[str, np.ndarray], file: IO[bytes]) -> None:
     pl.DataFrame(plain).write_parquet(file)
 
 
-def _sized(value: Any) -> str | float | None:
-    """What a column of a table holds: integers beyond 64 bits are rounded."""
+def _sized(value: Any) -> str | float:
+    """Return a value that Parquet can store: valid UTF-8, or a float for a larger integer."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     try:

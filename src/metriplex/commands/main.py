@@ -1,4 +1,4 @@
-"""The command `metriplex`: `demo` trains, `plugins` lists, `doctor` tries, `export`, `replay`."""
+"""Parse the command line of `metriplex`, and run the subcommand."""
 
 from __future__ import annotations
 
@@ -28,56 +28,44 @@ _DEMO_TASKS = ("cartpole", "pendulum")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Run the command.
 
     Args:
-        argv: Arguments without the command's own name; those of this process if None.
+        argv: Arguments without the name of the program; None for those of this process.
 
     Returns:
-        The exit status: 0, 1 if something failed, 2 if what was asked for is not possible
-        (unknown backend, unusable `--log-dir`), 130 after Ctrl-C.
+        The exit status: 0 for success, 1 for an error, 2 for a request that can't be met (unknown
+        backend, unusable `--log-dir`), 130 after Ctrl-C.
 
     Raises:
         SystemExit: With status 2 for unknown arguments, 0 for `--help` and `--version`.
     """
     arguments = _parser().parse_args(argv)
-    status = 0
     try:
-        if arguments.command == "plugins":
-            print(plugin_table(installed(), shutil.get_terminal_size().columns))
-        elif arguments.command == "doctor":
-            status = _doctor(arguments)
-        elif arguments.command == export.NAME:
-            status = export.run(arguments)
-        elif arguments.command == replay.NAME:
-            status = replay.run(arguments)
-        elif arguments.command == new_backend.NAME:
-            status = new_backend.run(arguments)
-        else:
-            status = _demo(arguments)
+        status = arguments.function(arguments)
         sys.stdout.flush()
     except (ConfigurationError, PluginError) as error:
-        return _complain(error, EXIT_USAGE)
+        return _print_error(error, EXIT_USAGE)
     except MetriplexError as error:
-        return _complain(error, EXIT_ERROR)
+        return _print_error(error, EXIT_ERROR)
     except KeyboardInterrupt:
         print("\nmetriplex: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     return status
 
 
 def plugin_table(reports: Sequence[PluginReport], width: int) -> str:
-    """Lays out what is installed, one plugin a row, with the reason below each broken one.
+    """Return a table of the installed plugins, with the reason below each broken plugin.
 
     Args:
-        reports: What `metriplex.plugins.report.installed` gave.
-        width: Columns of the terminal; the last column and the reasons wrap to fit.
+        reports: Reports of `metriplex.plugins.report.installed`.
+        width: Width of the terminal in columns; the last column and the reasons wrap to fit.
 
     Returns:
-        Plain text without a newline at its end.
+        Plain text without a final newline.
     """
     if not reports:
         return "No plugin is installed. To install one: `pip install metriplex-tensorboard`"
@@ -103,12 +91,17 @@ def _row(cells: Sequence[str], last: str, widths: Sequence[int], width: int) -> 
 
 
 def _fill(text: str, width: int) -> str:
-    """Wraps at spaces only, so that commands and names can be copied."""
+    """Wrap text at spaces only, so that commands and names can be copied."""
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
+def _plugins(_: argparse.Namespace) -> int:
+    print(plugin_table(installed(), shutil.get_terminal_size().columns))
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
-    from metriplex.demo import run  # only this command needs it, and it compiles programs
+    from metriplex.demo import run  # only this command needs jax and its programs
 
     return run(
         env=arguments.env,
@@ -121,13 +114,13 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from metriplex.doctor import run  # only this command needs what is tried
+    from metriplex.doctor import run  # only this command needs the checks
 
     width = shutil.get_terminal_size().columns
     return run(arguments.log_dir, width=width, emit=lambda line: print(line, flush=True))
 
 
-def _complain(error: MetriplexError, status: int) -> int:
+def _print_error(error: MetriplexError, status: int) -> int:
     print(f"metriplex: error: {error}", file=sys.stderr)
     return status
 
@@ -141,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="train PPO on a small task and log it")
+    demo.set_defaults(function=_demo)
     demo.add_argument(
         "--env",
         choices=_DEMO_TASKS,
@@ -159,8 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"log to this backend; may be repeated (default: {' and '.join(_DEMO_BACKENDS)})",
     )
-    commands.add_parser("plugins", help="list every installed plugin, also the broken ones")
-    doctor = commands.add_parser("doctor", help="try what is installed, say how to mend what fails")
+    plugins = commands.add_parser(
+        "plugins", help="list every installed plugin, also the broken ones"
+    )
+    plugins.set_defaults(function=_plugins)
+    doctor = commands.add_parser("doctor", help="check the machine and every installed plugin")
+    doctor.set_defaults(function=_doctor)
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
     export.add_parser(commands)
     replay.add_parser(commands)

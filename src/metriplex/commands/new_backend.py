@@ -1,4 +1,4 @@
-"""`metriplex new-backend`: a distribution with a backend of one's own, which works as it is."""
+"""Write a distribution with a new, working backend: `metriplex new-backend`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
-NAME = "new-backend"
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 _GENERATED = ("__pycache__", ".pyc")
 
 
 def add_parser(commands: Any) -> None:
-    """Says what the command takes."""
-    parser = commands.add_parser(NAME, help="write a distribution with a backend of your own")
+    """Add the subcommand with its arguments."""
+    parser = commands.add_parser(
+        "new-backend", help="write a distribution with a backend of your own"
+    )
+    parser.set_defaults(function=run)
     parser.add_argument("name", help="by which runs ask for it, such as my-tracker")
     parser.add_argument(
         "--directory", default=".", help="where it is written (default: %(default)s)"
@@ -30,10 +32,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the distribution, and says what comes next.
+    """Write the distribution, and print the next steps.
 
     Raises:
-        ConfigurationError: The name is not usable, or the distribution can't be written.
+        ConfigurationError: The name is invalid, or the distribution can't be written.
     """
     try:
         target = new_backend(arguments.name, arguments.directory)
@@ -49,18 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def new_backend(name: str, directory: str | Path = ".") -> Path:
-    """Writes a distribution whose backend passes its contract.
+    """Write a distribution whose backend passes the contract of backends.
 
     Args:
-        name: The backend's name, by which runs ask for it: lower-case letters and digits, with
-            `-` or `_` between words.
-        directory: Where the distribution's directory `metriplex-NAME` is made.
+        name: Name of the backend for `backends=`: lower-case letters and digits, with `-` or `_`
+            between words.
+        directory: Parent of the distribution's directory `metriplex-NAME`.
 
     Returns:
         The distribution's directory.
 
     Raises:
-        ConfigurationError: The name is not usable, or the directory exists already.
+        ConfigurationError: The name is invalid, or the directory exists.
         OSError: A file can't be written.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
@@ -84,7 +86,7 @@ def new_backend(name: str, directory: str | Path = ".") -> Path:
 
 
 def _renamed(text: str, name: str, module: str, title: str) -> str:
-    """The template's text with the backend's own names."""
+    """Return text of the template with the names of the new backend."""
     text = text.replace("metriplex-template", f"metriplex-{name.replace('_', '-')}")
     text = text.replace("metriplex_template", f"metriplex_{module}")
     text = text.replace("TemplateBackend", f"{title}Backend")
@@ -92,7 +94,7 @@ def _renamed(text: str, name: str, module: str, title: str) -> str:
 
 
 def _files(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
-    """The path and the content of every file of the template."""
+    """Yield the path and the content of every file of the template."""
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(_GENERATED):
             continue

@@ -1,4 +1,4 @@
-"""How far a replay is, on a terminal: by rich if it is installed, plainly otherwise."""
+"""Show the progress of a replay on a terminal, with rich if it is installed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def progress_bar() -> Generator[Callable[[str, int, int], None]]:
-    """Shows nothing unless standard error is a terminal.
+    """Open a progress display on standard error; show nothing if that is not a terminal.
 
     Yields:
-        What is told a name, how much of it is done, and how much there is to do.
+        A function that shows the progress: it takes a name, the number of records done, and the
+        total number.
     """
     if not sys.stderr.isatty():
         yield lambda _name, _done, _total: None
@@ -30,12 +31,12 @@ def progress_bar() -> Generator[Callable[[str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
     with Progress(console=Console(stderr=True)) as bar:
 
-        def tell(name: str, done: int, total: int) -> None:
+        def update(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done, total=total)
 
-        yield tell
+        yield update
 
 
 def _plain(name: str, done: int, total: int) -> None:

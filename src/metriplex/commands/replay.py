@@ -1,4 +1,4 @@
-"""`metriplex replay`: sends a run to backends that lack something of it."""
+"""Send a run to backends that lack some of its records: `metriplex replay`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metriplex.commands.progress import progress_bar
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.replay import replay_events
-from metriplex.reading.run_data import find_run
-from metriplex.replay.journal import replay
+from metriplex.journal.finding import LOG_DIR, find_run
+from metriplex.replay.journal import replay_run
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from metriplex.replay.sender import Replayed
-
-NAME = "replay"
+    from metriplex.replay.send import Replayed
 
 
 def add_parser(commands: Any) -> None:
-    """Says what the command takes."""
-    parser = commands.add_parser(NAME, help="send a run to backends that lack something of it")
-    parser.add_argument("run_dir", metavar="RUN", help="a run's directory, or its name in logs/")
+    """Add the subcommand with its arguments."""
+    parser = commands.add_parser("replay", help="send a run to backends that lack something of it")
+    parser.set_defaults(function=run)
+    parser.add_argument("run", metavar="RUN", help="a run's name under --log-dir, or its directory")
+    parser.add_argument("--log-dir", default=LOG_DIR, help="where runs are (%(default)s)")
     parser.add_argument(
         "--to",
         action="append",
@@ -49,24 +50,25 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Sends, and says for each backend what became of it; 1 if something is left.
+    """Send the run, and print a line for each backend.
+
+    Returns:
+        The exit status: 1 if a backend still lacks records, else 0.
 
     Raises:
-        ConfigurationError: There is no such run, or a process still writes it.
-        PluginError: A backend is not installed, or broken.
+        ConfigurationError: The run doesn't exist, or a process still writes to it.
+        PluginError: A backend is not installed, or is broken.
     """
-    from metriplex.commands.progress import (  # what it draws with is no part of the host half
-        progress_bar,
-    )
-
     backends = parse_backends(arguments.to, arguments.option)
     options = {"everything": arguments.all}
     with progress_bar() as progress:
         if arguments.source == "journal":
-            found = replay(find_run(arguments.run_dir), backends, progress=progress, **options)
+            found = replay_run(
+                find_run(arguments.run, arguments.log_dir), backends, progress=progress, **options
+            )
             results = [("", one) for one in found]
         else:
-            done = replay_events(Path(arguments.run_dir), backends, progress=progress, **options)
+            done = replay_events(Path(arguments.run), backends, progress=progress, **options)
             results = [(f"{info.name}: ", one) for info, one in done]
     for label, result in results:
         print(label + describe(result))
@@ -74,14 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def parse_backends(names: Sequence[str], options: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Backends with their options, from the command line.
+    """Return the backends of a command line with their options.
 
     Args:
-        names: What `--to` names.
-        options: What `--option` gives; values are JSON, or else strings.
+        names: Values of `--to`.
+        options: Values of `--option`: `[NAME.]KEY=VALUE`, where VALUE is JSON, or else a string.
 
     Raises:
-        ConfigurationError: An option is none.
+        ConfigurationError: An option has another form, or names an unknown backend.
     """
     backends: dict[str, dict[str, Any]] = {name: {} for name in names}
     for option in options:
@@ -98,7 +100,7 @@ def parse_backends(names: Sequence[str], options: Sequence[str]) -> dict[str, di
 
 
 def describe(result: Replayed) -> str:
-    """One line for one backend."""
+    """Return the line that is printed for one backend."""
     left = f"{result.left:,} left" if result.left else "nothing is left"
     error = f" ({result.error})" if result.error is not None and result.left else ""
     return f"{result.backend}: {result.sent:,} record(s) sent, {left}{error}"

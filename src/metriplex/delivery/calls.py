@@ -1,63 +1,191 @@
-"""What a worker owes its backend: calls in their order, in bounded memory."""
+"""Calls of a backend's hooks: how they are made, and the bounded queue in which they wait."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, final
 
-from metriplex.journal import (
-    Close,
-    Hparams,
-    Resume,
-)
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
-from metriplex.records import Scalars
+from metriplex.journal import Close, Hparams, Resume
+from metriplex.records import Artifact, Histogram, Image, Media, Scalars, Text, Video
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from metriplex.journal import Entry
+    from metriplex.records import Scalar
 
-
-REREAD = "reread"
-"""The task that stands for records which are in the journal alone."""
-
-_CONTROL = ("flush", "close_run")
+BATCH = 1000
+"""How many records that are read from a journal are passed to a backend in one call."""
 
 
 @final
-@dataclasses.dataclass(slots=True)
-class Task:
-    """One call that a worker owes its backend.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a hook. Made by the functions below, which are named like the hooks.
 
     Attributes:
-        hook: The hook to call, or `REREAD`.
-        argument: The hook's argument beside `run`, and its name.
-        first: Number of the first record that it delivers.
+        hook: The hook.
+        arguments: The hook's arguments beside `run`, by name.
+        records: The records that the call delivers, as the journal keeps them.
+        first: Number of the first record in the run.
         end: The number after the last one. For a call without records both are that of the next.
-        records: How many records the call delivers.
-        done: Set when the call was made or given up.
+        done: Set when the call was made or abandoned.
     """
 
     hook: str
-    argument: tuple[str, Any] | None = None
-    first: int = 0
-    end: int = 0
-    records: int = 0
+    arguments: Mapping[str, Any]
+    records: tuple[Scalars | Media | Hparams, ...]
+    first: int
+    end: int
     done: threading.Event | None = None
 
 
 @final
-class TaskQueue:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gap:
+    """Records that are in the journal alone, from number `first` up to `end`, without `end`."""
+
+    first: int
+    end: int
+
+
+Queued: TypeAlias = Call | Gap
+
+
+def open_run() -> Call:
+    """Return the first call of a run."""
+    return Call("open_run", {}, (), 0, 0)
+
+
+def log_hparams(first: int, hparams: Mapping[str, Scalar | str]) -> Call:
+    """Return the call that logs hyper-parameters, as record number `first`."""
+    return Call("log_hparams", {"hparams": hparams}, (Hparams(hparams),), first, first + 1)
+
+
+def log_scalars(first: int, records: Sequence[Scalars], end: int | None = None) -> Call:
+    """Return the call that logs scalars.
+
+    Args:
+        first: Number of the first record.
+        records: The records, in order.
+        end: The number after the last one; None if no number in between is left out.
+    """
+    records = tuple(records)
+    end = first + len(records) if end is None else end
+    return Call("log_scalars", {"records": records}, records, first, end)
+
+
+def log_text(first: int, text: Text) -> Call:
+    """Return the call that logs a text, as record number `first`."""
+    return Call("log_text", {"text": text}, (text,), first, first + 1)
+
+
+def log_video(first: int, video: Video) -> Call:
+    """Return the call that logs a clip, as record number `first`."""
+    return Call("log_video", {"video": video}, (video,), first, first + 1)
+
+
+def log_image(first: int, image: Image) -> Call:
+    """Return the call that logs a picture, as record number `first`."""
+    return Call("log_image", {"image": image}, (image,), first, first + 1)
+
+
+def log_histogram(first: int, histogram: Histogram) -> Call:
+    """Return the call that logs a histogram, as record number `first`."""
+    return Call("log_histogram", {"histogram": histogram}, (histogram,), first, first + 1)
+
+
+def log_artifact(first: int, artifact: Artifact) -> Call:
+    """Return the call that logs a file or directory, as record number `first`."""
+    return Call("log_artifact", {"artifact": artifact}, (artifact,), first, first + 1)
+
+
+def flush(number: int, done: threading.Event | None = None) -> Call:
+    """Return the call that makes all records below `number` durable."""
+    return Call("flush", {}, (), number, number, done)
+
+
+def close_run(number: int, status: str) -> Call:
+    """Return the last call of a run, after all records below `number`."""
+    return Call("close_run", {"status": status}, (), number, number)
+
+
+def log_media(first: int, record: Media) -> Call:
+    """Return the call that logs a text, a clip, a picture, ..., as record number `first`."""
+    match record:
+        case Text():
+            return log_text(first, record)
+        case Video():
+            return log_video(first, record)
+        case Image():
+            return log_image(first, record)
+        case Histogram():
+            return log_histogram(first, record)
+        case Artifact():
+            return log_artifact(first, record)
+
+
+def log_entries(
+    entries: Iterable[Entry], end: int, skip: Callable[[Entry], bool] | None = None
+) -> Iterator[Call]:
+    """Yield the calls that deliver a journal's entries to a backend, at most `BATCH` scalars each.
+
+    Args:
+        entries: In the order of their numbers.
+        end: The number of the first entry that is not delivered any more.
+        skip: Returns True for entries that are left out; None leaves out none.
+    """
+    waiting: list[Call] = []
+    for entry in itertools.takewhile(lambda entry: entry.number < end, entries):
+        call = None if skip is not None and skip(entry) else _log_entry(entry)
+        if call is None:
+            continue
+        if waiting and (call.hook != "log_scalars" or len(waiting) == BATCH):
+            yield _join(waiting)
+            waiting = []
+        if call.hook == "log_scalars":
+            waiting.append(call)
+        else:
+            yield call
+    if waiting:
+        yield _join(waiting)
+
+
+def _log_entry(entry: Entry) -> Call | None:
+    match entry.record:
+        case Resume() | Close():
+            return None
+        case Scalars() as record:
+            return log_scalars(entry.number, [record])
+        case Hparams(values):
+            return log_hparams(entry.number, values)
+        case record:
+            return log_media(entry.number, record)
+
+
+def _join(calls: Sequence[Call]) -> Call:
+    """Return one call of `log_scalars` instead of several that follow each other."""
+    if len(calls) == 1:
+        return calls[0]
+    records = tuple(itertools.chain.from_iterable(call.arguments["records"] for call in calls))
+    return log_scalars(calls[0].first, records, calls[-1].end)
+
+
+@final
+class CallQueue:
     """Calls that wait. Not for several threads at once.
 
     Args:
         size: How many records may wait.
-        rereads: Whether what is over `size` can be read again later: then it leaves a gap, which
-            grows until the worker has come to it, rather than being dropped.
+        rereads: True if records beyond `size` can be read again later. Then they leave a gap, which
+            grows until it is taken; otherwise they are dropped.
+
+    Attributes:
+        size: How many records may wait.
+        waiting: How many records wait.
     """
 
     def __init__(self, size: int, *, rereads: bool) -> None:
@@ -65,114 +193,64 @@ class TaskQueue:
         self.waiting = 0
         self._rereads = rereads
         self._overflowed = False
-        self._tasks: collections.deque[Task] = collections.deque()
+        self._queued: collections.deque[Queued] = collections.deque()
 
     def __bool__(self) -> bool:
-        return bool(self._tasks)
+        return bool(self._queued)
 
-    def add(self, task: Task) -> bool:
-        """Appends a call; whether all its records are kept in memory."""
+    def add(self, call: Call) -> bool:
+        """Append a call; return True if all its records are kept in memory."""
         room = 0 if self._overflowed else self.size - self.waiting
-        kept = min(task.records, room)
-        if kept == task.records:
-            self._append(task)
+        kept = min(len(call.records), room)
+        if kept == len(call.records):
+            self._append(call)
             return True
-        if kept and task.argument is not None:
-            name, records = task.argument
-            middle = task.first + kept
-            self._append(Task(task.hook, (name, records[:kept]), task.first, middle, kept))
-            task.first = middle
+        first = call.first + kept
+        if kept:  # of several records, which only scalars are
+            self._append(log_scalars(call.first, call.arguments["records"][:kept]))
         if self._rereads:
             self._overflowed = True
-            self.leave(task.first, task.end)
+            self.leave(first, call.end)
         return False
 
     def leave(self, first: int, end: int) -> None:
-        """Leaves a gap at the end, or widens the one that is there."""
-        if self._tasks and self._tasks[-1].hook == REREAD:
-            self._tasks[-1].end = end
+        """Leave a gap at the end, or widen the one that is there."""
+        if self._queued and isinstance(last := self._queued[-1], Gap):
+            self._queued[-1] = Gap(last.first, end)
         else:
-            self._tasks.append(Task(REREAD, first=first, end=end))
+            self._queued.append(Gap(first, end))
 
-    def take(self) -> Task:
-        """Removes the next call: scalars that wait in a row are one."""
-        task = self._tasks.popleft()
-        if task.hook == REREAD:
+    def take(self) -> Queued:
+        """Remove the next call; scalars that follow each other are joined into one call."""
+        queued = self._queued.popleft()
+        if isinstance(queued, Gap):
             self._overflowed = False
-        elif task.hook == "log_scalars":
-            more = [task]
-            while self._tasks and _follows(self._tasks[0], more[-1]):
-                more.append(self._tasks.popleft())
-            task = join(more) if len(more) > 1 else task
-        self.waiting -= task.records
-        return task
+            return queued
+        if queued.hook == "log_scalars":
+            more = [queued]
+            while self._queued and _follows(following := self._queued[0], more[-1]):
+                more.append(following)
+                self._queued.popleft()
+            queued = _join(more)
+        self.waiting -= len(queued.records)
+        return queued
 
     def give_up(self) -> int:
-        """Drops everything but `flush` and `close_run`; how many records waited in memory."""
+        """Drop everything but `flush` and `close_run`; return how many records were waiting."""
         waiting, self.waiting = self.waiting, 0
-        kept = [task for task in self._tasks if task.hook in _CONTROL]
-        self._tasks = collections.deque(kept)
+        kept = (call for call in self._queued if isinstance(call, Call) and not call.records)
+        self._queued = collections.deque(kept)
         return waiting
 
     def events(self) -> list[threading.Event]:
-        """The events of those who wait for a call."""
-        return [task.done for task in self._tasks if task.done is not None]
+        """Return the events of the threads that wait for a call."""
+        calls = (call for call in self._queued if isinstance(call, Call))
+        return [call.done for call in calls if call.done is not None]
 
-    def _append(self, task: Task) -> None:
-        self.waiting += task.records
-        self._tasks.append(task)
-
-
-def _follows(task: Task, before: Task) -> bool:
-    return task.hook == "log_scalars" and task.first == before.end
+    def _append(self, call: Call) -> None:
+        self.waiting += len(call.records)
+        self._queued.append(call)
 
 
-def join(tasks: list[Task]) -> Task:
-    """One call of `log_scalars` instead of several that follow each other."""
-    records = tuple(
-        itertools.chain.from_iterable(task.argument[1] for task in tasks if task.argument)
-    )
-    return Task("log_scalars", ("records", records), tasks[0].first, tasks[-1].end, len(records))
-
-
-BATCH = 1000
-"""How many records that are read again are given to a backend in one call."""
-
-
-def calls(entries: Iterable[Entry], skip: Callable[[Entry], bool] | None = None) -> Iterator[Task]:
-    """The calls that deliver entries to a backend, scalars by the thousand.
-
-    Args:
-        entries: In the order of their numbers.
-        skip: Tells which of them are left out.
-    """
-    waiting: list[Task] = []
-    for entry in entries:
-        if skip is not None and skip(entry):
-            continue
-        task = _call(entry)
-        if task is None:
-            continue
-        if waiting and (task.hook != "log_scalars" or len(waiting) == BATCH):
-            yield join(waiting)
-            waiting = []
-        if task.hook == "log_scalars":
-            waiting.append(task)
-        else:
-            yield task
-    if waiting:
-        yield join(waiting)
-
-
-def _call(entry: Entry) -> Task | None:
-    number, record = entry.number, entry.record
-    if isinstance(record, Scalars):
-        hook, argument = "log_scalars", ("records", (record,))
-    elif isinstance(record, Hparams):
-        hook, argument = "log_hparams", ("hparams", record.values)
-    elif isinstance(record, Resume | Close):
-        return None
-    else:
-        hook, name = MEDIA_HOOKS[type(record)]
-        argument = (name, record)
-    return Task(hook, argument, number, number + 1, 1)
+def _follows(queued: Queued, before: Call) -> TypeGuard[Call]:
+    return isinstance(queued, Call) and queued.hook == "log_scalars" and queued.first == before.end

@@ -1,4 +1,4 @@
-"""The journal of an open run: what one of its workers writes, and the others read again."""
+"""The journal of an open run: one worker writes it, the others read records again."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 
-from metriplex.delivery.calls import REREAD, Task, calls
+from metriplex.delivery.calls import Call, Gap, log_entries
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     Close,
     FsyncPolicy,
-    Hparams,
     JournalWriter,
     Resume,
     read_entries,
     superseded,
 )
 from metriplex.journal.acks import clamp_acks
-from metriplex.plugins.hookspecs import BACKEND_HOOKS, MEDIA_HOOKS
+from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.validation import (
     check_choice,
     check_count,
@@ -30,9 +29,9 @@ from metriplex.validation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from metriplex.journal import Entry, FsyncPolicy, Record
+    from metriplex.delivery.calls import Queued
     from metriplex.records import RunInfo
 
 logger = logging.getLogger("metriplex")
@@ -40,10 +39,9 @@ logger = logging.getLogger("metriplex")
 
 @final
 class RunJournal:
-    """Writes what a run logs, on a worker's thread, and reads it again for workers that lag behind.
+    """Writes a run's records, on a worker's thread, and reads them for workers that lag behind.
 
-    A new run, or one that is continued: then what it had at `run.resume_step` and beyond is
-    superseded from now on.
+    If the run is resumed, its earlier records at `run.resume_step` and beyond are superseded.
 
     Args:
         run: The run; its directory exists.
@@ -87,30 +85,28 @@ class RunJournal:
         self._failing = False
         self._changed = threading.Condition()
 
-    def call(self, hook: str, *, number: int, **arguments: Any) -> None:
-        """Does what a backend's hook would; the worker's thread calls.
+    def call(self, call: Call, run: RunInfo) -> None:  # noqa: ARG002 - a journal is of one run
+        """Write the records of a call, as a backend would. The worker's thread calls.
 
         Args:
-            hook: A hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            number: Number of the first record, or for a call without records of the next one.
-            **arguments: The hook's arguments.
+            call: The call.
+            run: The run.
 
         Raises:
             OSError: Nothing of the call is lost or written twice if it is made again.
         """
         settled = 0
         try:
-            if hook == "flush":
+            if call.hook == "flush":
                 self._writer.flush()
-                settled = number
-            elif hook == "close_run":
-                self._writer.append(number, [Close(arguments["status"])])
+                settled = call.end
+            elif call.hook == "close_run":
+                self._writer.append(call.end, [Close(call.arguments["status"])])
                 self._writer.flush()
-                settled = number + 1
-            elif hook != "open_run":
-                records = _records(hook, arguments)
-                self._writer.append(number, records)
-                self._appended = number + len(records)
+                settled = call.end + 1
+            elif call.records:
+                self._writer.append(call.first, call.records)
+                self._appended = call.end
         except BaseException:
             self._settle(failing=True)
             raise
@@ -118,39 +114,39 @@ class RunJournal:
 
     @property
     def unwritten(self) -> int:
-        """How many records it was given that are in memory alone. Any thread."""
+        """Return how many records are in memory alone. Any thread."""
         return max(self._appended - self._writer.written, 0)
 
     def release(self) -> None:
-        """Closes the files, after the worker has ended; another process may have the run then."""
-        with contextlib.suppress(OSError):  # the worker has told of it
+        """Close the files, after the worker has ended; then another process may write the run."""
+        with contextlib.suppress(OSError):  # the worker has logged it
             self._writer.close()
 
-    def read(self, first: int, end: int) -> Iterator[Task]:
-        """Reads records again, and waits for those that are still to be written. Any thread.
+    def read(self, first: int, end: int) -> Iterator[Queued]:
+        """Read records again, and wait for those that are still to be written. Any thread.
 
         Args:
             first: Number of the first record.
             end: The number after the last one.
 
         Yields:
-            Calls to a backend. A call of `REREAD` stands for records that the journal could not
-            take so far: the disk is full, for example.
+            Calls to a backend. A gap stands for records that the journal could not write so far:
+            the disk is full, for example.
         """
         skip = superseded(self._run_dir) if first < self.start else None
         while first < end:
             upto = min(self._wait_beyond(first), end)
             if upto <= first:
-                yield Task(REREAD, first=first, end=end)
+                yield Gap(first, end)
                 return
-            entries = read_entries(self._run_dir, first, damage=self._tell)
-            yield from calls(_below(entries, upto), skip)
+            entries = read_entries(self._run_dir, first, damage=self._warn)
+            yield from log_entries(entries, upto, skip)
             first = upto
 
     def _wait_beyond(self, number: int) -> int:
-        """The number below which everything is written or dropped, greater than `number`.
+        """Return the number below which everything is written or dropped.
 
-        It is not greater while the journal can't be written.
+        Wait until it is greater than `number`, or the journal can't be written.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._failing or self._settled > number)
@@ -162,19 +158,19 @@ class RunJournal:
             self._failing = failing
             self._changed.notify_all()
 
-    def _tell(self, damage: str) -> None:
+    def _warn(self, damage: str) -> None:
         logger.warning("journal in `%s`: %s", self._run_dir, damage)
 
 
 def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal | None:
-    """Opens a run's journal.
+    """Open a run's journal.
 
     Args:
         run: The run.
-        options: Of `RunJournal`; None for no journal.
+        options: Options of `RunJournal`; None for no journal.
 
     Raises:
-        ConfigurationError: Another process writes it, or the disk doesn't take it.
+        ConfigurationError: Another process writes it, or the disk refuses it.
     """
     if options is None:
         return None
@@ -187,28 +183,11 @@ def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal 
         ) from error
 
 
-_ARGUMENTS = {"log_scalars": "records", "log_hparams": "hparams", **dict(MEDIA_HOOKS.values())}
-
-
-def _records(hook: str, arguments: Mapping[str, Any]) -> Sequence[Record]:
-    value = arguments[_ARGUMENTS[hook]]
-    if hook == "log_scalars":
-        return value
-    return [Hparams(value) if hook == "log_hparams" else value]
-
-
-def _below(entries: Iterable[Entry], end: int) -> Iterator[Entry]:
-    for entry in entries:
-        if entry.number >= end:
-            return
-        yield entry
-
-
 JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
 
 
 def check_journal(journal: Any) -> dict[str, Any] | None:
-    """The options of a run's journal; None if there is to be none.
+    """Return the options of a run's journal; None for no journal.
 
     Raises:
         ConfigurationError: They aren't usable.

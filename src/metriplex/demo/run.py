@@ -10,12 +10,11 @@ from pathlib import Path
 
 import jax
 
-from metriplex import MetricsCallback
+from metriplex import MetricsCallback, average_stats
 from metriplex.demo import viewer
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
 from metriplex.demo.tasks import TASKS
-from metriplex.device.summary import averages
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.discovery import entry_points
 
@@ -81,7 +80,7 @@ def run(
         metrics.close(CLOSE_TIMEOUT)
 
     assert trained.metrics is not None
-    final_return, _, finished = averages(trained.metrics.episodes)
+    final_return, _, finished = average_stats(trained.metrics.episodes)
     solved = bool(finished) and float(final_return) >= task.solved_return
     reached = f"mean return {float(final_return):.1f}" if finished else "no episode finished"
     _say(

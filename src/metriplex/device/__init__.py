@@ -1,4 +1,4 @@
-"""The device half: pure functions and frozen dataclasses that programs trace.
+"""Compute metrics on the device, with pure functions and frozen dataclasses that programs trace.
 
-This room knows jax, the records and the bridge. It knows no host, no thread, no run and no video.
+This room imports jax, the records and the bridge, and no host object, thread, run or video.
 """

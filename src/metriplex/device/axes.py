@@ -1,9 +1,8 @@
-"""Mapped axes: which of them hold environments or lanes, and exchanges over them. Pure.
+"""Split mapped axes into axes of environments and of lanes, and reduce values over them.
 
-Sums and maxima of many values take one exchange between devices.
-
-At an exchange every device waits for the slowest, and where the devices are threads of one host
-XLA takes several times as long for a tuple of scalars as for one vector of them.
+Sums and maxima of many values take one collective for each dtype, as every device waits for the
+slowest one at each collective. Where the devices are threads of one host, XLA also takes several
+times as long for a tuple of scalars as for one vector of them.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ Tree = TypeVar("Tree")
 
 
 def total(tree: Tree, axis_name: AxisName | None) -> Tree:
-    """The sum of every leaf over mapped axes, by one exchange for each dtype.
+    """Return the sum of every leaf over mapped axes, with one collective for each dtype.
 
     Args:
         tree: Arrays of any shapes, of integer and floating dtypes.
-        axis_name: The axes; None or none of them leaves the leaves as they are.
+        axis_name: The axes; None or an empty tuple returns the leaves unchanged.
 
     Returns:
-        The same tree; every leaf is the same everywhere along the axes.
+        A tree of the same structure; every leaf is constant along the axes.
     """
-    return _exchange(tree, axis_name, lax.psum)
+    return _reduce_all(tree, axis_name, lax.psum)
 
 
 def highest(tree: Tree, axis_name: AxisName | None) -> Tree:
-    """The maximum of every leaf over mapped axes, element by element; as `total`."""
-    return _exchange(tree, axis_name, lax.pmax)
+    """Return the elementwise maximum of every leaf over mapped axes; arguments as for `total`."""
+    return _reduce_all(tree, axis_name, lax.pmax)
 
 
-def _exchange(tree: Tree, axis_name: AxisName | None, reduce: Callable[..., jax.Array]) -> Tree:
+def _reduce_all(tree: Tree, axis_name: AxisName | None, reduce: Callable[..., jax.Array]) -> Tree:
     if axis_name is None or axis_name == ():
         return tree
     leaves, structure = jax.tree.flatten(tree)
@@ -99,7 +98,7 @@ def gate(
 
 
 def sharded_like(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Reshard an array as another one: a scan's carry keeps its type on an Explicit mesh."""
+    """Reshard `new` like `old`, as the carry of a scan keeps its type on an Explicit mesh."""
     there, spec = jax.typeof(new).sharding, jax.typeof(old).sharding.spec
     if there.spec == spec:
         return new

@@ -1,4 +1,4 @@
-"""Checks of what users give to a callback, with errors that say how to mend it."""
+"""Check the arguments of a callback's methods, with errors that say how to fix them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metriplex.device.config import Config
 from metriplex.device.learning_rate import TAG, explain_unknown
 from metriplex.device.state import MetricsState
 from metriplex.device.training_log import flatten
@@ -19,14 +18,16 @@ from metriplex.errors import LoggingError
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
 
+    from metriplex.device.config import Config
+
 logger = logging.getLogger("metriplex")
 
 
 def check_state(config: Config, state: Any) -> None:
-    """Makes sure that a state is one of `init` of a callback that is configured like this one.
+    """Check that a state comes from `init` of a callback with this configuration.
 
     Raises:
-        LoggingError: It isn't.
+        LoggingError: `state` is no `MetricsState`, or has other shapes.
     """
     if not isinstance(state, MetricsState):
         raise LoggingError(
@@ -44,10 +45,10 @@ def check_state(config: Config, state: Any) -> None:
 
 
 def check_where(where: Any) -> jax.Array | bool:
-    """Gives back the gate of a record.
+    """Return the gate of a record, a bool or bool `[]`.
 
     Raises:
-        LoggingError: It is not one bool.
+        LoggingError: `where` is not one bool.
     """
     if isinstance(where, bool):
         return where
@@ -61,7 +62,7 @@ def check_where(where: Any) -> jax.Array | bool:
 
 
 def explain_unknown_rate(opt_state: Any, given: Any, training_log: Any) -> None:
-    """Says in the log, once, why the learning rate will be NaN, if nothing else gives it."""
+    """Log once why the learning rate will be NaN, unless the training log contains it."""
     reason = explain_unknown(opt_state, given)
     if reason and TAG not in flatten(training_log, reduce="mean"):
         _log_once(reason)
@@ -75,7 +76,7 @@ def _log_once(message: str) -> None:
 def join_ends(
     done: ArrayLike | None, terminated: ArrayLike | None, truncated: ArrayLike | None
 ) -> ArrayLike:
-    """Where episodes end, told by `done` or by `terminated` and `truncated`.
+    """Return the ends of episodes, from `done` or from `terminated` and `truncated`.
 
     Raises:
         LoggingError: Both or neither were given, or shapes differ.

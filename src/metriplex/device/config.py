@@ -1,4 +1,4 @@
-"""The static configuration of a callback, which shapes the compiled program."""
+"""Define and check the static configuration of a callback, which shapes the compiled program."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import jax
 import numpy as np
 
-from metriplex.device.learning_rate import GivenRate
+from metriplex.device.learning_rate import GivenRate  # noqa: TC001 - part of public annotations
 from metriplex.errors import ConfigurationError
-from metriplex.validation import (
-    check_choice,
-    check_count,
-    is_real,
-)
+from metriplex.validation import check_choice, check_count, is_real
 
 if TYPE_CHECKING:
     from metriplex.device.axes import AxisName
@@ -24,21 +20,21 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Config:
-    """What of a callback's construction shapes the compiled program: equal configurations share it.
+    """The static configuration of a callback. Equal configurations share a compiled program.
 
     Attributes:
         alpha: Weight of the newest episode in the averages.
-        episode_stats: Whether count, minimum, maximum and mean of the newest episodes are logged.
-        reduce: What happens to arrays in the training log; None makes them errors.
-        learning_rate: The rate, or a schedule, for optimizer states that hold none.
+        episode_stats: True to log count, minimum, maximum and mean of the newest episodes.
+        reduce: Reduction of arrays in the training log; None makes them errors.
+        learning_rate: The rate, or a schedule, for optimizer states that hold no rate.
         log_every: Iterations between two records.
         buffer: Rows that are kept on the device before they are sent; 0 sends each at once.
-        buffer_width: Words that a buffered row may take.
+        buffer_width: Words available to a buffered row.
         axis_name: Mapped axes over which the environments are spread; None for all axes of
             `shard_map` or `pmap`.
-        abort: Whether a NaN or an infinity stops the program.
-        ring: Whether rows stay in the buffer, a ring, until the host takes them.
-        first_step: Environment steps that were taken before the first one.
+        abort: True if a NaN or an infinity stops the program.
+        ring: True if rows stay in the buffer, a ring, until the host takes them.
+        first_step: Environment steps taken before the first one of the program.
         first_iteration: Index of the first training iteration.
     """
 
@@ -70,10 +66,10 @@ def make_config(
     transport: Any = "callback",
     video_interval: int = 0,
 ) -> Config:
-    """The static configuration of a callback.
+    """Return the static configuration of a callback.
 
     Raises:
-        ConfigurationError: An argument is not usable.
+        ConfigurationError: An argument is invalid.
     """
     return Config(
         alpha=_alpha(alpha),
@@ -120,25 +116,22 @@ def _alpha(alpha: Any) -> float:
 
 
 def _hashable_rate(rate: Any) -> Any:
-    """A rate that can be part of a static configuration: a float, or the schedule itself."""
+    """Return a rate as a float, or a schedule in a hashable form."""
     if callable(rate):
         try:
             hash(rate)
         except TypeError:
-            return functools.partial(rate)  # equal and hashable by identity
+            return functools.partial(rate)  # hashable, and equal only to itself
         return rate
     if rate is None:
         return None
-    if not is_real(rate) and not (_is_array(rate) and rate.size == 1 and rate.dtype.kind in "fiu"):
+    is_array = isinstance(rate, jax.Array | np.ndarray)
+    if not is_real(rate) and not (is_array and rate.size == 1 and rate.dtype.kind in "fiu"):
         raise ConfigurationError(
             f"`learning_rate` must be a number or an optax schedule; got {rate!r}: pass what the "
             f"optimizer was given, for example 3e-4 or `optax.linear_schedule(...)`"
         )
     return float(np.asarray(rate).item())
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray)
 
 
 def _axis_name(axis_name: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An exact 64-bit counter for programs that run without x64: two 32-bit words with a carry."""
+"""Exact 64-bit counter for programs without x64: two 32-bit words with a carry."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MASK = 2**_WORD - 1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Counter:
-    """A count from 0 to 2**64 - 1; beyond that it starts again at 0.
+    """A count modulo 2**64, in two words.
 
     Attributes:
         low: uint32, the count modulo 2**32.
-        high: uint32 of the same shape, the count divided by 2**32.
+        high: uint32 of the same shape, the count divided by 2**32, rounded down.
     """
 
     low: jax.Array
@@ -35,24 +35,17 @@ class Counter:
 
 
 def zero() -> Counter:
-    """Starts a counter.
-
-    Returns:
-        A counter that stands at 0, of shape `[]`, with a buffer of its own for each word.
-    """
+    """Return a counter at 0, of shape `[]`; each word has its own buffer."""
     return Counter(low=jnp.zeros((), jnp.uint32), high=jnp.zeros((), jnp.uint32))
 
 
 def add(counter: Counter, amount: int | ArrayLike) -> Counter:
-    """Counts on, exactly.
+    """Return `counter + amount`, exact and modulo 2**64.
 
     Args:
-        counter: Where the count stands.
-        amount: How much is added: a Python int from 0 to 2**64 - 1, or an array of integers that
-            are not negative, whose shape broadcasts with the counter's.
-
-    Returns:
-        The counter, `amount` further, modulo 2**64.
+        counter: The counter.
+        amount: A Python int from 0 to 2**64 - 1, or an array of non-negative integers whose shape
+            broadcasts with the counter's.
 
     Raises:
         ConfigurationError: `amount` is a Python int that is negative or doesn't fit in 64 bits.
@@ -65,14 +58,11 @@ def add(counter: Counter, amount: int | ArrayLike) -> Counter:
 
 
 def to_int(low: ArrayLike, high: ArrayLike) -> int:
-    """Joins the two words on the host.
+    """Return the count as a Python int, on the host.
 
     Args:
         low: One uint32, `Counter.low`.
         high: One uint32, `Counter.high`.
-
-    Returns:
-        The count.
     """
     return (int(np.asarray(high).item()) << _WORD) | int(np.asarray(low).item())
 
@@ -97,13 +87,13 @@ def _words(amount: int | ArrayLike) -> tuple[jax.Array, jax.Array]:
 
 
 def from_step(step: ArrayLike) -> Counter:
-    """A counter that stands at a step of the user's.
+    """Return a counter at a step that a user passed.
 
     Args:
-        step: One integer from 0 to 2**64 - 1, of the host or of the device.
+        step: One integer from 0 to 2**64 - 1, on the host or on the device.
 
     Raises:
-        LoggingError: It is none.
+        LoggingError: `step` is not one integer, or is out of range.
     """
     if isinstance(step, np.ndarray | np.integer) and np.size(step) == 1:
         step = np.asarray(step).item()  # jax would cut an int64 to 32 bits without x64

@@ -1,8 +1,8 @@
-"""Episode statistics as a pytree that a compiled training loop carries: pure, on the device.
+"""Episode statistics of each environment: a pytree and pure functions, on the device.
 
-Every leaf is `[num_envs]` and every operation of `update` is elementwise over the environments, so
-that one partition spec shards the whole state and a step costs no reduction and no communication:
-`metriplex.device.summary` reduces, once a record.
+Every leaf has shape `[num_envs]`, and `update_stats` is elementwise over the environments: one
+partition spec shards the whole state, and a step needs no reduction and no communication.
+`metriplex.device.summary` reduces over the environments, once a record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from metriplex.errors import ConfigurationError, LoggingError
 
 Weights: TypeAlias = tuple[ArrayLike, ArrayLike]
-"""Of the newest episode and of those before it: alpha and 1 - alpha, both rounded once."""
+"""Weights of the newest episode and of the average before it: alpha and 1 - alpha."""
 
 Stats = TypeVar("Stats", "EpisodeStats", "EpisodeWindow")
 
@@ -30,16 +30,16 @@ _LONGEST = 2**31 - 1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EpisodeWindow:
-    """The episodes that each environment finished since the last record; all leaves `[num_envs]`.
+    """Episodes that each environment finished since `reset_window`; all leaves are `[num_envs]`.
 
     Attributes:
-        count: int32, how many there were; the other leaves mean something only where it is not 0.
-        return_min: float32, the smallest return.
-        return_max: float32, the largest return.
-        return_sum: float32, the sum of the returns.
-        length_min: int32, the fewest steps.
-        length_max: int32, the most steps.
-        length_sum: int32, the sum of the lengths.
+        count: int32, number of episodes. Where the count is 0, the other leaves have no meaning.
+        return_min: float32, smallest return.
+        return_max: float32, largest return.
+        return_sum: float32, sum of the returns.
+        length_min: int32, smallest length in steps.
+        length_max: int32, largest length in steps.
+        length_sum: int32, sum of the lengths in steps.
     """
 
     count: jax.Array
@@ -55,16 +55,16 @@ class EpisodeWindow:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EpisodeStats:
-    """What is known about the episodes of each environment; all leaves `[num_envs]`.
+    """Episode statistics of each environment, a pytree; all leaves are `[num_envs]`.
 
     Attributes:
-        episode_return: float32, the rewards of the running episode, summed.
-        episode_length: int32, the steps of the running episode.
-        return_ema: float32, exponential moving average of the returns of the finished episodes.
-        length_ema: float32, the same of their lengths.
-        finished: bool, whether the environment has finished an episode; before that the two
-            averages are 0 and mean nothing.
-        window: The episodes finished since the last record; None if they are not kept.
+        episode_return: float32, sum of the rewards of the running episode.
+        episode_length: int32, number of steps of the running episode.
+        return_ema: float32, exponential moving average of the returns of finished episodes.
+        length_ema: float32, exponential moving average of the lengths of finished episodes.
+        finished: bool, True where the environment has finished an episode. Where it is False, the
+            two averages are 0 and have no meaning.
+        window: Episodes finished since `reset_window`; None without a window.
     """
 
     episode_return: jax.Array
@@ -76,14 +76,14 @@ class EpisodeStats:
 
 
 def init_stats(num_envs: int, *, window: bool = True) -> EpisodeStats:
-    """Statistics before the first step.
+    """Return the statistics before the first step.
 
     Args:
-        num_envs: How many environments step together.
-        window: Whether to keep the episodes finished since the last record, for `window`.
+        num_envs: Number of environments that step together.
+        window: True to also keep the newest episodes, for `window_stats`.
 
     Returns:
-        The state, with a buffer of its own for each leaf, so that it can be donated.
+        The statistics. Each leaf has its own buffer, so that a program can donate them.
 
     Raises:
         ConfigurationError: `num_envs` is not a positive integer.
@@ -99,35 +99,36 @@ def init_stats(num_envs: int, *, window: bool = True) -> EpisodeStats:
     )
 
 
-def update(
+def update_stats(
     stats: EpisodeStats, reward: ArrayLike, done: ArrayLike, *, alpha: float
 ) -> EpisodeStats:
-    """Takes in one step of all environments, or a rollout of many steps.
+    """Add one step of all environments, or a rollout of many steps.
 
-    An episode's return is the sum of its rewards in float32, its length the number of its steps;
-    the step at which `done` is true belongs to the episode that it ends. At the first episode that
-    an environment finishes, its average starts at that episode's value `x`; afterwards
+    The return of an episode is the sum of its rewards in float32, the length is the number of its
+    steps. The step at which `done` is true belongs to the episode that it ends. The average of an
+    environment starts at the value `x` of the first episode that the environment finishes. Each
+    later episode changes the average to
 
         ema = alpha * x + (1 - alpha) * ema
 
-    An average that is not finite, because an episode's return was not, starts again at the next
-    episode of that environment; other environments never notice. Gradients stop here.
+    If the return of an episode is not finite, the average starts again at the next episode of that
+    environment. The averages of other environments don't change. Gradients stop here.
 
     Args:
-        stats: The state so far.
-        reward: `[num_envs]` for a step, `[time, num_envs]` for a rollout, of any real dtype; with
-            one environment also `[]` for a step.
-        done: Whether the step ended an episode, of the same shape: bool, or numbers of which
-            every one that is not 0 counts as true.
+        stats: The statistics before the step or rollout.
+        reward: `[num_envs]` for a step, `[time, num_envs]` for a rollout, of any real dtype. With
+            one environment a step may also be `[]`.
+        done: True where the step ended an episode, of the same shape: bool, or numbers, of which
+            every number but 0 counts as True.
         alpha: Weight of the newest episode, in (0, 1].
 
     Returns:
-        The new state, of the same shapes and dtypes. A rollout gives what its steps give one by
-        one, to the bit.
+        The new statistics, of the same shapes and dtypes. One call with a rollout and one call for
+        each step return the same bits.
 
     Raises:
-        LoggingError: At trace time: the shapes differ, are neither a step nor a rollout of
-            `num_envs` environments, or a dtype is not real.
+        LoggingError: At trace time: the shapes differ, the shapes are neither a step nor a rollout
+            of `num_envs` environments, or a dtype is not real.
     """
     reward = _real("reward", reward).astype(jnp.float32)
     done = _real("done", done).astype(jnp.bool_)
@@ -139,15 +140,14 @@ def update(
 
 
 def reset_window(stats: EpisodeStats, where: ArrayLike = True) -> EpisodeStats:
-    """Starts the window anew, as is done after a record.
+    """Empty the window of newest episodes; the callback does so after each record.
 
     Args:
-        stats: The state.
-        where: Whether to do it, a bool `[]` that may be traced.
+        stats: The statistics.
+        where: bool `[]`, may be traced. If False, the window stays unchanged.
 
     Returns:
-        The state with an empty window where `where` is true, and as it was where it isn't; a state
-        that keeps no window, as it was.
+        The statistics with an empty window. Statistics without a window are returned unchanged.
     """
     if stats.window is None:
         return stats
@@ -189,9 +189,9 @@ def _step(
 
     def average(ema: jax.Array, newest: jax.Array) -> jax.Array:
         newest = newest.astype(jnp.float32)
-        # `maximum` changes no finite product, but it stands between product and sum: without it
-        # compilers round the two once or twice as they please, and a rollout would differ from
-        # its steps in the last bit
+        # `maximum` changes no finite product, but keeps the compiler from fusing product and sum:
+        # a fused operation rounds once instead of twice, so a rollout would differ from its steps
+        # in the last bit
         lowest = jnp.finfo(jnp.float32).min
         moved = jnp.maximum(newest_weight * newest, lowest) + jnp.maximum(past_weight * ema, lowest)
         continues = stats.finished & jnp.isfinite(ema) & jnp.isfinite(newest)
@@ -227,9 +227,10 @@ def _extend(
 
 
 def _spread_like(tree: Stats, like: jax.Array) -> Stats:
-    # an array's type holds the mesh axes over which it varies (shard_map) or is sharded (explicit
-    # axes); a scan's carry must keep its type, and a selection takes two of the same. A factor of
-    # one brings the axes of `like` along; it changes no bit, and the compiler drops it
+    # An array's type holds the mesh axes over which the array varies (shard_map) or is sharded
+    # (explicit axes). A scan's carry must keep its type, and both operands of `where` must have the
+    # same type. Multiplying by one adds the axes of `like`; it changes no bit, and the compiler
+    # removes the multiplication
     one = jnp.isfinite(like) | True
     spread = jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
     return cast("Stats", spread)

@@ -1,8 +1,8 @@
-"""The learning rate, read out of whatever optimizer state the training loop carries.
+"""Reading the learning rate from an optimizer state.
 
-A state is a tree, and optax marks what its parts mean by the names of their fields, so the search
-goes by those names and not by classes: it reads the states of every optax release, their copies as
-dictionaries (checkpoints, `nnx.state`) and the train states that hold them.
+An optimizer state is a tree. The search matches the names of fields that optax uses, not classes:
+so it reads the states of every optax release, copies as dictionaries (checkpoints, `nnx.state`) and
+train states that hold an optimizer state.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 from jax.core import Tracer
 
 TAG: Final = "train/learning_rate"
-"""The tag of a rate that needs no label, and the prefix of those that do."""
+"""Tag of a single rate, and prefix of the tags of several rates."""
 
 GivenRate: TypeAlias = "float | jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]"
-"""A constant rate or an optax schedule: a function of the number of updates applied before."""
+"""A constant rate or an optax schedule, a function of the number of updates applied before."""
 
 _MAX_DEPTH: Final = 100
 _MAX_NODES: Final = 50_000
 _LEAVES: Final = (jax.Array, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
 _OPAQUE: Final = (*_LEAVES, type(None), type, ModuleType)
-# SAM's adversarial step is not a step of training; the others hold no optimizer state at all.
+# SAM's adversarial step is not a step of training; the others hold no optimizer state.
 _NOT_SEARCHED: Final = frozenset(
     {"adv_state", "apply_fn", "hyperparams", "hyperparams_states", "model", "params", "tx"}
 )
@@ -37,30 +37,31 @@ _LINE_SEARCH: Final = frozenset({"grad", "info", "learning_rate", "value"})
 
 
 def learning_rates(opt_state: object, given: GivenRate | None = None) -> dict[str, jax.Array]:
-    """Reads the learning rate that the last applied update used.
+    """Return the learning rate that the last applied update used, by tag.
 
-    Pure and traceable; changes nothing and never raises, whatever `opt_state` is. Before the first
-    update it is the rate that the first update will use.
+    The function is pure and traceable. It changes nothing and never raises, whatever `opt_state`
+    is. Before the first update, the value is the rate that the first update will use.
 
-    - What `optax.inject_hyperparams` stores as `learning_rate` is read, wherever it is in the
-      state. Of nested injections the innermost one counts: it alone scales the update.
-    - Several rates (the groups of `optax.partition`, several optimizers in one dictionary, tuple or
-      dataclass) get a tag each, `train/learning_rate/<label>`: the group's label, the dictionary's
-      key, the field's name or the position, as far as it tells the rates apart.
-    - `optax.contrib.reduce_on_plateau` and line searches multiply the rate of their chain; a line
+    - The rate is the `learning_rate` that `optax.inject_hyperparams` stores, anywhere in the state.
+      If injections are nested, the innermost one counts: only that one scales the update.
+    - Several rates (groups of `optax.partition`, several optimizers in one dictionary, tuple or
+      dataclass) have one tag each, `train/learning_rate/<label>`. The label is the part of the path
+      that distinguishes the rates: the group's label, the dictionary's key, the field's name or the
+      position.
+    - `optax.contrib.reduce_on_plateau` and line searches multiply the rate of their chain. A line
       search alone is the rate.
 
     Args:
-        opt_state: An optax state, or what holds one or more: tuples, dictionaries, dataclasses,
-            flax's and equinox's train states.
-        given: Used where the state holds no rate. A schedule is evaluated at the number of updates
-            applied before the last one, as `optax.inject_hyperparams` does; the number is the
-            `count` in the state, so under `optax.MultiSteps` mini-steps don't count. Where several
-            counts differ, the largest one is meant.
+        opt_state: An optax state, or a container of optax states: a tuple, dictionary or dataclass,
+            a train state of flax or equinox.
+        given: Rate or schedule that is used if the state holds no rate. A schedule is evaluated at
+            the number of updates applied before the last one, as by `optax.inject_hyperparams`.
+            That number is the `count` in the state, so mini-steps of `optax.MultiSteps` don't
+            count. If the state has several counts, the largest is used.
 
     Returns:
-        Tag to scalar of shape `[]`: float32, or the floating dtype that the state holds. NaN where
-        the rate is unknown or not one number; never empty.
+        Tag to scalar of shape `[]`: float32, or the floating dtype that the state holds. NaN if the
+        rate is unknown or not one number. Never empty.
     """
     try:
         search = _Search()
@@ -75,15 +76,15 @@ def learning_rates(opt_state: object, given: GivenRate | None = None) -> dict[st
 
 
 def explain_unknown(opt_state: object, given: GivenRate | None = None) -> str:
-    """Says why `learning_rates` gives NaN, for the one message that a user sees about it.
+    """Return the message that explains why `learning_rates` returns NaN. Never raise.
 
     Args:
-        opt_state: What `learning_rates` was given.
-        given: What `learning_rates` was given.
+        opt_state: Argument of `learning_rates`.
+        given: Argument of `learning_rates`.
 
     Returns:
-        One or two sentences: why, what was found in the state, and how to mend it. Empty if every
-        rate is known (though its value may still be NaN). Never raises.
+        One or two sentences: the reason, the classes found in the state, and how to fix it. Empty
+        if every rate is known (the value of a known rate may still be NaN).
     """
     try:
         search = _Search()
@@ -123,19 +124,19 @@ def explain_unknown(opt_state: object, given: GivenRate | None = None) -> str:
 class _Rate(NamedTuple):
     path: tuple[str, ...]
     value: jax.Array | None
-    """None: held by the state, but not one number."""
+    """None if the state holds the rate, but not as one number."""
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Reading:
-    """What one part of a state says of the rate.
+    """Rates and factor found in one part of a state.
 
     Attributes:
-        rates: The rates that are held, with the keys that tell them apart.
-        factor: What multiplies a rate that is not held here; already in those that are.
-        searched: Whether a line search made the factor, which then is a rate by itself.
-        bare: Whether the part is the factor's own state, so that it scales its neighbours.
+        rates: Rates in this part, with the keys that distinguish them.
+        factor: Factor of rates outside of this part; `rates` already include it.
+        searched: True if a line search made the factor: without a rate, the factor is the rate.
+        bare: True if the part is the factor's own state: it scales its neighbours.
     """
 
     rates: tuple[_Rate, ...] = ()
@@ -149,11 +150,12 @@ class _Reading:
 
 @final
 class _Search:
-    """One walk over a state, and what it met on the way.
+    """One walk over a state; collects counts and class names.
 
     Attributes:
-        step: Number of updates applied, int32 or as found; None where nothing counts them.
-        types: Names of the classes met, in order.
+        step: Number of applied updates, int32 or the dtype in the state; None if nothing counts
+            them.
+        types: Names of the classes in the state, in order.
     """
 
     def __init__(self) -> None:
@@ -172,7 +174,7 @@ class _Search:
         if isinstance(node, _OPAQUE) or depth > _MAX_DEPTH or len(self._seen) > _MAX_NODES:
             return _Reading()
         if id(node) not in self._seen:
-            self._seen[id(node)] = node, _Reading()  # what a cycle finds
+            self._seen[id(node)] = node, _Reading()  # ends a cycle
             self._seen[id(node)] = node, self._read_container(node, depth)
         return self._seen[id(node)][1]
 
@@ -201,7 +203,7 @@ class _Search:
         return inner
 
     def _count(self, node: object, fields: dict[str, Any]) -> None:
-        """Keeps the number of updates that a node counts, by how sure that number is."""
+        """Store the number of updates that a node counts, by its rank; 0 is the most reliable."""
         if fields.keys() == {"count"}:  # `ScaleByScheduleState`: counts for the schedule itself
             rank, count = 0, _scalar(fields["count"], jnp.integer)
         elif "count" in fields and not fields.keys() & {"plateau_count", "grad_acc"}:
@@ -222,7 +224,7 @@ class _Search:
 
 
 def _merged(parts: list[tuple[str, _Reading]]) -> _Reading:
-    """Joins the readings of a node's children, labelled by key where several hold rates."""
+    """Join the readings of a node's children; keys label rates if several children hold rates."""
     factor = functools.reduce(_product, (part.factor for _, part in parts if part.bare), None)
     searched = any(part.searched for _, part in parts if part.bare)
     parts = [(key, part) for key, part in parts if part and not part.bare]
@@ -237,7 +239,7 @@ def _merged(parts: list[tuple[str, _Reading]]) -> _Reading:
         factor = _product(factor, parts[0][1].factor)
         searched = searched or parts[0][1].searched
     elif any(part.factor is not None for _, part in parts):
-        factor, searched = _unknown(), False  # each of another group of parameters: no single one
+        factor, searched = _unknown(), False  # one factor for each group of parameters
     return _Reading(rates, factor, searched)
 
 
@@ -254,7 +256,7 @@ def _tagged(reading: _Reading) -> dict[str, jax.Array | None]:
 
 
 def _children(node: object) -> list[tuple[Hashable, Any]]:
-    """Children of a container with their keys, whether or not it is a pytree. Never raises."""
+    """Return the children of a container, a pytree or not, with their keys. Never raise."""
     try:
         if isinstance(node, _OPAQUE):
             return []
@@ -262,7 +264,7 @@ def _children(node: object) -> list[tuple[Hashable, Any]]:
         if isinstance(node, tuple) and isinstance(names, tuple):
             return list(zip(names, node, strict=True))
         if isinstance(node, Mapping):
-            # Sorted as jit sorts them, so that labels which collide are numbered alike everywhere.
+            # Sorted as jit sorts them, so that equal labels get the same numbers everywhere.
             return sorted(node.items(), key=lambda item: _text(item[0]))
         if isinstance(node, (tuple, list)):
             return list(enumerate(node))
@@ -286,11 +288,11 @@ def _text(key: object) -> str:
 
 
 def _scalar(value: object, kind: type[Any] = jnp.floating) -> jax.Array | None:
-    """The one number that a leaf, or a variable around one, holds; None if it isn't one number.
+    """Return the number that a leaf, or a variable around a leaf, holds; None if not one number.
 
     Args:
-        value: A number, an array of size one or a container with one child that is either.
-        kind: `jnp.floating`: integers are taken as float32, or `jnp.integer`.
+        value: A number, an array of size one, or a container whose only child is one of these.
+        kind: `jnp.floating`, which converts integers to float32, or `jnp.integer`.
     """
     for _ in range(4):
         if isinstance(value, _LEAVES):
@@ -314,16 +316,16 @@ def _scalar(value: object, kind: type[Any] = jnp.floating) -> jax.Array | None:
 
 
 def _substitute(given: GivenRate | None, search: _Search, reading: _Reading) -> jax.Array | None:
-    """The rate where the state holds none: the given one, or what a line search found."""
+    """Return the rate for a state that holds none: the given one, or that of a line search."""
     if given is None:
         return reading.factor if reading.searched else None
     return _scaled(_evaluate(given, search.step), reading.factor)
 
 
 def _evaluate(given: GivenRate, step: jax.Array | None) -> jax.Array | None:
-    """A given rate as a scalar; None if it is not one number.
+    """Return a given rate as a scalar; None if it is not one number.
 
-    Without a step count, only a schedule whose value doesn't depend on it has a known rate.
+    Without a step count, only the rate of a constant schedule is known.
     """
     if not callable(given):
         return _scalar(given)

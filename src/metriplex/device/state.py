@@ -1,4 +1,4 @@
-"""What the training loop carries for a callback, and its rows: pure, on the device."""
+"""Define the state that a training loop carries, and make and send its rows, on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind, Value, make_sche
 from metriplex.bridge.ring import DRAIN_NEEDS_JIT
 from metriplex.device import counter, episodes
 from metriplex.device.axes import gate, manual_axes, sharded_like, split_axes
-from metriplex.device.config import Config
 from metriplex.device.learning_rate import TAG as LEARNING_RATE
 from metriplex.device.learning_rate import learning_rates
 from metriplex.device.summary import summarize
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from jax.typing import ArrayLike, DTypeLike
 
+    from metriplex.device.config import Config
 
 NO_LANE = -1
 
@@ -35,16 +35,17 @@ NO_LANE = -1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MetricsState:
-    """The part of the metrics that lives on the device; its shapes never change.
+    """The state of the metrics on the device. Its shapes never change.
 
     Attributes:
         episodes: Episode statistics of `[num_envs]` environments.
-        env_steps: Environment steps taken, exact to 2**64.
-        iteration: int32 `[]`, how many iterations have ended.
-        sequence: uint32 `[]`, how many rows were made.
-        lane: int32 `[]`, the lane's number as it was given to `init`; None if it wasn't.
-        buffer: uint32 `[buffer, buffer_width]`, rows that were not sent yet.
-        buffered: int32 `[]`, how many these are; in a ring, how many were put there.
+        env_steps: Environment steps taken so far, exact to 2**64.
+        iteration: int32 `[]`, the number of finished iterations.
+        sequence: uint32 `[]`, the number of rows made so far.
+        lane: int32 `[]`, the lane that `init` was given; None without one.
+        buffer: uint32 `[buffer, buffer_width]`, the rows that are not sent yet.
+        buffered: int32 `[]`, the number of rows in the buffer; for a ring, the number of rows ever
+            written to it.
     """
 
     episodes: episodes.EpisodeStats
@@ -57,7 +58,7 @@ class MetricsState:
 
 
 def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> MetricsState:
-    """The state before the first step; see `MetricsCallback.init`."""
+    """Return the state before the first step; see `MetricsCallback.init`."""
     state = MetricsState(
         episodes=episodes.init_stats(num_envs, window=config.episode_stats),
         env_steps=_counter(config.first_step),
@@ -72,8 +73,8 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
         return state
     if config.ring:
         raise LoggingError(DRAIN_NEEDS_JIT)
-    # Under shard_map the carry of a scan must vary over the same mesh axes before and after; a
-    # selection between equals takes over the axes over which its condition varies.
+    # Under shard_map the carry of a scan must vary over the same mesh axes before and after. A
+    # selection between equal values varies over the axes of its condition.
     never = lax.axis_index(axes) < 0
     return jax.tree.map(lambda leaf: jnp.where(never, leaf, leaf), state)
 
@@ -83,16 +84,16 @@ def _counter(first: int) -> counter.Counter:
 
 
 def _zero(dtype: DTypeLike) -> jax.Array:
-    # Unlike `jnp.zeros(())` it is on the current mesh, as the carry of a scan must be that gets
-    # lanes on a sharded axis.
+    # Unlike `jnp.zeros(())`, this zero is on the current mesh. The carry of a scan must be on it if
+    # the carry gets lanes on a sharded axis.
     return jnp.zeros(1, dtype).reshape(())
 
 
 def on_step(
     config: Config, state: MetricsState, reward: ArrayLike, done: ArrayLike
 ) -> MetricsState:
-    """Takes in one step or a rollout; see `MetricsCallback.on_step`."""
-    stats = episodes.update(state.episodes, reward, done, alpha=config.alpha)
+    """Return the state after one step or a rollout; see `MetricsCallback.on_step`."""
+    stats = episodes.update_stats(state.episodes, reward, done, alpha=config.alpha)
     stats = jax.tree.map(sharded_like, stats, state.episodes)
     steps = jnp.size(reward)
     for axis in _axes(config, state)[0]:
@@ -111,7 +112,7 @@ def on_iteration(
     key: jax.Array | None,
     where: jax.Array | bool,
 ) -> MetricsState:
-    """Makes and sends the iteration's row; see `MetricsCallback.on_iteration`."""
+    """Make and send the iteration's row; see `MetricsCallback.on_iteration`."""
     values, present = _measure(config, state, training_log, opt_state)
     due: jax.Array | bool = where
     if config.log_every > 1:
@@ -126,7 +127,7 @@ def on_iteration(
     row = make_row(config, run, state, Kind.RECORD, values, present, number.astype(jnp.int32))
     state, unsent = _send(config, state, row, due)
     if config.abort:
-        # The row is among these, and some were sent already: the host has use for one of each.
+        # `unsent` contains the row. The host drops rows that it already has.
         abort(unsent, where=jnp.logical_and(_any_nonfinite(values, present), due))
     if config.episode_stats:
         state = replace(state, episodes=episodes.reset_window(state.episodes, due))
@@ -134,11 +135,11 @@ def on_iteration(
 
 
 def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
-    """Tells the host that a program starts; see `MetricsCallback.on_training_start`."""
+    """Send a row that reports the start of a program; see `MetricsCallback.on_training_start`."""
     if config.ring:
         return state
-    # Not numbered: under vmap the state may not differ between lanes yet, and then this row would
-    # take a number that each lane waits for.
+    # The row is unnumbered: under vmap the state may not differ between lanes yet, and one row for
+    # all lanes would take a number that each lane waits for.
     send_unnumbered(config, run, state, Kind.START, {}, state.iteration)
     return state
 
@@ -152,14 +153,14 @@ def send_unnumbered(
     iteration: jax.Array,
     where: jax.Array | bool = True,
 ) -> None:
-    """Sends a row that stands in no order with the records."""
+    """Send a row that has no order relative to the records."""
     row = make_row(config, run, state, kind, values, {}, iteration)
     row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
     emit(row[None], where=_gate(config, state, where))
 
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
-    """Sends what is buffered, and tells the host that the program ends."""
+    """Send the buffered rows and a row that reports the end of the program."""
     if config.ring:
         return state
     if config.buffer:
@@ -169,7 +170,7 @@ def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> Metr
 
 
 def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
-    """Sends values at a step of the caller's own, in no order; see `MetricsCallback.log`."""
+    """Send values at a step of the caller's choice, in no order; see `MetricsCallback.log`."""
     exact = counter.from_step(step)
     header = {
         Header.RUN: run,
@@ -190,7 +191,7 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
 def _measure(
     config: Config, state: MetricsState, training_log: Any, opt_state: Any
 ) -> tuple[dict[str, Value], dict[str, jax.Array]]:
-    """The iteration's values by tag, and for those that may be absent whether they are present."""
+    """Return the iteration's values by tag, and a bool by tag for values that may be absent."""
     log = {} if training_log is None else flatten(training_log, reduce=config.reduce)
     axes = _axes(config, state)[0]
     values, present = summarize(state.episodes, log, axes, episode_stats=config.episode_stats)
@@ -208,7 +209,7 @@ def make_row(
     present: Mapping[str, jax.Array],
     iteration: jax.Array,
 ) -> jax.Array:
-    """The lane's next row, uint32 `[words]`: values and presence by tag, at the state's step."""
+    """Return the lane's next row, uint32 `[words]`, with values and presence by tag."""
     others = _axes(config, state)[1]
     header = {
         Header.RUN: run,
@@ -227,11 +228,11 @@ def make_row(
 def _send(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool
 ) -> tuple[MetricsState, jax.Array]:
-    """Sends a row, or keeps it in the buffer until that is full.
+    """Send a row, or keep it in the buffer until the buffer is full.
 
     Returns:
-        The new state, and uint32 `[rows, words]`: what the host would miss of the lane's rows, this
-        one included, if the program stopped at once.
+        The new state, and uint32 `[rows, words]`: the lane's rows, this one included, that would be
+        lost if the program stopped now.
     """
     if not config.buffer:
         return _send_now(config, state, row, due), mark(row[None], jnp.asarray(due)[None])
@@ -262,7 +263,7 @@ def _send_now(
 
 
 def _count(state: MetricsState, row: jax.Array, due: jax.Array | bool) -> MetricsState:
-    """Takes the row's number, and ties the next rows to it: once it has lanes, so have they."""
+    """Count the row, and make the next rows depend on it: if it has lanes, they have lanes too."""
     return replace(state, sequence=state.sequence + jnp.asarray(due, jnp.uint32) + (row[0] & 0))
 
 
@@ -277,7 +278,7 @@ def _pad(config: Config, row: jax.Array) -> jax.Array:
 
 
 def _valid_rows(state: MetricsState) -> jax.Array:
-    """The buffer with every row marked invalid that was sent before."""
+    """Return the buffer with the rows that were sent before marked as invalid."""
     return mark(state.buffer, jnp.arange(len(state.buffer)) < state.buffered)
 
 
@@ -290,7 +291,7 @@ def _gate(config: Config, state: MetricsState, where: jax.Array | bool) -> jax.A
 
 
 def _zero_from(key: jax.Array) -> jax.Array:
-    """int32 0 that depends on a key: lanes that differ in nothing but the key stay apart."""
+    """Return an int32 0 that depends on a key, so that lanes that differ only in it stay apart."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     return (lax.stop_gradient(key).ravel()[0] & 0).astype(jnp.int32)
@@ -301,7 +302,7 @@ def _any_nonfinite(values: Mapping[str, Value], present: Mapping[str, jax.Array]
     for tag, value in values.items():
         if not jnp.issubdtype(value.dtype, jnp.floating):
             continue
-        # A float64 constant of the host is judged there: without x64 jax would make it a float32.
+        # A float64 constant of the host is checked there: jax without x64 would make it float32.
         library = np if isinstance(value, np.ndarray) else jnp
         is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
         bad = library.isinf(value) if is_rate else ~library.isfinite(value)

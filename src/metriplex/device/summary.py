@@ -1,7 +1,7 @@
-"""What one record says of many environments and devices: pure, on the device.
+"""The values of a record: reductions over environments and devices. Pure, on the device.
 
-What is summed over the environments comes from functions of its own, so that everything in a record
-that devices have to add up travels by one exchange between them.
+The sums over environments have functions of their own, so that one collective operation adds up all
+sums of a record over the devices.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @final
 class AverageSums(NamedTuple):
-    """What `averages` needs of some environments, to be added up with that of others.
+    """Sums over the environments of one device, for `averages_of`; devices add them up.
 
     Attributes:
-        finished: float32 `[]`, how many have finished an episode (as the others a float32, to be
-            exchanged together).
-        return_ema: float32 `[]`, their averages of the return, summed.
-        length_ema: float32 `[]`, those of the length.
+        finished: float32 `[]`, number of environments that have finished an episode. A float32 as
+            the other sums, so that one collective operation takes all three.
+        return_ema: float32 `[]`, sum of these environments' average returns.
+        length_ema: float32 `[]`, sum of these environments' average lengths.
     """
 
     finished: jax.Array
@@ -41,12 +41,12 @@ class AverageSums(NamedTuple):
 
 @final
 class WindowSums(NamedTuple):
-    """What `window` adds up over environments.
+    """Sums over the environments of one device, for `window_of`; devices add them up.
 
     Attributes:
-        count: int32 `[]`, the episodes.
-        return_sum: float32 `[]`, their returns.
-        length_sum: float32 `[]`, their lengths: all environments' may overflow an int32.
+        count: int32 `[]`, number of episodes.
+        return_sum: float32 `[]`, sum of their returns.
+        length_sum: float32 `[]`, sum of their lengths, which may overflow an int32.
     """
 
     count: jax.Array
@@ -57,17 +57,17 @@ class WindowSums(NamedTuple):
 def summarize(
     stats: EpisodeStats, log: Mapping[str, Value], axes: tuple[str, ...], *, episode_stats: bool
 ) -> tuple[dict[str, Value], dict[str, jax.Array]]:
-    """The values of a record, by tag.
+    """Return the values of a record, by tag.
 
     Args:
-        stats: Of the environments of this device.
-        log: The training log, by tag; its floats on the device are averaged over the axes, in
-            float32 or wider.
+        stats: Episode statistics of the environments of this device.
+        log: Training log, by tag. Its floats on the device are averaged over the axes, in float32
+            or wider.
         axes: Mapped axes over which the environments are spread.
-        episode_stats: Whether the window of newest episodes is a part of it.
+        episode_stats: True to include the window of newest episodes.
 
     Returns:
-        The values, and of those that may be absent whether they are present (bool `[]`).
+        The values by tag, and for each tag that may be absent a bool `[]`, True if it is present.
     """
     floats = {
         tag: value
@@ -99,25 +99,30 @@ def _widen(value: jax.Array) -> jax.Array:
     return value.astype(jnp.promote_types(value.dtype, jnp.float32))  # bfloat16 would round a sum
 
 
-def averages(
+def average_stats(
     stats: EpisodeStats, axis_name: AxisName | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The means of the moving averages over the environments that have finished an episode.
+    """Return the average return and length of finished episodes, over all environments.
+
+    Each average is the mean of `stats.return_ema` (or `stats.length_ema`) over the environments
+    with `stats.finished`:
+
+        average = sum(where(finished, ema, 0)) / max(sum(finished), 1)
 
     Args:
-        stats: The state.
-        axis_name: Mapped axes over which the environments are spread; the result is then that of
-            all environments, and the same everywhere.
+        stats: The statistics.
+        axis_name: Name, or tuple of names, of the mapped axes over which the environments are
+            spread. The result then covers all environments and is the same on every device.
 
     Returns:
-        The average return (float32 `[]`), the average length (float32 `[]`), and whether any
-        environment has finished an episode (bool `[]`); the averages are 0 where none has.
+        The average return (float32 `[]`), the average length (float32 `[]`) and a bool `[]` that is
+        True if any environment has finished an episode. If it is False, the averages are 0.
     """
     return averages_of(total(average_sums(stats), axis_name))
 
 
 def average_sums(stats: EpisodeStats) -> AverageSums:
-    """What these environments add to `averages_of`."""
+    """Sum the moving averages over the environments of this device."""
     present = stats.finished
     return AverageSums(
         finished=jnp.sum(present, dtype=jnp.int32).astype(jnp.float32),
@@ -127,31 +132,34 @@ def average_sums(stats: EpisodeStats) -> AverageSums:
 
 
 def averages_of(sums: AverageSums) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`averages`, from the sums over all environments."""
+    """Return the result of `average_stats` from the sums over all environments."""
     divisor = jnp.maximum(sums.finished, 1)
     return sums.return_ema / divisor, sums.length_ema / divisor, sums.finished > 0
 
 
-def window(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, jax.Array]:
-    """Count, minimum, maximum and mean of the episodes finished since the last record.
+def window_stats(stats: EpisodeStats, axis_name: AxisName | None = None) -> dict[str, jax.Array]:
+    """Return count, minimum, maximum and mean of the episodes finished since `reset_window`.
+
+    Each episode counts once; there is no moving average.
 
     Args:
-        stats: The state.
-        axis_name: Mapped axes over which the environments are spread, as for `averages`.
+        stats: The statistics.
+        axis_name: Name, or tuple of names, of the mapped axes over which the environments are
+            spread. The result then covers all environments and is the same on every device.
 
     Returns:
-        Scalars `[]`: `count` (int32), `return_min`, `return_max`, `return_mean` (float32),
-        `length_min`, `length_max` (int32), `length_mean` (float32). All but `count` are present
-        only where `count` is positive, and 0 where it isn't.
+        Scalars `[]` by name: `count` (int32), `return_min`, `return_max`, `return_mean` (float32),
+        `length_min`, `length_max` (int32), `length_mean` (float32). If `count` is 0, the others are
+        0 and have no meaning.
 
     Raises:
-        ConfigurationError: The state was made with `window=False`.
+        ConfigurationError: The statistics were made with `init_stats(window=False)`.
     """
     return window_of(total(window_sums(stats), axis_name), stats, axis_name)
 
 
 def window_sums(stats: EpisodeStats) -> WindowSums:
-    """What these environments add to `window_of`; raises a `ConfigurationError` as `window`."""
+    """Sum the windows over the environments of this device; raise as `window_stats`."""
     episodes = _window(stats)
     return WindowSums(
         count=jnp.sum(episodes.count),
@@ -163,10 +171,16 @@ def window_sums(stats: EpisodeStats) -> WindowSums:
 def window_of(
     sums: WindowSums, stats: EpisodeStats, axis_name: AxisName | None
 ) -> dict[str, jax.Array]:
-    """`window`, from the sums over all environments and the states of these."""
+    """Return the result of `window_stats`.
+
+    Args:
+        sums: Sums over all environments.
+        stats: Statistics of the environments of this device, for the extremes.
+        axis_name: Mapped axes over which the environments are spread.
+    """
     episodes = _window(stats)
     divisor = jnp.maximum(sums.count, 1).astype(jnp.float32)
-    extremes = {  # a minimum is the maximum of the negatives, so one kind of exchange will do
+    extremes = {  # a minimum is the maximum of the negatives: one collective operation takes all
         "return_min": -jnp.min(episodes.return_min),
         "return_max": jnp.max(episodes.return_max),
         "length_min": -jnp.min(episodes.length_min),

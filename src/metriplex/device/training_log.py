@@ -1,4 +1,4 @@
-"""The scalars of an algorithm's training log, by tag: pure, on tracers and on constants."""
+"""Flattening a training log to scalars by tag: pure, for tracers and constants."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ if TYPE_CHECKING:
     from jax.tree_util import KeyEntry
 
 Leaf: TypeAlias = jax.Array | np.ndarray
-"""What may carry a scalar; constants stay NumPy, so that they keep their 64 bits without x64."""
+"""A scalar's array; constants stay NumPy arrays, which keep 64 bits without x64."""
 
 
 def flatten(
     training_log: object, *, prefix: str = "train", reduce: Literal["mean"] | None = None
 ) -> dict[str, Leaf]:
-    """Finds every scalar of a nested training log and names it by its path, joined by `/`.
+    """Return every scalar of a nested training log; the tag is the path, joined by `/`.
 
-    Containers are mappings with string keys, named tuples, dataclasses (those of equinox and flax
-    among them; fields that they mark as static are no data), lists and tuples, whose elements are
-    named by index, and every other class registered as a pytree. A scalar is a real number or bool
-    of size one, whatever its shape. None is absent. Called where the program is traced; the
-    training log itself is not changed.
+    Containers are mappings with string keys, named tuples, dataclasses (also those of equinox and
+    flax, without their static fields), lists and tuples (index names the element), and every other
+    class that is registered as a pytree. A scalar is a real number or a bool of size one, of any
+    shape. None is absent. The function runs while the program is traced and doesn't change the
+    training log.
 
     Args:
-        training_log: Names to values; None is an empty one.
-        prefix: Comes first in every tag; may be empty.
-        reduce: What becomes of an array of another size than one: None refuses it, `"mean"` logs
-            its mean (in float32; of float64 and of NumPy arrays in float64).
+        training_log: Names to values; None is an empty training log.
+        prefix: First part of every tag; may be empty.
+        reduce: Treatment of arrays whose size is not one. None raises an error. `"mean"` logs the
+            mean, computed in float32, for float64 and NumPy arrays in float64.
 
     Returns:
-        Tag to value of shape `[]`, in the order of the training log. Python and NumPy numbers come
-        as NumPy arrays, Python's as bool, int64 or float64; arrays of the program as they are.
+        Tag to value of shape `[]`, in the order of the training log. Python and NumPy numbers
+        become NumPy arrays; Python's become bool, int64 or float64. Arrays of jax keep their dtype.
 
     Raises:
-        LoggingError: A value is no real number or not of size one, a key is no string or empty,
-            two paths make the same tag, or `training_log` has no names; the tag is in the message.
+        LoggingError: A value is not a real number or its size is not one, a key is empty or not a
+            string, two paths make the same tag, or `training_log` has no names. The message has the
+            tag.
         ConfigurationError: `reduce` is neither None nor `"mean"`.
     """
     if reduce not in {None, "mean"}:
@@ -76,7 +77,7 @@ def _walk(items: Iterator[tuple[str, object]], parent: str) -> Iterator[tuple[st
 
 
 def _items(value: object, tag: str) -> Iterator[tuple[str, object]] | None:
-    """The named children of a container; None for what is no container."""
+    """Return the named children of a container; None if `value` is not a container."""
     if _is_leaf(value):
         return None
     if isinstance(value, Mapping):
@@ -112,7 +113,7 @@ def _checked(mapping: Mapping[object, object], tag: str) -> Iterator[tuple[str, 
 
 def _fields(value: object) -> Iterator[tuple[str, object]]:
     for field in dataclasses.fields(value):  # ty: ignore[invalid-argument-type] - checked by caller
-        # `static` is how jax and equinox mark a field that is no data, `pytree_node` how flax does
+        # jax and equinox mark a static field by `static`, flax by `pytree_node`
         if not field.metadata.get("static", False) and field.metadata.get("pytree_node", True):
             yield field.name, getattr(value, field.name)
 
@@ -151,7 +152,7 @@ def _scalar(tag: str, value: object, reduce: str | None) -> Leaf:
 
 
 def _array(tag: str, value: object) -> Leaf:
-    """A real array of any shape, in which no constant has lost a bit."""
+    """Return `value` as a real array of any shape; constants keep all bits."""
     if isinstance(value, float):
         return np.asarray(value, np.float64)
     convert = getattr(value, "__jax_array__", None)
@@ -177,13 +178,13 @@ def _array(tag: str, value: object) -> Leaf:
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """The same numbers in this machine's byte order, and no wider than 64 bits."""
+    """Return the numbers in this machine's byte order, at most 64 bits wide."""
     dtype = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
     return array.astype(dtype, copy=False)
 
 
 def _is_real(dtype: np.dtype) -> bool:
-    # to NumPy a time difference (kind "m") is an integer
+    # NumPy counts a time difference (kind "m") as an integer
     if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) or dtype.kind == "m":
         return False
     return dtype == np.bool_ or (

@@ -1,4 +1,4 @@
-"""`metriplex doctor`: says before any training what would work on this machine."""
+"""Check the machine and the installed plugins before a training: `metriplex doctor`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["run"]
 
 
 def run(log_dir: str, *, width: int, emit: Callable[[str], object]) -> int:
-    """Makes every check, and tells each finding as soon as it is known. Leaves nothing behind.
+    """Run every check, and emit each finding as soon as it is known; leave no files.
 
     Args:
-        log_dir: Where runs would go.
-        width: Columns of the terminal.
-        emit: Called with one line after another.
+        log_dir: Parent directory of runs.
+        width: Width of the terminal in columns.
+        emit: Called with each line.
 
     Returns:
-        The exit status: 0 if everything that is installed works, else 1.
+        The exit status: 1 if a finding is `broken`, else 0.
     """
     plugins = [
         (kind, name)
@@ -58,7 +58,7 @@ def _findings(log_dir: str, plugins: list[tuple[str, str]]) -> Iterator[Finding]
         ) as directory:
             for number, (kind, name) in enumerate([("jax", ""), *plugins]):
                 yield run_trial(kind, name, Path(directory, str(number)))
-    except OSError:  # the temporary files are among the findings
+    except OSError:  # the finding on temporary files explains the error
         for kind, name in [("jax", ""), *plugins]:
             text = "not tried, for want of a directory for temporary files"
             yield Finding(BROKEN, f"{kind} {name}".strip(), text)

@@ -1,4 +1,4 @@
-"""The process of one trial: `python -m metriplex.doctor.child KIND NAME REPORT`."""
+"""Run one trial in this process: `python -m metriplex.doctor.child KIND NAME REPORT`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from metriplex.callback.callback import MetricsCallback
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import MetriplexError
 from metriplex.plugins.backends import Backend
-from metriplex.plugins.checks import check_hooks, marked_hooks
+from metriplex.plugins.checks import check_hooks
 from metriplex.plugins.discovery import construct, find, load
-from metriplex.plugins.hookspecs import SPECS, hookimpl
+from metriplex.plugins.hookspecs import hookimpl
+from metriplex.plugins.host import Host
 from metriplex.plugins.renderers import create_renderer
 from metriplex.records import RunInfo
 from metriplex.run.run import Run
@@ -41,16 +42,19 @@ _WIDTH, _HEIGHT, _FPS = 160, 120, 10.0
 
 
 def main(kind: str, name: str, report: str) -> None:
-    """Makes one trial.
+    """Try jax or one plugin, and write the finding to a file.
 
     Args:
         kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
-        name: The plugin's name.
-        report: File that gets status, text and remedy.
+        name: Name of the plugin.
+        report: Path of the file, a JSON list of status, text and remedy.
     """
     trials = {"jax": _try_jax, "backend": _try_backend, "renderer": _try_renderer}
     try:
-        finding = trials.get(kind, _try_other)(kind, name)
+        if kind != "jax" and (needs := _needed_options(kind, name)):
+            finding = Finding(WARNING, name, f"not tried, as it needs the options {needs}")
+        else:
+            finding = trials.get(kind, _try_other)(kind, name)
     except MetriplexError as error:
         finding = Finding(BROKEN, name, str(error))
     except Exception as error:  # noqa: BLE001 - plugins may raise anything
@@ -60,7 +64,7 @@ def main(kind: str, name: str, report: str) -> None:
 
 @final
 class _Memory:
-    """A backend that keeps what it is given."""
+    """A backend that stores scalars in memory."""
 
     def __init__(self) -> None:
         self.records: list[Scalars] = []
@@ -92,16 +96,15 @@ def _try_jax(_kind: str, name: str) -> Finding:
 
 
 def _try_backend(kind: str, name: str) -> Finding:
-    if needs := _needed_options(kind, name):
-        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     start = time.monotonic()
     plugin = construct(kind, name, None)
-    backend = Backend(name, plugin)
-    said, refusal = _diagnosis(plugin, name)
+    host = Host()
+    backend = Backend(name, plugin, host=host)
+    diagnosis, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
-    if said:  # a trial would leave a run in its service
-        return Finding(OK, name, said.removesuffix("; "))
+    if diagnosis:  # a trial would leave a run in the service
+        return Finding(OK, name, diagnosis.removesuffix("; "))
     directory = Path("run").absolute()
     directory.mkdir()
     info = RunInfo(uuid.uuid4().hex, "doctor", directory, time.time())
@@ -119,16 +122,17 @@ def _try_backend(kind: str, name: str) -> Finding:
 
 
 def _try_renderer(kind: str, name: str) -> Finding:
-    if needs := _needed_options(kind, name):
-        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
     plugin = construct(kind, name, None)
-    check_hooks(plugin, SPECS[kind], f"{kind} `{name}`")
-    said, refusal = _diagnosis(plugin, name)
+    host = Host()
+    host.register(kind, [(name, plugin)])
+    diagnosis, refusal = _diagnosis(host, name)
     if refusal is not None:
         return refusal
-    example = _ask(plugin, "example_environment")
+    example = host.hook.example_environment()
     if example is None:
-        return Finding(WARNING, name, f"{said}not tried, as it brings no `example_environment`")
+        return Finding(
+            WARNING, name, f"{diagnosis}not tried, as it brings no `example_environment`"
+        )
     env, states = example
     renderer = create_renderer(plugin, env, _WIDTH, _HEIGHT)
     frames = [jax.tree.map(np.asarray, renderer.select(state)) for state in states]
@@ -140,24 +144,22 @@ def _try_renderer(kind: str, name: str) -> Finding:
     worker.close(2 * _DRAW_SECS)
     (result,) = results
     if result.error is not None:
-        return Finding(BROKEN, name, f"{said}{result.error}")
+        return Finding(BROKEN, name, f"{diagnosis}{result.error}")
     took = f"{time.monotonic() - start:.1f} s"
-    if why := _nothing_to_see(result.clips):
-        return Finding(BROKEN, name, f"{said}{why}")
+    if problem := _picture_problem(result.clips):
+        return Finding(BROKEN, name, f"{diagnosis}{problem}")
     sizes = ", ".join(f"{key} {len(clip.data) / 1e3:.0f} kB" for key, clip in result.clips.items())
-    text = f"{said}drew and encoded {len(frames)} frames in {took} ({sizes})"
+    text = f"{diagnosis}drew and encoded {len(frames)} frames in {took} ({sizes})"
     return Finding(OK, name, text)
 
 
 def _try_other(kind: str, name: str) -> Finding:
-    if needs := _needed_options(kind, name):
-        return Finding(WARNING, name, f"not tried, as it needs the options {needs}")
-    hooks = check_hooks(construct(kind, name, None), SPECS[kind], f"{kind} `{name}`")
+    hooks = check_hooks(construct(kind, name, None), kind, name)
     return Finding(OK, name, f"has the hooks {', '.join(hooks)}")
 
 
 def _needed_options(kind: str, name: str) -> str:
-    """The options without which a plugin can't be made."""
+    """Return the options that the plugin's constructor requires."""
     try:
         parameters = inspect.signature(load(kind, find(kind, name))).parameters.values()
     except (TypeError, ValueError):
@@ -167,9 +169,9 @@ def _needed_options(kind: str, name: str) -> str:
     return ", ".join(f"`{option}`" for option in needed)
 
 
-def _diagnosis(plugin: object, name: str) -> tuple[str, Finding | None]:
-    """What a plugin says of this machine, and a finding if that ends the trial."""
-    found = _ask(plugin, "diagnose")
+def _diagnosis(host: Host, name: str) -> tuple[str, Finding | None]:
+    """Return the summary of the hook `diagnose`, and a finding if the plugin can't work."""
+    found = host.hook.diagnose()
     if found is None:
         return "", None
     if not found.works:
@@ -177,15 +179,8 @@ def _diagnosis(plugin: object, name: str) -> tuple[str, Finding | None]:
     return f"{found.summary}; ", None
 
 
-def _ask(plugin: object, hook: str) -> Any:
-    for method, implemented, _ in marked_hooks(plugin):
-        if implemented == hook:
-            return getattr(plugin, method)()
-    return None
-
-
-def _nothing_to_see(clips: Mapping[str, Clip]) -> str:
-    """What is wrong with the pictures of a clip, if Pillow is there to look at them."""
+def _picture_problem(clips: Mapping[str, Clip]) -> str:
+    """Return the problem with the pictures of a clip; empty if none, or without Pillow."""
     if importlib.util.find_spec("PIL") is None:
         return ""
     from PIL import Image, ImageSequence

@@ -1,4 +1,4 @@
-"""Checks of the machine: where files go, and ffmpeg."""
+"""Check the machine: the directories for files, and ffmpeg."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FFMPEG_SECS = 20.0
 
 
 def check_log_directory(log_dir: str) -> Finding:
-    """Whether runs can be made there: written, each in a directory of its own; with what space.
+    """Check that runs can be created in a directory, each in its own, and the free space.
 
     Args:
-        log_dir: Where runs would go. If it doesn't exist, it is made and removed again.
+        log_dir: Parent directory of runs; it is created if missing, and removed again.
     """
     name = "log directory"
     made: list[Path] = []
@@ -43,7 +43,7 @@ def check_log_directory(log_dir: str) -> Finding:
         return Finding(BROKEN, name, str(error))
     finally:
         for directory in [*made, *missing]:
-            with contextlib.suppress(OSError):  # somebody else has put something there
+            with contextlib.suppress(OSError):  # another process has put a file there
                 directory.rmdir()
     if len(set(made)) < _AT_ONCE:
         text = f"{log_dir}: two runs that started at once got the same directory"
@@ -52,7 +52,7 @@ def check_log_directory(log_dir: str) -> Finding:
 
 
 def check_temporary_files() -> Finding:
-    """Whether there is a directory for temporary files, with space in it."""
+    """Check that temporary files can be written, and the free space."""
     name = "temporary files"
     try:
         directory = tempfile.gettempdir()
@@ -67,10 +67,10 @@ def check_temporary_files() -> Finding:
 
 
 def check_ffmpeg(*, needed: bool) -> Finding:
-    """Which ffmpeg encodes, and whether it starts.
+    """Check that an ffmpeg is installed and starts; report its version.
 
     Args:
-        needed: Whether a renderer is installed, so that there is something to encode.
+        needed: True if a renderer is installed, whose clips need an encoder.
     """
     name = "ffmpeg"
     executable = find_ffmpeg()
@@ -83,21 +83,21 @@ def check_ffmpeg(*, needed: bool) -> Finding:
         return Finding(BROKEN if needed else WARNING, name, text, install)
     command = [executable, "-hide_banner", "-version"]
     try:
-        done = subprocess.run(  # noqa: S603 - what will encode, with our own arguments
+        done = subprocess.run(  # noqa: S603 - the encoder, with our own arguments
             command, capture_output=True, timeout=_FFMPEG_SECS, check=True, text=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         chosen = "IMAGEIO_FFMPEG_EXE" in os.environ
         reinstall = "`pip install --force-reinstall imageio-ffmpeg`"
-        mend = "unset IMAGEIO_FFMPEG_EXE, or name one that works" if chosen else reinstall
-        return Finding(BROKEN, name, f"{executable} can't be run: {error}", mend)
+        remedy = "unset IMAGEIO_FFMPEG_EXE, or name one that works" if chosen else reinstall
+        return Finding(BROKEN, name, f"{executable} can't be run: {error}", remedy)
     words = done.stdout.split()
     version = words[2] if words[:2] == ["ffmpeg", "version"] else "of an unknown version"
     return Finding(OK, name, f"{version} ({Path(executable).name})")
 
 
 def _missing(log_dir: str) -> list[Path]:
-    """The directories that `log_dir` needs and that don't exist, the innermost first."""
+    """Return `log_dir` and its parents that don't exist, innermost first."""
     try:
         path = Path(log_dir).expanduser().absolute()
         return [folder for folder in [path, *path.parents] if not os.path.lexists(folder)]

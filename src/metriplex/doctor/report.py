@@ -1,4 +1,4 @@
-"""What was found, as lines of plain text."""
+"""Format the findings of the checks as lines of plain text."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MIN_TEXT = 24
 @final
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        status: `ok`, `warning` (some of it can't be used, or can't be tried) or `broken`.
-        name: What was checked.
-        text: What was found.
-        remedy: How to mend it; empty if there is nothing to mend, or `text` says it.
+        status: `ok`, `warning` (partly unusable, or not tried) or `broken`.
+        name: The part that was checked.
+        text: Description of the result.
+        remedy: Instruction that fixes the problem; empty if none is needed, or `text` contains it.
     """
 
     status: str
@@ -36,12 +36,12 @@ class Finding:
 
 
 def layout(finding: Finding, name_width: int, width: int) -> list[str]:
-    """The lines of one finding: status, name and text in columns, the remedy below the text.
+    """Return the lines of one finding: status, name and text in columns, the remedy below.
 
     Args:
-        finding: What was found.
-        name_width: Columns of the longest name.
-        width: Columns of the terminal; texts wrap at spaces to fit, to no less than 24 columns.
+        finding: The finding.
+        name_width: Width of the longest name in columns.
+        width: Width of the terminal in columns; the text wraps at spaces, to at least 24 columns.
     """
     head = f"{finding.status:<{_STATUS_WIDTH}}{plain(finding.name):<{name_width}}  "
     room = max(width - len(head), _MIN_TEXT)
@@ -52,7 +52,7 @@ def layout(finding: Finding, name_width: int, width: int) -> list[str]:
 
 
 def summary(findings: Sequence[Finding], width: int) -> list[str]:
-    """The last lines, after an empty one."""
+    """Return the summary, which starts with an empty line."""
     broken = [finding.name for finding in findings if finding.status == BROKEN]
     warned = [finding.name for finding in findings if finding.status == WARNING]
     text = f"Broken: {', '.join(broken)}." if broken else "Everything that is installed works."
@@ -62,7 +62,7 @@ def summary(findings: Sequence[Finding], width: int) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text of any origin as one line of ASCII that no terminal takes for a command."""
+    """Return untrusted text as one line of printable ASCII, without escape sequences."""
     text = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
     return "".join(character for character in text if character.isprintable())
 

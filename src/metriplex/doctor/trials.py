@@ -1,4 +1,4 @@
-"""Trying jax and plugins, each in a process of its own: it may print, hang or crash."""
+"""Try jax and each plugin in a process of its own, since a plugin may print, hang or crash."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 from metriplex.doctor.report import BROKEN, Finding
 
 TRIAL_SECS = 150.0
-"""Seconds that one trial may take."""
+"""Timeout of one trial in seconds."""
 
 
 def run_trial(kind: str, name: str, directory: Path, *, limit_secs: float = TRIAL_SECS) -> Finding:
-    """Has a child process try one thing.
+    """Try jax or one plugin in a child process.
 
     Args:
         kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
-        name: The plugin's name.
-        directory: Made; the child works there and puts its temporary files there.
-        limit_secs: Seconds after which the child is ended.
+        name: Name of the plugin; empty for jax.
+        directory: Working directory of the child, also for its temporary files; it is created.
+        limit_secs: Timeout in seconds, after which the child is killed.
 
     Returns:
-        What the child found, or how it ended.
+        The finding of the child, or a finding that describes how the child ended.
 
     Raises:
-        OSError: The directory can't be made, or the process can't be started.
+        OSError: The directory can't be created, or the process can't be started.
     """
     label = f"{kind} {name}".strip()
     directory.mkdir()
@@ -49,8 +49,8 @@ def run_trial(kind: str, name: str, directory: Path, *, limit_secs: float = TRIA
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # The group has no number of its own once its first process was waited for and the
-            # others have ended, so only a process that is still there is looked for.
+            # A group's number may be reused once its first process was waited for and the others
+            # have ended, so only the group of a process that still runs is killed.
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -75,5 +75,5 @@ def _variables(kind: str, directory: Path) -> dict[str, str]:
 
 def _last_line(output: Path) -> str:
     lines = output.read_bytes()[-4000:].decode(errors="replace").split("\n")
-    told = [line for line in lines if line.strip()]
-    return f": {told[-1]}" if told else ""
+    printed = [line for line in lines if line.strip()]
+    return f": {printed[-1]}" if printed else ""

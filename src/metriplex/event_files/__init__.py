@@ -1,5 +1,5 @@
-"""Reading TensorBoard's event files, whoever wrote them, as records of a run.
+"""Read and replay the event files of TensorBoard, from any writer, as records of a run.
 
-This room knows the journal's entries, NumPy and the file formats, never jax. Commands call it from
+This room imports the journal's entries, NumPy and the file formats, never jax. Commands call it on
 the user's thread.
 """

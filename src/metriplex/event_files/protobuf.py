@@ -1,24 +1,26 @@
-"""Just enough of protocol buffers to read messages whose fields are known by number.
+"""Parse protocol buffer messages whose fields are known by number.
 
-The wire format is that of https://protobuf.dev/programming-guides/encoding/.
+References:
+    The wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator  # noqa: TC003 - part of public annotations
 from typing import Any, TypeAlias
 
 Message: TypeAlias = dict[int, list[Any]]
-"""Field number to its values: int for a varint, bytes for all others."""
+"""Field number to values: an int for a varint, bytes for every other wire type."""
 
 _MAX_VARINT = 10
 
 
 def parse_message(data: bytes) -> Message:
-    """Takes a message apart.
+    """Return the fields of a message.
 
     Raises:
-        ValueError: It is none.
+        ValueError: `data` is no message.
     """
     fields: Message = {}
     position = 0
@@ -55,11 +57,23 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise ValueError("a number is too long")
 
 
-def last(message: Message, field: int, default: Any) -> Any:
-    """The value of a field that is not repeated; of another type than the default's, an error.
+def varints(data: bytes) -> Iterator[int]:
+    """Yield the values of a packed field of varints.
 
     Raises:
-        ValueError: It was written as another type.
+        ValueError: `data` holds anything else.
+    """
+    position = 0
+    while position < len(data):
+        value, position = _varint(data, position)
+        yield value
+
+
+def last(message: Message, field: int, default: Any) -> Any:
+    """Return the last value of a field that is not repeated, or the default without a value.
+
+    Raises:
+        ValueError: The value has another type than the default.
     """
     value = message.get(field, [default])[-1]
     if type(value) is not type(default):
@@ -68,42 +82,42 @@ def last(message: Message, field: int, default: Any) -> Any:
 
 
 def inner(message: Message, field: int) -> Message:
-    """A message in a message; empty if it is missing.
+    """Return the message in a field; empty if the field is missing.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The field holds no message.
     """
     return parse_message(last(message, field, b""))
 
 
 def text(message: Message, field: int) -> str:
-    """A string; empty if it is missing.
+    """Return the string in a field; empty if the field is missing.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The field holds no string.
     """
     return last(message, field, b"").decode("utf-8", "replace")
 
 
 def signed(value: int) -> int:
-    """A varint as int64."""
+    """Return a varint as int64."""
     return value - 2**64 if value >= 2**63 else value
 
 
 def double(message: Message, field: int) -> float:
-    """A double; 0 if it is missing.
+    """Return the double in a field; 0 if the field is missing.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The field holds no double.
     """
     return unpack("<d", last(message, field, bytes(8)))
 
 
 def unpack(kind: str, data: bytes) -> float:
-    """One number of a `struct` format.
+    """Return one number in a format of `struct`.
 
     Raises:
-        ValueError: The size is another.
+        ValueError: `data` has another size.
     """
     try:
         return struct.unpack(kind, data)[0]

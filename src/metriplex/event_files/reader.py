@@ -1,7 +1,7 @@
-"""Any TensorBoard log directory as the entries of journals, a run for each directory of events.
+"""Read a TensorBoard log directory as journal entries, with one run for each event directory.
 
-Neither tensorboard nor TensorFlow is imported; the package `crc32c` is needed, and Pillow to look
-into pictures.
+The module imports neither tensorboard nor TensorFlow. It needs the package `crc32c`, and Pillow to
+decode pictures.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class EventRun:
     """One run of a TensorBoard log directory.
 
     Attributes:
-        info: Its name, made of its path below the log directory; its `id` is made of the path of
-            its directory, and so the same when it is read again.
-        directories: Where its event files are, by lane: `seed_000`, ... below a directory of
-            events are its lanes, as metriplex writes them.
+        info: The run's description. The name comes from the path below the log directory; the `id`
+            comes from the absolute path, so a second reading has the same `id`.
+        directories: Directories of the run's event files, by lane. The directories `seed_000`, ...
+            below a directory of events are its lanes, as metriplex writes them.
     """
 
     info: RunInfo
     directories: dict[int | None, Path]
 
     def entries(self, damage: Callable[[str], None] | None = None) -> Iterator[Entry]:
-        """Everything that can be read, numbered from 0, lane by lane in the order of the files.
+        """Yield all readable entries, numbered from 0, lane by lane in the order of the files.
 
-        A start of a session at some step is a `Resume` there: TensorBoard too drops what earlier
-        events have at that step or later.
+        A session that starts at some step becomes a `Resume` at that step, as TensorBoard also
+        drops earlier events of that step or a later one.
 
         Args:
-            damage: Is told of what can't be read.
+            damage: Called with a sentence for each part that can't be read.
 
         Raises:
             PluginError: The package `crc32c` is not installed.
@@ -63,14 +63,14 @@ class EventRun:
 
 
 def event_runs(log_dir: Path) -> list[EventRun]:
-    """The runs of a TensorBoard log directory, in the order of their paths.
+    """Return the runs of a TensorBoard log directory, sorted by path.
 
     Args:
-        log_dir: A directory with event files in it or anywhere below; symbolic links to
-            directories are not followed.
+        log_dir: A directory with event files at any depth; symbolic links to directories are not
+            followed.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The directory can't be read.
     """
     top = Path(log_dir).absolute()
     found = {
@@ -87,11 +87,7 @@ def event_runs(log_dir: Path) -> list[EventRun]:
 
 
 def _info(directory: Path, top: Path) -> RunInfo:
-    parts = (
-        [top.name, *directory.relative_to(top).parts]
-        if directory == top
-        else [*directory.relative_to(top).parts]
-    )
+    parts = directory.relative_to(top).parts or [top.name]
     name = _UNUSUAL.sub("-", "_".join(parts)).strip(".-")[:_MAX_NAME] or "run"
     times = [path.stat().st_mtime for path in _files(directory)]
     identity = uuid.uuid5(uuid.NAMESPACE_URL, directory.as_uri()).hex

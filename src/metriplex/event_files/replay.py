@@ -1,26 +1,29 @@
-"""Replaying the runs of a TensorBoard log directory to backends."""
+"""Replay of the runs of a TensorBoard log directory."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
+from metriplex.delivery.calls import log_entries
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.reader import EventRun, event_runs
-from metriplex.journal import (
-    Entry,
-    Resume,
-)
+from metriplex.journal import Resume
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import make_backends
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
-from metriplex.replay.sender import Progress, Replayed, send
+from metriplex.replay.send import Progress, Replayed, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metriplex.delivery.calls import Call
+    from metriplex.journal import Entry
 
 STATE = ".metriplex"
-"""Where it is kept what backends have of a directory that no journal is in."""
+"""Directory beside the event files that holds the acknowledgements of backends."""
 
 
 @final
@@ -48,23 +51,24 @@ class EventSource:
             if isinstance(entry.record, Resume):
                 self._resumes.append((entry.number, entry.record.step))
 
-    def read(self, first: int) -> Iterator[Entry]:
-        """Its records from a number on, in order."""
-        return itertools.islice(self._events.entries(), first, None)
-
-    def skips(self, entry: Entry) -> bool:
-        """Whether a later session has superseded a record."""
-        step = getattr(entry.record, "step", None)
-        return step is not None and any(
-            number > entry.number and step >= limit for number, limit in self._resumes
+    def read(self, first: int, end: int) -> Iterator[Call]:
+        """Yield the calls that deliver records, without those that a resume superseded."""
+        return log_entries(
+            itertools.islice(self._events.entries(), first, None), end, self._is_superseded
         )
 
     def load_ack(self, name: str) -> Ack:
-        """What a backend has of it."""
+        """Return a backend's acknowledgement, which is empty if it never saw the run."""
         self._state.mkdir(exist_ok=True)
         path = ack_path(self._state, name)
         path.parent.mkdir(exist_ok=True)
         return load_ack(self._state, name) or Ack(path)
+
+    def _is_superseded(self, entry: Entry) -> bool:
+        step = getattr(entry.record, "step", None)
+        return step is not None and any(
+            number > entry.number and step >= limit for number, limit in self._resumes
+        )
 
 
 def replay_events(
@@ -74,18 +78,18 @@ def replay_events(
     everything: bool = False,
     progress: Progress | None = None,
 ) -> list[tuple[RunInfo, Replayed]]:
-    """Sends the runs of a TensorBoard log directory, whoever wrote it, to backends.
+    """Send the runs of a TensorBoard log directory, whatever program wrote it, to backends.
 
-    What they have is kept beside the event files, in `.metriplex`.
+    The backends' acknowledgements are kept beside the event files, in `.metriplex`.
 
     Args:
         log_dir: The log directory: each directory in it that holds event files is a run.
         backends: Names, or `{name: options}`, of installed backends.
-        everything: Whether all is sent, also what they have acknowledged.
-        progress: Is told how far it is.
+        everything: True to send all records, also those that they have acknowledged.
+        progress: Called after each call of a backend.
 
     Returns:
-        For each run, lane and backend what became of it.
+        The run and the result, for each run, lane and backend.
 
     Raises:
         ConfigurationError: There is no event file.
@@ -103,5 +107,5 @@ def replay_events(
 
 
 def _lanes(events: EventRun) -> list[EventRun]:
-    """Each lane by itself: its events are numbered, and more of them may come later."""
+    """Return one run for each lane: events are numbered lane by lane, and more may come later."""
     return [EventRun(events.info, {lane: path}) for lane, path in events.directories.items()]

@@ -1,7 +1,10 @@
-"""Records of TensorFlow's `record_writer.h`, also of a file that is damaged.
+"""Read the records of a TFRecord file, also of a damaged file.
 
-A record is its length (uint64), the masked checksum of that, the data, the masked checksum of the
-data; all little-endian, checksums CRC-32C.
+A record is the length of its data (uint64), the masked CRC-32C of the length, the data, and the
+masked CRC-32C of the data, all in little-endian order.
+
+References:
+    TensorFlow's `record_writer.h`; https://www.tensorflow.org/tutorials/load_data/tfrecord
 """
 
 from __future__ import annotations
@@ -19,14 +22,14 @@ _BLOCK = 2**20
 
 
 def read_records(path: Path, damage: Callable[[str], None]) -> Iterator[bytes]:
-    """The data of every record that is whole.
+    """Yield the data of every whole record.
 
-    After a damaged one the next is looked for by its checksums. What is cut off at the end of the
-    file, which may still be written, is not told of.
+    After a damaged record the next one is found by its checksums. A record that is cut off at the
+    end of the file is not reported, as the file may still be written.
 
     Args:
         path: The file.
-        damage: Is told of what is damaged.
+        damage: Called with a sentence for each damaged record.
 
     Raises:
         PluginError: The package `crc32c` is not installed.
@@ -73,7 +76,7 @@ def _length_at(file: IO[bytes], position: int, checksum: Callable[[bytes], int])
 
 
 def _is_cut_off(file: IO[bytes], position: int, end: int, checksum: Callable[[bytes], int]) -> bool:
-    """Whether a record begins here, as far as can be seen, that the file is too short for."""
+    """Return True if the file seems to end within the record at `position`."""
     if end - position < _HEAD.size:
         return True
     length = _length_at(file, position, checksum)
@@ -83,9 +86,9 @@ def _is_cut_off(file: IO[bytes], position: int, end: int, checksum: Callable[[by
 def _next_record(
     file: IO[bytes], position: int, end: int, checksum: Callable[[bytes], int]
 ) -> int | None:
-    """Where the first whole record after a damaged one begins."""
+    """Return the position of the first whole record after a damaged one."""
     length = _length_at(file, position, checksum)
-    if length is not None:  # then most likely only its data is damaged
+    if length is not None:  # most likely only the data is damaged
         after = position + _HEAD.size + length + _CRC.size
         if after <= end and _record_at(file, after, end, checksum) is not None:
             return after
@@ -93,7 +96,7 @@ def _next_record(
     while start < end:
         file.seek(start)
         block = file.read(_BLOCK + _HEAD.size)
-        # The upper half of a length is zero: no record has 4 GiB.
+        # The upper half of a length is zero, as no record has 4 GiB.
         found = block.find(b"\0\0\0\0", 4)
         while found >= 0:
             candidate = start + found - 4

@@ -1,4 +1,4 @@
-"""What the summaries of event files hold: scalars, text, pictures, histograms, hyper-parameters."""
+"""Convert the summaries of event files to records."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from metriplex.event_files.protobuf import (
     signed,
     text,
     unpack,
+    varints,
 )
 from metriplex.journal.entries import Close, Hparams, Record
 from metriplex.records import Clip, Histogram, Image, Scalar, Scalars, Text, Video
@@ -25,7 +26,7 @@ from metriplex.records import Clip, Histogram, Image, Scalar, Scalars, Text, Vid
 # Fields of Summary.Value.
 _TAG, _SIMPLE, _IMAGE, _HISTOGRAM, _AUDIO, _TENSOR, _METADATA = 1, 2, 4, 5, 6, 8, 9
 
-# Types of TensorProto: NumPy's, and the field that holds values one by one.
+# Types of TensorProto: NumPy's dtype, and the repeated field that holds the values.
 _TENSORS: Mapping[int, tuple[str, int]] = {
     1: ("<f4", 5),
     2: ("<f8", 6),
@@ -46,11 +47,13 @@ _STATUS = {1: "finished", 2: "failed", 0: "interrupted"}
 
 @final
 class Values:
-    """Takes the summaries of one directory; TensorBoard says only once what a tag is.
+    """Converter of the summaries of one directory.
+
+    The converter remembers the plugin of each tag, as event files name it only once.
 
     Args:
-        lane: The lane of all of them.
-        damage: Is told of what can't be read.
+        lane: The lane of all records.
+        damage: Called with a sentence for each value that can't be read.
     """
 
     def __init__(self, lane: int | None, damage: Callable[[str], None]) -> None:
@@ -59,13 +62,13 @@ class Values:
         self._plugins: dict[str, str] = {}
 
     def records(self, summary: Message, step: int, time: float, where: str) -> Iterator[Record]:
-        """The records of one event.
+        """Yield the records of one event.
 
         Args:
-            summary: Its summary.
-            step: Its step.
-            time: Its time.
-            where: What to call it to `damage`.
+            summary: The event's summary.
+            step: The event's step.
+            time: The event's time, in seconds since the Unix epoch.
+            where: Name of the event's file in reports of damage.
         """
         scalars: dict[str, Scalar] = {}
         others: list[Record] = []
@@ -141,52 +144,33 @@ def _tensor(tensor: Message) -> np.ndarray:
     if content:
         array = np.frombuffer(content, kind)
     else:
-        array = np.array(_numbers(tensor.get(field, []), kind, field))
-        if array.size == 1 < size <= 2**20:  # the last value stands for all that follow
+        array = _numbers(tensor.get(field, []), kind, field)
+        if array.size == 1 < size <= 2**20:  # the last value is repeated
             array = np.full(size, array[0])
     return array.reshape(shape)
 
 
 def _numbers(found: list[Any], kind: str, field: int) -> np.ndarray:
-    """Values of a repeated field, packed or one by one."""
+    """Return the values of a repeated field, packed or unpacked."""
     dtype = np.dtype(kind)
-    if field in (5, 6):  # of fixed size
+    if field in (5, 6):  # float_val and double_val, of fixed size
         return np.frombuffer(b"".join(map(_bytes, found)), dtype)
     numbers: list[int] = []
     for one in found:
-        numbers += _varints(one) if isinstance(one, bytes) else [one]
-    if field == 13:  # the bits of halves
-        return np.array(numbers, np.uint64).astype(np.uint16).view(dtype)
-    return (
-        np.array(numbers, np.uint64)
-        .astype(np.int64 if dtype.kind == "i" else np.uint64)
-        .astype(dtype)
-    )
-
-
-def _varints(data: bytes) -> list[int]:
-    """Packed numbers, read as the fields of a message whose keys are all the same."""
-    numbers: list[int] = []
-    value = shift = 0
-    for byte in data:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if shift > 70:
-            raise ValueError("a number is too long")
-        if byte < 0x80:
-            numbers.append(value & 0xFFFF_FFFF_FFFF_FFFF)
-            value = shift = 0
-    return numbers
+        numbers += varints(one) if isinstance(one, bytes) else [one]
+    bits = np.array(numbers, np.uint64)
+    # half_val holds the bits of float16
+    return bits.astype(np.uint16).view(dtype) if field == 13 else bits.astype(dtype)
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueError("a number is of another type")  # noqa: TRY004 - it's the file that is wrong
+        raise ValueError("a number is of another type")  # noqa: TRY004 - the file is wrong
     return value
 
 
 def _old_histogram(message: Message, stamp: dict[str, Any]) -> Histogram:
-    """Buckets by their upper limits; the lower one of the first is the least value."""
+    """Return the histogram of a `HistogramProto`, whose buckets have only upper limits."""
     limits = np.frombuffer(b"".join(map(_bytes, message.get(6, []))), "<f8")
     counts = np.frombuffer(b"".join(map(_bytes, message.get(7, []))), "<f8")
     if len(limits) != len(counts) or not len(limits):
@@ -204,7 +188,7 @@ def _old_histogram(message: Message, stamp: dict[str, Any]) -> Histogram:
 
 
 def _histogram(edges: np.ndarray, counts: np.ndarray, stamp: dict[str, Any]) -> Histogram:
-    """A histogram whose bins without a width, of values that are all the same, get one."""
+    """Return a histogram; a bin of zero width, of equal values, becomes the narrowest bin."""
     edges, counts = np.asarray(edges, np.float64), np.asarray(counts, np.float64)
     if not np.isfinite(edges).all() or not np.isfinite(counts).all():
         raise ValueError(f"`{stamp['tag']}` is a histogram that is not finite")
@@ -217,7 +201,7 @@ def _histogram(edges: np.ndarray, counts: np.ndarray, stamp: dict[str, Any]) -> 
 
 
 def _picture(data: bytes, stamp: dict[str, Any]) -> Image | Video:
-    """An image, or a clip if it moves."""
+    """Return an image, or a video if the picture is animated."""
     try:
         from PIL import Image as Pillow
     except ImportError as error:
@@ -242,7 +226,7 @@ def _picture(data: bytes, stamp: dict[str, Any]) -> Image | Video:
 
 
 def _hparams(content: bytes) -> Hparams | Close | None:
-    """What is said of a session when it starts and ends."""
+    """Return the hyper-parameters or the status in the plugin data of a session."""
     data = parse_message(content)
     if 3 in data:
         found: dict[str, Scalar | str] = {}

@@ -1,1 +1,1 @@
-"""Adapters to training libraries, one module each; importing one brings nothing else along."""
+"""Adapters to training libraries, one module per library; each imports only its own library."""

@@ -1,4 +1,4 @@
-"""brax and MuJoCo Playground: their metrics, their policies, and their environments in videos."""
+"""Log the metrics of brax and MuJoCo Playground, and record videos of their environments."""
 
 from __future__ import annotations
 
@@ -20,19 +20,16 @@ _EPISODE = ("episode/return", "episode/length")
 
 
 def progress_fn(metrics: MetricsCallback) -> Callable[[int, Mapping[str, Any]], None]:
-    """What brax's `train(progress_fn=...)` calls with its metrics.
+    """Return a function for brax's `train(progress_fn=...)` that logs the metrics.
 
         ppo.train(environment=env, progress_fn=progress_fn(metrics), log_training_metrics=True, ...)
 
-    Names are brax's, but for these: `training/...` is `train/...` here, `episode/sum_reward` is
-    `episode/return`, `eval/episode_reward` is `eval/return`; and what brax has under `episode/`
-    that is neither return nor length of episodes is `train/...` too.
+    Tags are the names of brax, with these exceptions: `training/...` becomes `train/...`,
+    `episode/sum_reward` becomes `episode/return`, `eval/episode_reward` becomes `eval/return`, and
+    `episode/...` becomes `train/...` except for the return and the length.
 
     Args:
         metrics: The run.
-
-    Returns:
-        The function.
     """
 
     def report(num_steps: int, values: Mapping[str, Any]) -> None:
@@ -42,16 +39,13 @@ def progress_fn(metrics: MetricsCallback) -> Callable[[int, Mapping[str, Any]], 
 
 
 def policy_params_fn(metrics: MetricsCallback) -> Callable[[int, Any, Any], None]:
-    """What brax's `train(policy_params_fn=...)` calls with the policy: it records videos.
+    """Return a function for brax's `train(policy_params_fn=...)` that records videos.
 
-    Every `video_interval`-th call of it has one; brax calls it at the start and after each epoch
-    (`num_evals`). The rollout is compiled once.
+    Every `video_interval`-th call records a video; brax calls the function at the start and after
+    each epoch (`num_evals`). The rollout is compiled once.
 
     Args:
         metrics: The run, of `MetricsCallback(env=BraxEnvironment(env), video_interval=...)`.
-
-    Returns:
-        The function.
     """
     calls = itertools.count()
     acting: dict[Any, Callable[..., Any]] = {}
@@ -68,17 +62,17 @@ def policy_params_fn(metrics: MetricsCallback) -> Callable[[int, Any, Any], None
 
 @final
 class BraxEnvironment:
-    """An environment of brax or MuJoCo Playground as videos need it, drawn by MuJoCo.
+    """An environment of brax or MuJoCo Playground for videos, drawn by MuJoCo.
 
         metrics = MetricsCallback(env=BraxEnvironment(env), video_interval=5)
 
     Args:
-        env: The environment, not wrapped for training. Of brax's every backend is drawn, by the
-            MuJoCo model that it was made from.
+        env: The environment, not wrapped for training. All backends of brax are drawn, with the
+            MuJoCo model that the environment was made from.
 
     Attributes:
-        name: Of the environment's class.
-        mujoco_model: What is drawn; None if the environment has none.
+        name: Name of the environment's class.
+        mujoco_model: The model to draw; None if the environment has none.
     """
 
     def __init__(self, env: Any) -> None:
@@ -88,25 +82,25 @@ class BraxEnvironment:
         self.mujoco_model: Any = getattr(getattr(inner, "sys", inner), "mj_model", None)
 
     def initial(self, *, key: Any) -> Any:
-        """The first state of an episode."""
+        """Return the first state of an episode."""
         return _Played.of(self._env.reset(key))
 
     def transition(self, state: Any, action: Any, *, key: Any) -> Any:  # noqa: ARG002
-        """The next state."""
+        """Return the next state."""
         return _Played.of(self._env.step(state.state, action))
 
     def observation(self, state: Any, *, key: Any) -> Any:  # noqa: ARG002
-        """What the policy sees."""
+        """Return the observation of the policy."""
         return state.state.obs
 
     def terminal(self, state: Any, *, key: Any) -> jax.Array:  # noqa: ARG002
-        """Whether the episode ends; bool `[]`."""
+        """Return True if the episode has ended; bool `[]`."""
         return jnp.asarray(state.state.done, bool)
 
 
 @final
 class _Played(NamedTuple):
-    """A state, and the simulation in it, which the MuJoCo renderer looks for under `data`."""
+    """A state, and its simulation as `data`, the attribute that the MuJoCo renderer reads."""
 
     state: Any
     data: Any
@@ -123,7 +117,7 @@ class _Played(NamedTuple):
 
 @final
 class _Simulation(NamedTuple):
-    """Positions and velocities of brax's own backends, in MuJoCo's order and under its names."""
+    """Positions and velocities of brax's own backends, in MuJoCo's order and with its names."""
 
     qpos: Any
     qvel: Any

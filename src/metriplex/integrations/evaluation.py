@@ -1,4 +1,4 @@
-"""Evaluations of libraries that carry no state of ours, and only call back after each of them."""
+"""Log evaluations of libraries whose training loop carries no `MetricsState`."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def log_evaluation(
     index: jax.typing.ArrayLike,
     key: jax.Array | None = None,
 ) -> None:
-    """Logs an evaluation inside compiled code: one record, and a video if one is due.
+    """Log an evaluation inside compiled code: one record, and a video if one is due.
 
-    Records arrive by their `index`; one whose predecessor is missing waits for the next `flush`.
+    Records are ordered by `index`; a record waits for its predecessor until the next `flush`.
 
     Args:
         metrics: The run.
         step: Environment steps taken so far.
-        values: Scalars by tag; may be nested.
+        values: Tag to scalar, which may be nested.
         policy: As for `MetricsCallback.on_iteration`.
-        index: Which evaluation it is, from 0; every `video_interval`-th one has a video.
+        index: Number of the evaluation, from 0; every `video_interval`-th one has a video.
         key: A PRNG key for the video; None derives one from the index.
 
     Raises:
@@ -62,13 +62,13 @@ def log_evaluation(
 def record_video(
     metrics: MetricsCallback, step: jax.typing.ArrayLike, *, policy: Any, index: int
 ) -> None:
-    """Plays and records a rollout if a video is due, outside of compiled code.
+    """Record a video of a rollout if one is due, outside of compiled code.
 
     Args:
-        metrics: The run; nothing happens if it was constructed without videos.
+        metrics: The run; if it was constructed without videos, nothing is recorded.
         step: Environment steps taken so far.
         policy: As for `MetricsCallback.on_iteration`.
-        index: Which evaluation it is, from 0; every `video_interval`-th one is recorded.
+        index: Number of the evaluation, from 0; every `video_interval`-th one is recorded.
     """
     _send_video(metrics, _state(metrics, step, index), policy, None)
 
@@ -76,7 +76,7 @@ def record_video(
 def _state(
     metrics: MetricsCallback, step: jax.typing.ArrayLike, index: jax.typing.ArrayLike
 ) -> MetricsState:
-    """A state as if it had been carried to this evaluation."""
+    """Return the state that a training loop would have carried to this evaluation."""
     return replace(
         state.init(metrics.config, 1, None),
         env_steps=counter.add(counter.zero(), step),

@@ -1,4 +1,4 @@
-"""Gymnasium: episode averages of a vector environment, in a Python loop."""
+"""Average the episodes of a Gymnasium vector environment in a Python loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metriplex.errors import LoggingError
 
 @final
 class VectorEpisodes:
-    """Moving averages of return and length, as `MetricsCallback` takes them in compiled code.
+    """Moving averages of return and length, equal to those of `MetricsCallback` in compiled code.
 
         episodes = VectorEpisodes(envs)
         ...
@@ -19,15 +19,15 @@ class VectorEpisodes:
         episodes.update(reward, terminated, truncated)
         metrics.log(episodes.steps, {"episode": episodes.averages(), "train": {"loss": loss}})
 
-    The step by which a vector environment in Gymnasium's default mode resets a sub-environment
-    belongs to no episode, and is not counted.
+    In Gymnasium's default autoreset mode, the step that resets a sub-environment belongs to no
+    episode, and is not counted.
 
     Args:
-        envs: The vector environment: its `num_envs` and its autoreset mode are read.
+        envs: The vector environment; its `num_envs` and its autoreset mode are read.
         alpha: Weight of the newest episode in the averages, in (0, 1].
 
     Attributes:
-        steps: Environment steps taken, over all sub-environments.
+        steps: Environment steps taken in all sub-environments.
     """
 
     def __init__(self, envs: Any, alpha: float = 0.9) -> None:
@@ -42,7 +42,7 @@ class VectorEpisodes:
         self._resetting = np.zeros(number, bool)
 
     def update(self, reward: Any, terminated: Any, truncated: Any) -> None:
-        """Takes in one step of all sub-environments.
+        """Add one step of all sub-environments.
 
         Args:
             reward: `[num_envs]`.
@@ -50,14 +50,11 @@ class VectorEpisodes:
             truncated: bool `[num_envs]`.
 
         Raises:
-            LoggingError: A shape is another one.
+            LoggingError: An argument has another shape.
         """
         reward, terminated, truncated = map(np.asarray, (reward, terminated, truncated))
-        for name, array in (
-            ("reward", reward),
-            ("terminated", terminated),
-            ("truncated", truncated),
-        ):
+        given = {"reward": reward, "terminated": terminated, "truncated": truncated}
+        for name, array in given.items():
             if array.shape != self._return.shape:
                 raise LoggingError(
                     f"`{name}` has shape {list(array.shape)}, and the environment has "
@@ -77,10 +74,10 @@ class VectorEpisodes:
         self._resetting = done if self._resets_by_a_step else np.zeros_like(done)
 
     def averages(self) -> dict[str, float]:
-        """`return` and `length`, averaged over the sub-environments that have ended an episode.
+        """Return the means over the sub-environments that have finished an episode.
 
         Returns:
-            Empty before the first episode has ended.
+            `return` and `length`; empty before the first episode has ended.
         """
         if np.isnan(self._averages).all():
             return {}

@@ -1,4 +1,4 @@
-"""gymnax: its environments in evaluation videos, drawn without matplotlib."""
+"""Draw gymnax environments in evaluation videos, without matplotlib."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _SHOWN = {
         ("joint_angle1", "joint_angle2"),
     ),
 }
-"""Name of an environment to its picture, the parameters that shape it, and what it shows."""
+"""Environment name to its picture, the parameters of the picture, and the state fields it shows."""
 
 
 @final
 class GymnaxEnvironment:
-    """A gymnax environment as videos need it, of gymnax 0.0.x or 1.x, wrapped or not.
+    """A gymnax environment for videos, of gymnax 0.0.x or 1.x, wrapped or not.
 
         env, params = gymnax.make("Breakout-MinAtar")
         metrics = MetricsCallback(env=GymnaxEnvironment(env, params), video_interval=50)
 
-    Classic control is drawn as it is known; environments whose observation is a grid (MinAtar,
-    Catch, DeepSea, ...) as that grid, each channel in a colour of its own. Of others only the name
-    is used, unless `renderer=` draws them. Pickled, it is nothing but what draws.
+    Classic-control environments have their usual pictures. Environments with a grid as observation
+    (MinAtar, Catch, DeepSea, ...) are drawn as that grid, with one colour per channel. Other
+    environments need `renderer=` to be drawn. Pickling keeps only the parts that draw.
 
     Args:
         env: The environment.
-        params: Its parameters; None for the default ones.
+        params: Parameters of the environment; None for the default ones.
 
     Attributes:
-        name: The environment's.
+        name: Name of the environment.
     """
 
     def __init__(self, env: Any, params: Any = None) -> None:
@@ -59,37 +59,37 @@ class GymnaxEnvironment:
             self.render = picture.render
 
     def initial(self, *, key: Any) -> Any:
-        """The first state of an episode."""
+        """Return the first state of an episode."""
         return self._env.reset_env(key, self._params)[1]
 
     def transition(self, state: Any, action: Any, *, key: Any) -> Any:
-        """The next state."""
+        """Return the next state."""
         return self._env.step_env(key, state, action, self._params)[1]
 
     def observation(self, state: Any, *, key: Any) -> Any:
-        """What the policy sees."""
+        """Return the observation of the policy."""
         if hasattr(self._env, "observe"):  # gymnax 1
             return self._env.observe(key, state, None, self._params)
         return self._env.get_obs(state, params=self._params, key=key)
 
-    def terminal(self, state: Any, *, key: Any) -> jax.Array:  # noqa: ARG002 - the pattern's
-        """Whether the episode ends, by itself or by the limit of steps; bool `[]`."""
+    def terminal(self, state: Any, *, key: Any) -> jax.Array:  # noqa: ARG002 - part of the protocol
+        """Return True if the episode has terminated or reached the step limit; bool `[]`."""
         return jnp.asarray(self._env.is_terminal(state, self._params), bool)
 
     def truncate(self, state: Any) -> jax.Array:
-        """Whether the limit of steps is reached, which gymnax 1 tells apart; bool `[]`."""
+        """Return True if the step limit is reached; bool `[]`, always False before gymnax 1."""
         truncated = getattr(self._env, "is_truncated", None)
         return jnp.asarray(False if truncated is None else truncated(state, self._params), bool)
 
     def to_draw(self, state: Any) -> Any:
-        """What drawing needs of a state: some of its fields, or the grid.
+        """Return the part of a state that is drawn: some of its fields, or the grid.
 
         Args:
             state: A state of the environment.
 
         Returns:
-            Names to arrays `[]`, or uint8 `[rows, columns]`: 0 where a cell is empty, else the
-            number of its last channel that is not, from 1.
+            Name to array `[]`, or a grid, uint8 `[rows, columns]`: 0 for an empty cell, else the
+            number of its last channel that is not zero, from 1.
         """
         if self._fields:
             return {name: getattr(state, name) for name in self._fields}

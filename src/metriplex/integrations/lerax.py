@@ -1,4 +1,4 @@
-"""lerax: a callback for `algo.learn(callback=...)`, alone or in a list."""
+"""Log lerax trainings with a callback for `algo.learn(callback=...)`, alone or in a list."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @final
 class StepState(AbstractCallbackStepState):
-    """What lerax carries for each environment.
+    """The state that lerax carries for each environment.
 
     Attributes:
-        episodes: Episode statistics of the one environment.
-        steps: uint32 `[1]`, steps that it has taken, modulo 2**32.
+        episodes: Episode statistics of the environment.
+        steps: Steps taken in the environment, uint32 `[1]`, modulo 2**32.
     """
 
     episodes: episodes.EpisodeStats
@@ -32,10 +32,10 @@ class StepState(AbstractCallbackStepState):
 
 @final
 class State(AbstractCallbackState):
-    """What lerax carries for the training.
+    """The state that lerax carries for the training.
 
     Attributes:
-        metrics: The state of the metrics; its episode statistics are those of the step states.
+        metrics: State of the metrics; the step states carry the episode statistics instead.
     """
 
     metrics: MetricsState
@@ -43,21 +43,20 @@ class State(AbstractCallbackState):
 
 @final
 class LeraxCallback(AbstractCallback):
-    """Logs a training of lerax.
+    """Log a training of lerax.
 
         with MetricsCallback(env=env, policy=policy, hparams={"ppo": algo}) as metrics:
             policy = algo.learn(env, policy, 2**16, key=key, callback=LeraxCallback(metrics))
 
-    lerax compiles `learn` once for any number of runs: only the run's handle is an argument.
+    lerax compiles `learn` once for any number of runs, since the run's handle is an argument.
 
     Args:
-        metrics: The run. Returns are those of the rewards that the environment gave, without the
-            values that lerax adds to them where an episode is cut off.
+        metrics: The run. Episode returns sum the rewards of the environment, without the values
+            that lerax adds to rewards at a truncation.
 
     Raises:
-        ConfigurationError: It was constructed with `episode_stats=True`: lerax has no place where
-            the statistics of an iteration could start anew; or with `transport="drain"`: `learn`
-            gives back no state from which records could be taken.
+        ConfigurationError: `metrics` has `episode_stats=True` (lerax can't reset the statistics of
+            an iteration), or `transport="drain"` (`learn` returns no state to drain).
     """
 
     metrics: MetricsCallback
@@ -73,27 +72,27 @@ class LeraxCallback(AbstractCallback):
                 '`transport="drain"` can\'t be had from lerax, whose `learn` keeps the state of '
                 "callbacks to itself: construct the `MetricsCallback` without it"
             )
-        self.metrics = jax.tree.map(jnp.asarray, metrics)  # what is no jax array would be static
+        self.metrics = jax.tree.map(jnp.asarray, metrics)  # other leaves would be static
 
     def reset(self, ctx: Any, *, key: jax.Array) -> State:  # noqa: ARG002 - lerax's protocol
-        """The state at the start of a training."""
+        """Return the state at the start of a training."""
         return State(self.metrics.init(1))
 
     def step_reset(self, ctx: Any, *, key: jax.Array) -> StepState:  # noqa: ARG002
-        """The state of one environment at the start of a training."""
+        """Return the state of one environment at the start of a training."""
         return StepState(episodes.init_stats(1, window=False), jnp.zeros(1, jnp.uint32))
 
     def on_step(self, ctx: Any, *, key: jax.Array) -> StepState:  # noqa: ARG002
-        """Takes in one step of one environment."""
-        # lerax passes on a reward that holds the value of what comes after a time limit
+        """Add one step of one environment to its episode statistics."""
+        # `ctx.reward` includes the bootstrapped value at a time limit
         reward = ctx.locals.get("reward", ctx.reward)
-        stats = episodes.update(
+        stats = episodes.update_stats(
             ctx.state.episodes, reward[None], ctx.done[None], alpha=self.metrics.config.alpha
         )
         return StepState(stats, ctx.state.steps + 1)
 
     def on_iteration(self, ctx: Any, *, key: jax.Array) -> State:
-        """Logs one record."""
+        """Log one record."""
         before = ctx.state.metrics
         now = _gather(before, ctx.step_state)
         now = self.metrics.on_iteration(
@@ -106,20 +105,20 @@ class LeraxCallback(AbstractCallback):
         return State(replace(now, episodes=before.episodes))
 
     def on_training_start(self, ctx: Any, *, key: jax.Array) -> State:  # noqa: ARG002
-        """Marks the start, each time that the compiled training is run."""
+        """Log the start of a training, each time that the compiled program runs."""
         return State(self.metrics.on_training_start(ctx.state.metrics))
 
     def on_training_end(self, ctx: Any, *, key: jax.Array) -> State:  # noqa: ARG002
-        """Sends what is buffered, and marks the end."""
+        """Send all buffered records, and log the end of the training."""
         return State(self.metrics.on_training_end(ctx.state.metrics))
 
     def continue_training(self, ctx: Any, *, key: jax.Array) -> jax.Array:  # noqa: ARG002
-        """Always."""
+        """Return True: the callback never stops the training."""
         return jnp.array(True)
 
 
 def _gather(state: MetricsState, step_state: StepState) -> MetricsState:
-    """The state with the statistics of all environments, and the steps that they have taken."""
+    """Return the state with the statistics and the steps of all environments."""
     stats, steps = jax.tree.map(
         lambda leaf: leaf.reshape(-1), (step_state.episodes, step_state.steps)
     )

@@ -1,4 +1,4 @@
-"""rejax: an `eval_callback` that logs each evaluation, and shows the agent."""
+"""Log the evaluations of rejax, and record videos of the agent."""
 
 from __future__ import annotations
 
@@ -19,24 +19,21 @@ if TYPE_CHECKING:
 def eval_callback(
     metrics: MetricsCallback, evaluate: Callable[[Any, Any, Any], Any]
 ) -> Callable[[Any, Any, Any], Any]:
-    """Wraps an algorithm's evaluation so that what it finds is logged.
+    """Return an evaluation that also logs the results of an algorithm's evaluation.
 
         algo = algo.replace(eval_callback=eval_callback(metrics, algo.eval_callback))
         train_state, evaluation = jax.jit(algo.train)(key)
 
-    Each evaluation is one record at the environment steps taken so far: mean, least and greatest
-    return, mean length, and the algorithm's learning rate. Under `vmap` every seed is a run.
+    Each evaluation logs one record at the current environment step: the mean, minimum and maximum
+    return, the mean length, and the algorithm's learning rate. Under `vmap` every seed is a lane.
     With `MetricsCallback(video_interval=N, env=GymnaxEnvironment(algo.env, algo.env_params))` every
-    N-th one has a video.
+    N-th evaluation has a video.
 
     Args:
-        metrics: The run. The program that is compiled belongs to it.
-        evaluate: The evaluation, which is given the algorithm, the train state and a key. What it
-            returns is returned unchanged; if it is a mapping of scalars instead of lengths and
-            returns, it is logged as `eval/...`.
-
-    Returns:
-        The wrapped evaluation.
+        metrics: The run; the compiled program logs to this run only.
+        evaluate: The evaluation; its arguments are the algorithm, the train state and a key. Its
+            result is returned unchanged: lengths and returns, or a mapping of scalars, which are
+            logged as `eval/...`.
     """
 
     def callback(algo: Any, train_state: Any, rng: jax.Array) -> Any:
@@ -66,6 +63,6 @@ def _summary(lengths: jax.Array, returns: jax.Array) -> dict[str, jax.Array]:
 
 
 def _steps_between_evaluations(algo: Any) -> int:
-    """`eval_freq`, rounded up to whole iterations as rejax does."""
+    """Return `eval_freq`, rounded up to whole iterations like rejax does."""
     size = algo.num_envs * getattr(algo, "num_steps", 1)
     return -(-algo.eval_freq // size) * size

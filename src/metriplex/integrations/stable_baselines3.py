@@ -1,4 +1,4 @@
-"""Stable-Baselines3 and SBX: a callback for `model.learn(callback=...)`, alone or in a list."""
+"""Log Stable-Baselines3 and SBX trainings with a callback for `model.learn(callback=...)`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _RENAMED = {
     "eval/mean_ep_length": "eval/length",
 }
 _UNDEFINED = "train/explained_variance"
-"""What the library says is NaN as long as all returns are alike: nothing has gone wrong then."""
+"""A metric that is NaN, without an error, as long as all returns are equal."""
 
 _NOT_CHOSEN = {"policy", "env", "tensorboard_log", "verbose", "device", "_init_setup_model"}
 
 
 @final
 class SB3Callback(BaseCallback):
-    """Logs a training of SBX or Stable-Baselines3: all that goes to its logger.
+    """Log a training of SBX or Stable-Baselines3: everything that its logger gets.
 
         with MetricsCallback("ppo", hparams=hparams(model)) as metrics:
             model.learn(100_000, callback=SB3Callback(metrics))
 
-    What the library prints or writes by itself stays as it is.
+    The other outputs of the library's logger are unchanged. The callback works alone or in a list.
 
     Args:
         metrics: The run.
@@ -50,7 +50,7 @@ class SB3Callback(BaseCallback):
         self._writer = MetricsWriter(metrics)
 
     def _on_training_start(self) -> None:
-        self._on_training_end()  # a training that failed has left its writer behind
+        self._on_training_end()  # a failed training leaves its writer behind
         self.logger.output_formats.append(self._writer)
 
     def _on_step(self) -> bool:
@@ -68,15 +68,15 @@ class SB3Callback(BaseCallback):
 
 @final
 class MetricsWriter(KVWriter):
-    """One of the outputs of a Stable-Baselines3 logger, which sends everything to a run.
+    """An output of a Stable-Baselines3 logger that logs to a run.
 
         model.set_logger(Logger(None, [MetricsWriter(metrics)]))  # instead of `SB3Callback`
 
-    Numbers are scalars at the step of the dump, under the library's names but for these:
-    `rollout/ep_rew_mean` is `episode/return`, `rollout/ep_len_mean` is `episode/length`,
-    `eval/mean_reward` is `eval/return`, `eval/mean_ep_length` is `eval/length`. Strings are texts,
-    arrays histograms; pictures of a batch stand side by side. What is recorded with
-    `exclude="tensorboard"` or `exclude="metriplex"` is left out.
+    Numbers are logged as scalars at the step of the dump. Tags are the names of the library, with
+    these exceptions: `rollout/ep_rew_mean` becomes `episode/return`, `rollout/ep_len_mean` becomes
+    `episode/length`, `eval/mean_reward` becomes `eval/return`, `eval/mean_ep_length` becomes
+    `eval/length`. Strings are logged as texts, arrays as histograms, and the images of a batch as
+    one row. Values with `exclude="tensorboard"` or `exclude="metriplex"` are not logged.
 
     Args:
         metrics: The run; it stays open when the logger is closed.
@@ -87,21 +87,21 @@ class MetricsWriter(KVWriter):
 
     @property
     def closed(self) -> bool:
-        """Whether the run takes nothing more."""
+        """True if the run is closed."""
         return self._metrics.run.closed
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Logs what was recorded since the last dump.
+        """Log the values that were recorded since the last dump.
 
         Args:
-            key_values: What was recorded, by name.
-            key_excluded: Names of outputs that are not to have it.
+            key_values: Name to value.
+            key_excluded: Name to the outputs that exclude the value.
             step: Environment steps taken so far.
 
         Raises:
-            FormatUnsupportedError: A value is of a kind that no backend could show.
+            FormatUnsupportedError: A value has a type that no backend can show.
             LoggingError: A value can't be logged.
             ClosedError: The run is closed.
         """
@@ -120,7 +120,7 @@ class MetricsWriter(KVWriter):
             self._metrics.log(step, scalars)
 
     def close(self) -> None:
-        """Does nothing: the run is closed by whoever opened it."""
+        """Do nothing: the code that opened the run closes it."""
 
     def _write_media(self, tag: str, value: Any, step: int) -> None:
         metrics = self._metrics
@@ -144,13 +144,13 @@ class MetricsWriter(KVWriter):
 
 
 def hparams(model: Any) -> dict[str, Any]:
-    """What an algorithm was constructed with, for `MetricsCallback(hparams=...)`.
+    """Return the hyper-parameters of an algorithm, for `MetricsCallback(hparams=...)`.
 
     Args:
         model: The algorithm, of SBX or Stable-Baselines3.
 
     Returns:
-        Its class and its policy's, and the values of the arguments of its constructor.
+        The names of the algorithm's and the policy's class, and the constructor's arguments.
     """
     names = inspect.signature(type(model)).parameters.keys() - _NOT_CHOSEN
     chosen = {name: getattr(model, name) for name in sorted(names) if hasattr(model, name)}
@@ -162,7 +162,7 @@ def hparams(model: Any) -> dict[str, Any]:
 
 
 def _array(value: Any) -> np.ndarray:
-    """A NumPy array of a number, or of an array of NumPy, jax or torch."""
+    """Return a number, or an array of NumPy, jax or torch, as a NumPy array."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
@@ -173,12 +173,13 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _side_by_side(pixels: np.ndarray, given: str, wanted: str) -> np.ndarray:
-    """Puts axes into order, and the pictures of a batch, `N`, into one row.
+    """Reorder axes, and join the pictures of a batch (axis `N`) into one row.
 
     Args:
-        pixels: uint8, or floats in [0, 1]; one channel, or three, or four with the opacity.
-        given: Its axes, such as `"CHW"`.
-        wanted: The order of all axes, before those of batch and width are joined.
+        pixels: uint8, or floats in [0, 1]; one, three or four channels. The fourth, the opacity, is
+            dropped.
+        given: Axes of `pixels`, such as `"CHW"`.
+        wanted: Order of all axes, before the axes of batch and width are joined.
 
     Returns:
         uint8 `[..., height, width, 3]`; a copy.

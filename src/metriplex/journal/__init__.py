@@ -1,6 +1,6 @@
-"""The durable local record of a run: lines that are appended, and what reads them again.
+"""Write and read the journal, the durable local record of a run.
 
-The format is described in `docs/journal.md`. Nothing here imports jax.
+`docs/journal.md` describes the format. This room never imports jax.
 """
 
 from __future__ import annotations

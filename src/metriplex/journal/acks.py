@@ -1,4 +1,4 @@
-"""How much of a run's journal a backend has acknowledged: `journal/NAME.ack`, a JSON object."""
+"""Store how much of a run's journal a backend has acknowledged, as JSON in `journal/NAME.ack`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import json
 import os
 import urllib.parse
 from pathlib import Path  # noqa: TC003 - part of public annotations
-from typing import Any, final
+from typing import final
 
 from metriplex.errors import ConfigurationError
 from metriplex.journal import JOURNAL
+from metriplex.journal.lines import is_count
 
 SUFFIX = ".ack"
 
@@ -19,20 +20,46 @@ SUFFIX = ".ack"
 @final
 @dataclasses.dataclass(slots=True)
 class Ack:
-    """What one backend keeps of a run. Not for several threads at once.
+    """The acknowledgements of one backend for one run. Not thread-safe.
 
     Attributes:
-        path: Its file.
-        acked: Records below this number are durable there, ...
-        missed: ... but for these, each a range `(first, end)`: calls that failed for good.
+        path: The file of the acknowledgements.
+        acked: The backend has stored the records below this number, except those in `missed`.
+        missed: Ranges `(first, end)` of skipped records, which a replay can send.
+        pending: Ranges after those in `missed`, which a replay is sending again.
     """
 
     path: Path
     acked: int = 0
     missed: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    pending: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+
+    def start_replay(self, end: int, *, everything: bool = False) -> list[tuple[int, int]]:
+        """Return the ranges that the backend lacks of the records below `end`, to be sent in order.
+
+        Args:
+            end: The number after the run's last record.
+            everything: True to send all records again.
+        """
+        if everything:
+            self.acked, self.missed = 0, []
+        self.missed, self.pending = [], self.missed
+        return [*self.pending, (self.acked, max(self.acked, end))]
+
+    def advance(self, position: int) -> None:
+        """Acknowledge everything below a number, but for `missed`."""
+        self.acked = max(self.acked, position)
+        self.pending = [
+            (max(first, position), end) for first, end in self.pending if end > position
+        ]
+
+    def count_lacking(self, end: int) -> int:
+        """Return how many of the records below `end` the backend lacks, as far as is known."""
+        missed = sum(last - first for first, last in [*self.missed, *self.pending])
+        return missed + max(end - self.acked, 0)
 
     def miss(self, first: int, end: int) -> None:
-        """Takes in a range that comes after all the others; an empty one changes nothing."""
+        """Add a range of skipped records after all earlier ranges; ignore an empty range."""
         if first >= end:
             return
         if self.missed and self.missed[-1][1] >= first:
@@ -40,12 +67,12 @@ class Ack:
         self.missed.append((first, end))
 
     def save(self) -> None:
-        """Replaces the file: whoever reads it sees the old state or the new one.
+        """Write the file atomically: a reader sees the old state or the new one.
 
         Raises:
-            OSError: It can't be written.
+            OSError: The file can't be written.
         """
-        fields = {"acked": self.acked, "missed": self.missed}
+        fields = {"acked": self.acked, "missed": [*self.missed, *self.pending]}
         fresh = self.path.with_suffix(f"{SUFFIX}.{os.getpid()}")
         try:
             fresh.write_bytes(json.dumps(fields).encode() + b"\n")
@@ -57,12 +84,12 @@ class Ack:
 
 
 def ack_path(run_dir: Path, name: str) -> Path:
-    """Where a backend's state is; no name leads out of the directory."""
+    """Return the path of a backend's acknowledgements, inside the journal for every name."""
     return run_dir / JOURNAL / f"{urllib.parse.quote(name, safe=' ')}{SUFFIX}"
 
 
 def load_ack(run_dir: Path, name: str) -> Ack | None:
-    """What a backend has acknowledged of a run; None if it never saw it.
+    """Return the acknowledgements of a backend for a run; None if there are none yet.
 
     Args:
         run_dir: The run's directory.
@@ -70,7 +97,7 @@ def load_ack(run_dir: Path, name: str) -> Ack | None:
 
     Raises:
         ConfigurationError: The file is damaged.
-        OSError: It can't be read.
+        OSError: The file can't be read.
     """
     path = ack_path(run_dir, name)
     try:
@@ -84,14 +111,13 @@ def load_ack(run_dir: Path, name: str) -> Ack | None:
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path) from error
     numbers = [0, *(number for pair in missed for number in pair), acked]
-    ordered = all(_is_count(n) for n in numbers) and numbers == sorted(numbers)
-    if not ordered:
+    if not all(map(is_count, numbers)) or numbers != sorted(numbers):
         raise _damaged(path)
     return Ack(path, acked, missed)
 
 
 def clamp_acks(run_dir: Path, end: int) -> None:
-    """Forgets what backends have of records that the journal lost, whose numbers are given again.
+    """Remove acknowledgements of records that the journal lost, as their numbers are reused.
 
     Args:
         run_dir: The run's directory.
@@ -99,7 +125,7 @@ def clamp_acks(run_dir: Path, end: int) -> None:
 
     Raises:
         ConfigurationError: A backend's file is damaged.
-        OSError: It can't be read or written.
+        OSError: A backend's file can't be read or written.
     """
     for path in sorted((run_dir / JOURNAL).glob(f"*{SUFFIX}")):
         ack = load_ack(run_dir, urllib.parse.unquote(path.name.removesuffix(SUFFIX)))
@@ -109,12 +135,21 @@ def clamp_acks(run_dir: Path, end: int) -> None:
             ack.save()
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
 def _damaged(path: Path) -> ConfigurationError:
     return ConfigurationError(
         f"`{path}` is damaged, and with it the knowledge of what the backend has: remove it to "
         f"send the whole run again"
     )
+
+
+def open_ack(run_dir: Path, backend: str, start: int) -> Ack:
+    """Return the acknowledgements of a backend from before this process.
+
+    A backend that is new to the run has acknowledged nothing before `start`: it gets records from
+    there on, and a replay sends it the earlier ones.
+    """
+    ack = load_ack(run_dir, backend)
+    if ack is None:
+        ack = Ack(ack_path(run_dir, backend), start)
+        ack.miss(0, start)
+    return ack

@@ -1,4 +1,4 @@
-"""Records to the members of a line, and back."""
+"""Encode records as lines of a journal, and decode lines as records."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from metriplex.naming import check_name
 from metriplex.records import Artifact, Clip, Histogram, Image, Lane, RunInfo, Scalars, Text, Video
 
 VERSION = 1
-"""Of the format; a reader refuses a later one."""
+"""Version of the format; a reader rejects a later one."""
 
 HEADERS = ("run", "segment")
 _Part = TypeVar("_Part")
 
 
 def encode_header(run: RunInfo, kind: str, first: int, steps: Mapping[int | None, int]) -> str:
-    """The first line of a segment, without its checksum.
+    """Return the first line of a segment, without its checksum.
 
     Args:
         run: The run.
-        kind: `run` for the first segment, `segment` for the others.
-        first: Number of the first record after it.
-        steps: The newest step of every lane before it.
+        kind: `run` for the first segment, `segment` for all later ones.
+        first: Number of the first record after the header.
+        steps: The newest step of every lane before the header.
     """
     fields = {
         "n": first,
@@ -55,10 +55,14 @@ def encode_header(run: RunInfo, kind: str, first: int, steps: Mapping[int | None
 
 
 def decode_header(fields: Mapping[str, Any], run_dir: Path) -> RunInfo:
-    """The run that a segment belongs to.
+    """Return the run of a segment.
+
+    Args:
+        fields: The first line of the segment.
+        run_dir: The run's directory.
 
     Raises:
-        DamagedLineError: It is no header, or one of a later version of the format.
+        DamagedLineError: The line is no header, or its version of the format is a later one.
     """
     if fields.get("type") not in HEADERS:
         raise DamagedLineError("it is no header")
@@ -84,7 +88,7 @@ def _lanes(found: Any) -> tuple[Lane, ...]:
 
 
 def _name(fields: Mapping[str, Any]) -> str:
-    """What a directory may be called after, and so leads nowhere else."""
+    """Return the member `name`, checked to be one path component."""
     name = _text(fields, "name")
     try:
         check_name(name)
@@ -94,10 +98,10 @@ def _name(fields: Mapping[str, Any]) -> str:
 
 
 def header_steps(fields: Mapping[str, Any]) -> dict[int | None, int]:
-    """The newest step of every lane before a segment.
+    """Return the newest step of every lane before a segment.
 
     Raises:
-        DamagedLineError: There are none.
+        DamagedLineError: The header has no valid steps.
     """
     try:
         steps = {lane: step for lane, step in fields["steps"]}  # noqa: C416 - checks the pairs
@@ -109,17 +113,17 @@ def header_steps(fields: Mapping[str, Any]) -> dict[int | None, int]:
 
 
 def encode(number: int, record: Record, run_dir: Path, *, sync: bool) -> str:
-    """A line without its checksum; files beside the journal are written first.
+    """Return a record as a line without its checksum, after writing the record's media files.
 
     Args:
         number: The line's number.
-        record: What it holds.
+        record: The record.
         run_dir: The run's directory.
-        sync: Whether files must survive a power cut.
+        sync: True if the files must survive a power cut.
 
     Raises:
-        OSError: A file can't be written, or one that is referred to can't be read.
-        ValueError: An artifact is not inside of the run's directory.
+        OSError: A media file can't be written, or an artifact can't be read.
+        ValueError: An artifact is outside of the run's directory.
     """
     if isinstance(record, Scalars):
         return (
@@ -196,14 +200,14 @@ def _encode_media(
 
 
 def decode(fields: Mapping[str, Any], run_dir: Path) -> Record:
-    """The record of a line.
+    """Return the record of a line.
 
     Args:
         fields: The line.
-        run_dir: The run's directory, where files beside the journal are read.
+        run_dir: The run's directory, which holds the record's media files.
 
     Raises:
-        DamagedLineError: It is no record, or its file is missing, was changed, or is outside of the
+        DamagedLineError: The line is no record, or its file is missing, changed, or outside of the
             run's directory.
     """
     kind = fields.get("type")
@@ -228,10 +232,6 @@ def _stamp(fields: Mapping[str, Any]) -> dict[str, Any]:
         "lane": _optional(fields, "lane", _count),
         "wall_time": _number(fields, "time"),
     }
-
-
-def _text_record(fields: Mapping[str, Any], _: Path) -> Text:
-    return Text(tag=_text(fields, "tag"), text=_text(fields, "text"), **_stamp(fields))
 
 
 def _histogram(fields: Mapping[str, Any], _: Path) -> Histogram:
@@ -296,24 +296,14 @@ def _artifact(fields: Mapping[str, Any], run_dir: Path) -> Artifact:
     return Artifact(name=name, path=path, **_stamp(fields))
 
 
-def _hparams(fields: Mapping[str, Any], _: Path) -> Hparams:
-    return Hparams(decode_values(fields, strings=True))
-
-
-def _resume(fields: Mapping[str, Any], _: Path) -> Resume:
-    return Resume(_integer(fields, "step"))
-
-
-def _close(fields: Mapping[str, Any], _: Path) -> Close:
-    return Close(_text(fields, "status"))
-
-
 _DECODERS: Mapping[str, Callable[[Mapping[str, Any], Path], Record]] = {
     "scalars": _scalars,
-    "hparams": _hparams,
-    "resume": _resume,
-    "close": _close,
-    "text": _text_record,
+    "hparams": lambda fields, _: Hparams(decode_values(fields, strings=True)),
+    "resume": lambda fields, _: Resume(_integer(fields, "step")),
+    "close": lambda fields, _: Close(_text(fields, "status")),
+    "text": lambda fields, _: Text(
+        tag=_text(fields, "tag"), text=_text(fields, "text"), **_stamp(fields)
+    ),
     "video": _video,
     "image": _image,
     "histogram": _histogram,
@@ -329,7 +319,7 @@ def _null(value: int | None) -> str:
 
 
 def _time(value: float) -> float:
-    """JSON holds no NaN, and no clock gives one."""
+    """Return a time, or 0.0 for a NaN or an infinity, which JSON can't hold."""
     return float(value) if math.isfinite(value) else 0.0
 
 

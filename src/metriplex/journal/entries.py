@@ -1,4 +1,4 @@
-"""What a journal holds beside the records that backends get."""
+"""Define the records that only a journal holds, and the entries of a journal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Hparams:
     """Hyper-parameters of the run.
 
     Attributes:
-        values: Flat: nested names are joined by `/`.
+        values: Name to value; the parts of nested names are joined by `/`.
     """
 
     values: Mapping[str, Scalar | str]
@@ -33,7 +33,7 @@ class Hparams:
 @final
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The run was continued: everything before this that has `step` or a later one is superseded.
+    """The run was resumed: earlier entries with this step or a later one are superseded.
 
     Attributes:
         step: The first environment step that is logged again.
@@ -55,10 +55,10 @@ class Close:
 
 
 Record: TypeAlias = Scalars | Media | Hparams | Resume | Close
-"""What one line of a journal holds."""
+"""The record of one line of a journal."""
 
 STEPPED = (Scalars, Text, Video, Image, Histogram, Artifact)
-"""The records that have a step, and so can be superseded."""
+"""The records that have a step, so a resume can supersede them."""
 
 
 @final
@@ -67,8 +67,8 @@ class Entry:
     """One line of a journal.
 
     Attributes:
-        number: From 0 in the order in which the run logged them.
-        record: What was logged.
+        number: Position in the order in which the run logged its entries, from 0.
+        record: The record.
     """
 
     number: int

@@ -1,7 +1,7 @@
-"""One line: a JSON object in ASCII whose last member is the checksum of the bytes before it.
+"""Encode and parse single lines: ASCII JSON objects that end with a checksum.
 
-A line that was damaged is so never taken for another value. JSON has no NaN; how values that it
-can't hold are written is said in `docs/journal.md`.
+The checksum is the CRC-32 of the bytes before it, so a damaged line is never read as another value.
+`docs/journal.md` describes how values that JSON can't hold, such as NaN, are written.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from metriplex.records import Scalar  # noqa: TC001 - part of public annotations
 CHECKSUM_BYTES = len(',"crc":"01234567"}')
 _START = b'{"n":'
 _STARTS = 3
-"""The beginning of a line, and how often it may come in one: also as a tag or hyper-parameter."""
+"""How many `_START` to try as the begin of a line, as a tag or hyper-parameter may contain it."""
 _END = re.compile(rb',"crc":"[0-9a-f]{8}"\}')
-_MAX_DIGITS = 4000
-"""Longer integers, which Python doesn't print in decimal, are written in hexadecimal."""
+_MAX_BITS = 4000
+"""Bits above which an integer is written in hexadecimal, as Python limits decimal digits."""
 
 _PRINTED = frozenset({float, int})
-"""Types whose `repr` is JSON, if the value is finite."""
+"""Types whose `repr` is JSON for finite values."""
 
 
 class DamagedLineError(ValueError):
-    """Bytes that are no line of a journal."""
+    """Bytes are no valid line of a journal."""
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers, of which JSON knows only those that are Python's too."""
+    """Return a NumPy number as a Python number."""
     if hasattr(value, "dtype"):
         return value.item()
     raise TypeError(f"a journal can't hold {value!r} of type `{type(value).__name__}`")
@@ -49,29 +49,29 @@ _decode_json = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def seal(body: str) -> bytes:
-    """Ends a line.
+    """Return a whole line, with its checksum and its newline.
 
     Args:
         body: The JSON object without its closing brace, in ASCII, beginning with `{"n":`.
-
-    Returns:
-        The whole line with its newline.
     """
     data = body.encode("ascii")
     return b'%b,"crc":"%08x"}\n' % (data, zlib.crc32(data))
 
 
 def is_sealed(line: bytes) -> bool:
-    """Whether a line, without its newline, is as it was written."""
+    """Return True if the checksum of a line without its newline is right."""
     body = line[:-CHECKSUM_BYTES]
     return line[-CHECKSUM_BYTES:] == b',"crc":"%08x"}' % zlib.crc32(body)
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """Reads a line, without its newline.
+    """Return the members of a line.
+
+    Args:
+        line: The line without its newline.
 
     Raises:
-        DamagedLineError: It isn't as it was written, or was never a line of a journal.
+        DamagedLineError: The checksum is wrong, or the bytes are no line of a journal.
     """
     if not is_sealed(line):
         raise DamagedLineError("its checksum is wrong")
@@ -85,9 +85,9 @@ def parse(line: bytes) -> dict[str, Any]:
 
 
 def salvage(line: bytes) -> Iterator[dict[str, Any]]:
-    """The lines within a damaged one: what follows a torn line, or a newline that was overwritten.
+    """Yield the whole lines within a damaged line, such as after a torn line or a lost newline.
 
-    A quotation mark inside a string is escaped, so no text that was logged looks like a line.
+    A quotation mark inside a string is escaped, so no logged text looks like a line.
     """
     low = 0
     for end in _END.finditer(line):
@@ -103,12 +103,12 @@ def salvage(line: bytes) -> Iterator[dict[str, Any]]:
 
 
 def encode_values(values: Mapping[str, Scalar | str]) -> str:
-    """The members `values` and, only if JSON can't hold some of them, `nonfinite`."""
+    """Return the member `values`, and `nonfinite` if JSON can't hold some of the values."""
     numbers: tuple[Any, ...] = tuple(values.values())
     try:
         if _PRINTED.issuperset(map(type, numbers)) and math.isfinite(sum(numbers)):
             return _template(tuple(values)) % numbers
-    except (OverflowError, ValueError):  # integers beyond what a float holds
+    except (OverflowError, ValueError):  # an integer is too large for a float
         pass
     try:
         return f'"values":{encode_json(values)}'
@@ -118,7 +118,7 @@ def encode_values(values: Mapping[str, Scalar | str]) -> str:
             number = _plain(value) if hasattr(value, "dtype") else value
             if isinstance(number, float) and not math.isfinite(number):
                 held[tag], others[tag] = None, str(number)
-            elif isinstance(number, int) and number.bit_length() > _MAX_DIGITS:
+            elif isinstance(number, int) and number.bit_length() > _MAX_BITS:
                 held[tag], others[tag] = None, hex(number)
             else:
                 held[tag] = number
@@ -127,20 +127,20 @@ def encode_values(values: Mapping[str, Scalar | str]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _template(tags: tuple[str, ...]) -> str:
-    """What stays the same from step to step."""
+    """Return a format string of the member `values`, the same at every step."""
     members = ",".join(f"{encode_json(tag).replace('%', '%%')}:%r" for tag in tags)
     return f'"values":{{{members}}}'
 
 
 def decode_values(fields: Mapping[str, Any], *, strings: bool = False) -> dict[str, Any]:
-    """Tag to value, as they were given to `encode_values`.
+    """Return the mapping of tags to values that `encode_values` got.
 
     Args:
         fields: The line.
-        strings: Whether values may be strings, as those of hyper-parameters.
+        strings: True if values may be strings, as for hyper-parameters.
 
     Raises:
-        DamagedLineError: They are no mapping of numbers.
+        DamagedLineError: The values are no mapping of tags to numbers.
     """
     values = fields.get("values")
     if not isinstance(values, dict):
@@ -166,5 +166,5 @@ def _special(text: Any) -> float | int:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer from 0 on, and no bool."""
+    """Return True if a value is an integer of at least 0 and no bool."""
     return type(value) is int and value >= 0

@@ -1,13 +1,14 @@
-"""The files beside a journal: clips, frames, pictures.
+"""Write and read the media files of a journal: clips, frames and pictures.
 
-Names are made from the line's number alone, never from a tag, so nothing leads outside of the run's
-directory. Pixels are kept without loss as NumPy's `.npz`, clips as the encoded files that they are.
+File names contain the line's number, never a tag, so no path leads out of the run's directory.
+Pixels are stored without loss as NumPy's `.npz`, and clips as their encoded bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import zipfile
 import zlib
@@ -25,19 +26,18 @@ _FORMATS = frozenset({"gif", "webp", "mp4"})
 
 
 def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, Any]:
-    """Writes a file, over one of the same name if a call before failed.
+    """Write a file and return the reference to it that a line holds.
+
+    A file of the same name, left by a failed call, is overwritten.
 
     Args:
-        path: Where, inside of `run_dir`.
+        path: Path of the file inside of `run_dir`.
         run_dir: The run's directory.
         data: The whole file.
-        sync: Whether it must survive a power cut.
-
-    Returns:
-        What a line says of it.
+        sync: True if the file must survive a power cut.
 
     Raises:
-        OSError: It can't be written.
+        OSError: The file can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -51,16 +51,16 @@ def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, An
 
 
 def refer(path: Path, run_dir: Path, *, sync: bool) -> list[dict[str, Any]]:
-    """What a line says of a file, or of every file in a directory, that is in the run already.
+    """Return references to an existing file, or to every file in a directory.
 
     Args:
         path: The file or directory.
         run_dir: The run's directory.
-        sync: Whether it must survive a power cut.
+        sync: True if the files must survive a power cut.
 
     Raises:
         OSError: A file can't be read.
-        ValueError: It is not inside of the run's directory.
+        ValueError: `path` is outside of the run's directory.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     references = [_reference(file, run_dir, *_measure(file, sync=sync)) for file in files]
@@ -76,7 +76,7 @@ def _reference(path: Path, run_dir: Path, size: int, checksum: int) -> dict[str,
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the names of new files survive a power cut, where directories can be synced."""
+    """Sync a directory, if the system can, so that names of new files survive a power cut."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -97,10 +97,11 @@ def _measure(path: Path, *, sync: bool = False) -> tuple[int, int]:
 
 
 def inside(name: Any, run_dir: Path) -> Path:
-    """The path of a file that a line names.
+    """Return the path of a file that a line names.
 
     Raises:
-        DamagedLineError: It leads out of the run's directory, also by a symbolic link.
+        DamagedLineError: `name` is no path, or leads out of the run's directory, also by a symbolic
+            link.
     """
     if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
         raise DamagedLineError(f"{name!r:.80} is no path")
@@ -117,10 +118,10 @@ def inside(name: Any, run_dir: Path) -> Path:
 
 
 def check(reference: Any, run_dir: Path) -> Path:
-    """The path of a file that is there and as it was written.
+    """Return the path of a referenced file after comparing its size and checksum.
 
     Raises:
-        DamagedLineError: It isn't.
+        DamagedLineError: The file is missing, changed or unreadable.
     """
     if not isinstance(reference, dict):
         raise DamagedLineError("it names no file")
@@ -137,10 +138,10 @@ def check(reference: Any, run_dir: Path) -> Path:
 
 
 def load(reference: Any, run_dir: Path) -> bytes:
-    """A whole file, which is as it was written.
+    """Return the bytes of a referenced file after comparing its size and checksum.
 
     Raises:
-        DamagedLineError: It isn't.
+        DamagedLineError: The file is missing, changed or unreadable.
     """
     path = check(reference, run_dir)
     try:
@@ -150,12 +151,12 @@ def load(reference: Any, run_dir: Path) -> bytes:
 
 
 def extension(clip_format: str) -> str:
-    """What a file's name ends with; a format that nobody knows gets none of its own."""
+    """Return the file extension of a clip's format, `bin` for an unknown format."""
     return clip_format if clip_format in _FORMATS else "bin"
 
 
 def pack_pixels(pixels: np.ndarray) -> bytes:
-    """A file of pixels that `numpy.load` reads, compressed quickly rather than well."""
+    """Return pixels as the bytes of an `.npz` file with the lowest compression level."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -166,10 +167,10 @@ def pack_pixels(pixels: np.ndarray) -> bytes:
 
 
 def unpack_pixels(data: bytes) -> np.ndarray:
-    """What `pack_pixels` was given.
+    """Return the pixels that `pack_pixels` got.
 
     Raises:
-        DamagedLineError: It is no such file.
+        DamagedLineError: `data` is no such file.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -179,8 +180,6 @@ def unpack_pixels(data: bytes) -> np.ndarray:
 
 
 def numbered(run_dir: Path, number: int) -> Iterator[Path]:
-    """Paths, without their endings, for the files of one line."""
-    index = 0
-    while True:
-        yield run_dir / "journal" / MEDIA / f"{number:08d}-{index}"
-        index += 1
+    """Yield paths without extensions for the media files of one line, without end."""
+    directory = run_dir / "journal" / MEDIA
+    return (directory / f"{number:08d}-{index}" for index in itertools.count())

@@ -1,4 +1,4 @@
-"""Reading a journal, also a damaged one, also while it is being written."""
+"""Read a journal, also if it is damaged or being written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metriplex.journal.tail import number_after
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 Damage: TypeAlias = Callable[[str], None]
-"""Is told, in a sentence, of what can't be read."""
+"""A function that gets one sentence about each part of a journal that can't be read."""
 
 _BLOCK = 2**20
 _STEP = re.compile(
@@ -29,19 +29,19 @@ _RESUME = b'"type":"resume"'
 
 
 def has_journal(run_dir: Path) -> bool:
-    """Whether there is a journal in a directory."""
+    """Return True if a directory holds a journal."""
     return bool(segments(run_dir))
 
 
 def read_run(run_dir: Path) -> RunInfo:
-    """The run that a journal is of.
+    """Return the run of a journal.
 
     Args:
         run_dir: The run's directory, which may have been moved or copied.
 
     Raises:
-        ConfigurationError: There is no journal, or nothing in it says what run it is of.
-        OSError: It can't be read.
+        ConfigurationError: There is no journal, or no segment has a valid header.
+        OSError: A segment can't be read.
     """
     found = segments(run_dir)
     why = "no segment has a header"
@@ -61,33 +61,33 @@ def read_run(run_dir: Path) -> RunInfo:
 
 
 def read_entries(run_dir: Path, start: int = 0, *, damage: Damage | None = None) -> Iterator[Entry]:
-    """Reads what a run has logged, in order, up to the last complete line.
+    """Yield the entries of a run in order, up to the last complete line.
 
-    A damaged line is left out, and what is before and after it is read. The journal may be written
-    meanwhile, by any thread or process; call again with `start` to go on.
+    A damaged line is skipped. Any thread or process may write the journal meanwhile: call again
+    with `start` to continue.
 
     Args:
         run_dir: The run's directory.
-        start: Number of the first entry that is wanted; found without reading what is before.
-        damage: Is told of each damaged line, and of numbers that are missing.
+        start: Number of the first entry to yield; found without reading the entries before it.
+        damage: Called with a sentence for each damaged line and each gap in the numbers.
 
     Yields:
-        Every entry once. Those that a later `Resume` supersedes are among them: see `superseded`.
+        Every entry once, also entries that a later `Resume` supersedes: see `superseded`.
 
     Raises:
-        OSError: A segment is there and can't be read.
+        OSError: A segment exists and can't be read.
     """
     run_dir = Path(run_dir)
-    tell = damage or _ignore
-    for fields in read_lines(run_dir, start, damage=tell):
+    report = damage or _ignore
+    for fields in read_lines(run_dir, start, damage=report):
         try:
             yield Entry(fields["n"], decode(fields, run_dir))
         except DamagedLineError as error:
-            tell(f"{journal_dir(run_dir)}: line {fields['n']} is left out: {error}")
+            report(f"{journal_dir(run_dir)}: line {fields['n']} is left out: {error}")
 
 
 def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dict[str, Any]]:
-    """The lines that `read_entries` decodes, as they are; no files beside them are read."""
+    """Yield the members of the lines that `read_entries` decodes, without reading media files."""
     order = _Order(start, damage)
     for path, offset in _places(run_dir, start):
         for line, place in _complete_lines(path, offset, run_dir):
@@ -103,10 +103,10 @@ def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dic
 
 
 def newest_step(run_dir: Path) -> dict[int | None, int]:
-    """The greatest step of every lane, without what a later `Resume` supersedes.
+    """Return the greatest step of every lane that no later `Resume` supersedes.
 
-    Only the last segment is read: its header has what was before it. A lane of which everything at
-    a resume's step or later was superseded is taken to have reached the step before.
+    Only the last segment is read, as its header holds the steps before it. A lane with superseded
+    entries counts as having reached the step before the resume's.
 
     Args:
         run_dir: The run's directory.
@@ -115,7 +115,7 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
         Lane (None for a run that is not vmapped) to environment steps.
 
     Raises:
-        OSError: A segment is there and can't be read.
+        OSError: A segment exists and can't be read.
     """
     found = segments(run_dir)
     steps: dict[int | None, int] = {}
@@ -135,16 +135,16 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
 
 
 def next_number(run_dir: Path) -> int:
-    """The number after the last entry of a run's journal.
+    """Return the number after the last entry of a run's journal.
 
     Raises:
-        OSError: A segment is there and can't be read.
+        OSError: A segment exists and can't be read.
     """
     return number_after(segments(run_dir))
 
 
 def follow_step(line: bytes, steps: dict[int | None, int]) -> None:
-    """Takes a line, without its newline, into account of `newest_step`."""
+    """Update the newest steps of all lanes, in place, from a line without its newline."""
     match = _STEP.match(line)
     if match is None or not is_sealed(line):
         return
@@ -157,16 +157,15 @@ def follow_step(line: bytes, steps: dict[int | None, int]) -> None:
 
 
 def superseded(run_dir: Path) -> Callable[[Entry], bool]:
-    """Which entries a later resume has replaced, so that readers get one value a step.
+    """Return a predicate that is True for entries that a later resume supersedes.
+
+    Readers that filter by the predicate get one value a step.
 
     Args:
-        run_dir: The run's directory; its lines are looked through once, quickly.
-
-    Returns:
-        Tells of an entry of this journal whether it is superseded.
+        run_dir: The run's directory; its lines are scanned once for resumes.
 
     Raises:
-        OSError: A segment is there and can't be read.
+        OSError: A segment exists and can't be read.
     """
     first = first_superseded(run_dir)
 
@@ -177,7 +176,7 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
 
 
 def first_superseded(run_dir: Path) -> Callable[[int], float]:
-    """As `superseded`: for an entry's number, the first step that is superseded, or infinity."""
+    """Return a function from an entry's number to the first superseded step, or infinity."""
     numbers: list[int] = []
     limits: list[int] = []
     for number, step in _resumes(run_dir):
@@ -194,7 +193,7 @@ def first_superseded(run_dir: Path) -> Callable[[int], float]:
 
 
 def _resumes(run_dir: Path) -> list[tuple[int, int]]:
-    """Number and step of every resume."""
+    """Return the number and the step of every resume."""
     lines = (
         fields
         for _, path in segments(run_dir)
@@ -211,7 +210,7 @@ def _resumes(run_dir: Path) -> list[tuple[int, int]]:
 
 @final
 class _Order:
-    """Lets every number through once, also where lines have changed places."""
+    """A filter that accepts every number once, also if lines have changed places."""
 
     def __init__(self, start: int, damage: Damage) -> None:
         self._next = start
@@ -219,7 +218,7 @@ class _Order:
         self._damage = damage
 
     def take(self, number: int) -> bool:
-        """Whether the number is wanted and was not there before."""
+        """Return True if the number is at least `start` and comes for the first time."""
         if number == self._next:
             self._next += 1
             return True
@@ -237,7 +236,7 @@ class _Order:
 
 
 def _places(run_dir: Path, start: int) -> Iterator[tuple[Path, int]]:
-    """The segments from the one that holds `start` on, and the byte at which to begin."""
+    """Yield the segments from the one that holds `start`, each with the byte to begin at."""
     found = segments(run_dir)
     first = 0
     if start:
@@ -254,7 +253,7 @@ def _places(run_dir: Path, start: int) -> Iterator[tuple[Path, int]]:
 
 
 def _offset(path: Path, start: int) -> int:
-    """A byte before the line with number `start`, and not far before it."""
+    """Return a byte offset that is shortly before the line with number `start`."""
     with path.open("rb") as file:
         low, high = 0, file.seek(0, 2)
         while high - low > _BLOCK:
@@ -268,7 +267,7 @@ def _offset(path: Path, start: int) -> int:
 
 
 def _next_number(file: Any, position: int, end: int) -> tuple[int | None, int]:
-    """The first line that begins after a position: its number and where it begins."""
+    """Return the number and the byte offset of the first line that begins after a position."""
     file.seek(position)
     position += len(file.readline())
     while position < end:
@@ -281,31 +280,31 @@ def _next_number(file: Any, position: int, end: int) -> tuple[int | None, int]:
 
 
 def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[bytes, int | None]]:
-    """Lines without their newlines, and where they begin.
+    """Yield lines without their newlines, each with its byte offset.
 
-    The place of what follows the last newline is None as long as no later segment is there: it may
-    be a line that is just being written.
+    Bytes after the last newline have the offset None until a later segment exists, as they may be a
+    line that is being written.
     """
     try:
         file = path.open("rb")
-    except FileNotFoundError:  # removed since it was listed
+    except FileNotFoundError:  # removed since the directory was listed
         return
     with file:
         file.seek(offset)
-        rest, final = b"", False
+        remaining, final = b"", False
         while True:
             block = file.read(_BLOCK)
             if not block:
                 if final or not _has_successor(path, run_dir):
                     break
-                final = True  # it is written no more: what came meanwhile is the last of it
+                final = True  # the writer has left this segment: read its last bytes
                 continue
-            *lines, rest = (rest + block).split(b"\n")
+            *lines, remaining = (remaining + block).split(b"\n")
             for line in lines:
                 yield line, offset
                 offset += len(line) + 1
-        if rest:
-            yield rest, offset if final else None
+        if remaining:
+            yield remaining, offset if final else None
 
 
 def _has_successor(path: Path, run_dir: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The files of a journal: `000000.jsonl`, `000001.jsonl`, ... in a run's `journal/`."""
+"""Find the segments of a journal: `000000.jsonl`, `000001.jsonl`, ... in a run's `journal/`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from metriplex.journal.lines import DamagedLineError, parse
 
 JOURNAL = "journal"
 MAX_BYTES = 64 * 2**20
-"""Of a segment, after which the next one begins."""
+"""Size of a segment after which the next segment begins."""
 
 _NAME = re.compile(r"\d{6,}\.jsonl")
 
 
 def journal_dir(run_dir: Path) -> Path:
-    """Where a run's journal is."""
+    """Return the directory of a run's journal."""
     return run_dir / JOURNAL
 
 
 def segment_path(run_dir: Path, index: int) -> Path:
-    """Where a segment is."""
+    """Return the path of a segment."""
     return journal_dir(run_dir) / f"{index:06d}.jsonl"
 
 
 def segments(run_dir: Path) -> list[tuple[int, Path]]:
-    """The segments that are there, in order, each with its number; none without a journal.
+    """Return the existing segments in order, each with its number; empty without a journal.
 
     Raises:
-        OSError: The directory is there and can't be read.
+        OSError: The directory exists and can't be read.
     """
     try:
         found = [p for p in journal_dir(run_dir).iterdir() if _NAME.fullmatch(p.name)]
@@ -40,7 +40,7 @@ def segments(run_dir: Path) -> list[tuple[int, Path]]:
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """The first line of a segment; None if it is damaged or not there yet.
+    """Return the first line of a segment; None if the line is damaged or missing.
 
     Raises:
         OSError: The segment can't be read.

@@ -1,4 +1,4 @@
-"""Where a journal ends, found from its end."""
+"""Find the end of a journal by reading its segments backwards."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Tail:
     """The end of a segment.
 
     Attributes:
-        size: Bytes up to the end of its last line; what follows is a torn line.
-        next_number: The number after its last line; None if no line in it is whole.
-        open_line: Whether the last line is whole but for its newline.
+        size: Bytes up to the end of the last line; any bytes after it are a torn line.
+        next_number: The number after the last line; None if no line is whole.
+        open_line: True if the last line lacks only its newline.
     """
 
     size: int
@@ -30,7 +30,7 @@ class Tail:
 
 
 def read_tail(file: IO[bytes]) -> Tail:
-    """Looks at the end of a segment, as far back as the last line that is whole."""
+    """Return the end of a segment, reading back to its last whole line."""
     end = file.seek(0, 2)
     span = _SPAN
     while True:
@@ -51,7 +51,7 @@ def read_tail(file: IO[bytes]) -> Tail:
 
 
 def number_after(found: Sequence[tuple[int, Path]]) -> int:
-    """The number after the last whole line of some segments, 0 if there is none."""
+    """Return the number after the last whole line of some segments; 0 without one."""
     for _, path in reversed(found):
         with path.open("rb") as file:
             number = read_tail(file).next_number
@@ -61,7 +61,7 @@ def number_after(found: Sequence[tuple[int, Path]]) -> int:
 
 
 def _after(line: bytes, damaged: int) -> int | None:
-    """The number after a line that some damaged ones follow; None if it is damaged too."""
+    """Return the number after a line and its damaged followers; None if the line is damaged."""
     try:
         fields = parse(line)
     except DamagedLineError:
@@ -70,7 +70,7 @@ def _after(line: bytes, damaged: int) -> int | None:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """As many bytes, also from an unbuffered file, which may give fewer at a time."""
+    """Read `size` bytes, also from an unbuffered file, whose `read` may return fewer."""
     parts = []
     while size and (part := file.read(size)):
         parts.append(part)

@@ -1,4 +1,4 @@
-"""Appending to a journal, so that nothing short of a broken disk tears a line or doubles it."""
+"""Append to a journal without torn or repeated lines, also after crashes and a full disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from metriplex.records import RunInfo  # noqa: TC001 - part of public annotation
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps a second process out
+except ImportError:  # Windows: a second process is not locked out
     fcntl = None
 
 FsyncPolicy: TypeAlias = Literal["never", "flush", "always"]
@@ -40,27 +40,26 @@ _open_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
 
 @final
 class JournalWriter:
-    """Appends to the journal of one run, a new one or one that is continued.
+    """Writer of the journal of one new or resumed run. Not thread-safe.
 
-    While it is open no other process, and no other writer in this one, can open the journal: a lock
-    on `journal/lock` is held, which the kernel releases however the process ends. Not for several
-    threads at once.
+    An open writer holds a lock on `journal/lock`, so no other process and no other writer in this
+    process can open the journal. The kernel releases the lock however the process ends.
 
     Args:
         directory: The run's directory, which must exist; the journal is `journal/` in it.
         run: The run.
-        fsync: When to wait until the disk has what was written, for a power cut: at every `flush`,
-            `always` (at every `append`, which is then written at once) or `never`. A killed process
-            costs nothing that was flushed in any case.
-        max_bytes: Size of a segment after which the next one begins.
+        fsync: When to wait for the disk, so that lines survive a power cut: `flush` (at every
+            `flush`), `always` (at every `append`, which then also flushes) or `never`. Flushed
+            lines survive the death of the process under every policy.
+        max_bytes: Size of a segment after which the next segment begins.
 
     Attributes:
-        next_number: Where the numbering goes on: 0 for a new journal.
-        written: Entries with numbers below are in the file.
+        next_number: Number of the next entry, 0 for a new journal.
+        written: Entries with lower numbers are in the file.
 
     Raises:
-        ConfigurationError: Another process writes this journal, or it is another run's.
-        OSError: It can't be created, read or written.
+        ConfigurationError: Another process writes this journal, or the journal is another run's.
+        OSError: The journal can't be created, read or written.
     """
 
     def __init__(
@@ -92,19 +91,19 @@ class JournalWriter:
         _open_writers.add(self)
 
     def append(self, first_number: int, records: Sequence[Record]) -> None:
-        """Takes records; they are in memory until `flush`. Files of media are written at once.
+        """Append records in memory until `flush`; write media files at once.
 
-        After an `OSError` the same call may be made again: what was taken before is not taken
-        twice, as nothing is whose number is below `next_number`.
+        After an `OSError` the same call can be repeated, as records with numbers below
+        `next_number` are skipped.
 
         Args:
-            first_number: Number of the first record; the others follow.
-            records: What to append.
+            first_number: Number of the first record; later records have consecutive numbers.
+            records: The records.
 
         Raises:
-            OSError: A file of media could not be written, or an artifact not be read.
-            ValueError: An artifact is not in the run's directory.
-            ClosedError: The journal is closed, or this process was forked from the one that has it.
+            OSError: A media file can't be written, or an artifact can't be read.
+            ValueError: An artifact is outside of the run's directory.
+            ClosedError: The journal is closed, or this process is a fork of the writer's process.
         """
         if self._lock is None:
             raise ClosedError(
@@ -121,14 +120,14 @@ class JournalWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was appended; then it survives the death of this process.
+        """Write all appended records, so that they survive the death of this process.
 
         Raises:
-            OSError: Not all could be written. The file ends in a whole line all the same, what is
-                left is kept, and the next call goes on there.
+            OSError: Some lines can't be written. The file still ends in a whole line, and the next
+                call writes the remaining lines.
         """
         if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
-            self._end_segment()  # it was removed: what went on into it would be lost in silence
+            self._end_segment()  # the file was removed: later lines would be lost silently
         while self._pending:
             if self._file is not None and self._size >= self._max_bytes:
                 self._end_segment()
@@ -139,10 +138,10 @@ class JournalWriter:
         self._sync()
 
     def close(self) -> None:
-        """Flushes and releases the lock. May be called again.
+        """Flush, and release the lock. May be called again.
 
         Raises:
-            OSError: As `flush`; the journal is closed all the same.
+            OSError: As for `flush`; the journal is closed nevertheless.
         """
         if self._lock is None:
             return
@@ -154,7 +153,7 @@ class JournalWriter:
     # ---- segments -------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Writes as many of the pending lines as the segment takes, at least one."""
+        """Write as many pending lines as fit into the segment, at least one."""
         room, count, size = self._max_bytes - self._size, 1, len(self._pending[0][1])
         while count < len(self._pending) and size < room:
             size += len(self._pending[count][1])
@@ -167,7 +166,7 @@ class JournalWriter:
         del self._pending[:count]
 
     def _put(self, data: bytes) -> None:
-        """Writes at the end of what is good; whatever a failure leaves behind is cut off."""
+        """Write after the last whole line; truncate to that line on a failure."""
         if self._file is None:
             raise AssertionError("a segment is open where it is written")
         try:
@@ -194,7 +193,7 @@ class JournalWriter:
             self._file = None
 
     def _begin(self, index: int, first: int) -> None:
-        """Begins a segment; after an `OSError` the same one is begun again."""
+        """Begin a segment; after an `OSError` a second call begins the same segment."""
         path = segment_path(self._run_dir, index)
         self._file = path.open("wb", buffering=0)
         self._index, self._size = index, 0
@@ -212,7 +211,7 @@ class JournalWriter:
     # ---- opening --------------------------------------------------------------------------------
 
     def _reopen(self) -> int:
-        """Opens the last segment at the end of its last whole line; the number after it."""
+        """Open the last segment after its last whole line, and return the next number."""
         found = segments(self._run_dir)
         if not found:
             self._begin(0, 0)
@@ -252,7 +251,7 @@ class JournalWriter:
     # ---- the lock -------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        """Closes what is open, without writing; so does a forked child, whose lock it isn't."""
+        """Close the file and the lock without writing; a forked child calls this too."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -263,17 +262,17 @@ class JournalWriter:
 
 
 def check_free(run_dir: Path) -> None:
-    """Makes sure that nobody writes a run's journal at this moment.
+    """Check that no process writes a run's journal at this moment.
 
     Raises:
-        ConfigurationError: Another process does.
-        OSError: It can't be told.
+        ConfigurationError: Another process writes the journal.
+        OSError: The lock can't be opened or taken.
     """
     os.close(_take_lock(journal_dir(run_dir) / _LOCK))
 
 
 def _properties(run: RunInfo) -> tuple[object, ...]:
-    """What a header says of a run that may differ when it is continued."""
+    """Return the properties in a header that may change when the run is resumed."""
     return run.name, run.total_steps, run.lanes
 
 

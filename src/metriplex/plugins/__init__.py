@@ -1,5 +1,5 @@
-"""The pluggy host: what a plugin may implement, how it is found, made, checked and called.
+"""Plugins: their hooks, and finding, making, checking and calling them through pluggy.
 
-Plugins rooms know the records and NumPy, never jax. Users' threads construct plugins here; the hooks
-themselves run in the threads that `hookspecs` names.
+This room knows the records and NumPy, never jax. The user's thread constructs plugins; `hookspecs`
+says which threads call the hooks.
 """

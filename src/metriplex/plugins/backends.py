@@ -1,26 +1,40 @@
-"""Making the backends that a run asks for, calling their hooks, and reporting what is installed."""
+"""Making the backends that a run asks for, and calling their hooks."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from itertools import chain, count
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from metriplex.errors import ConfigurationError
-from metriplex.plugins.checks import callers
+from metriplex.plugins.checks import check_hooks
 from metriplex.plugins.discovery import (
     entry_points,
     items,
     make,
 )
-from metriplex.plugins.hookspecs import BackendSpec
+from metriplex.plugins.host import Host
 from metriplex.plugins.routing import Route, Router
+
+if TYPE_CHECKING:
+    from metriplex.records import RunInfo
 
 DEFAULT_BACKEND = "tensorboard"
 DEFAULT_FLUSH_SECS = 5.0
 DEFAULT_VIDEO_FORMAT = "mp4"
+
+
+class HookCall(Protocol):
+    """A call of one hook; `metriplex.delivery.calls` makes them."""
+
+    @property
+    def hook(self) -> str:
+        """The hook's name."""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The hook's arguments beside `run`, by name."""
 
 
 @final
@@ -35,64 +49,70 @@ class Backend:
             of that name as it was at construction, 5.0 if it has none.
         video_format: The format in which it takes videos; the plugin's attribute of that name,
             `"mp4"` if it has none.
-        route: What of the run it gets; None for all.
+        route: The part of the run that it gets; None for all.
     """
 
     __slots__ = (
-        *("_callers", "_router", "flush_secs", "hooks", "name", "plugin", "route"),
+        *("_host", "_router", "flush_secs", "hooks", "name", "plugin", "route"),
         "video_format",
     )
 
-    def __init__(self, name: str, plugin: object, route: Route | None = None) -> None:
-        """Checks every hook of the plugin before the first one is called.
+    def __init__(
+        self, name: str, plugin: object, route: Route | None = None, host: Host | None = None
+    ) -> None:
+        """Check every hook of the plugin before the first one is called.
 
         Args:
-            name: The backend's name in this run.
+            name: The backend's name in this run; `name_2` if the host has that name already.
             plugin: The object whose methods are the hooks.
-            route: What of the run it gets; None for all.
+            route: The part of the run that it gets; None for all.
+            host: The plugins of the run; None for a host of its own.
 
         Raises:
-            PluginError: A hook is misspelled, isn't marked, asks for an argument that it can't be
-                given, or there is none at all.
+            PluginError: A hook is misspelled, isn't marked, is a wrapper, asks for an argument that
+                it can't be given, or there is none at all.
             ConfigurationError: `plugin.flush_secs` is not a positive number.
         """
-        self.name = name
+        self._host = host or Host()
+        (self.name,) = self._host.register("backend", [(name, plugin)])
         self.plugin = plugin
-        self.hooks, self._callers = callers(plugin, BackendSpec, "backend", name)
+        self.hooks = frozenset(check_hooks(plugin, "backend", name))
         self.route = route
-        self._router = None if route is None else Router(route, name)
-        self.flush_secs = _flush_secs(plugin, name)
+        self._router = None if route is None else Router(route, self.name)
+        self.flush_secs = _flush_secs(plugin, self.name)
         self.video_format = str(getattr(plugin, "video_format", DEFAULT_VIDEO_FORMAT))
 
-    def call(self, hook: str, *, number: object = 0, **kwargs: Any) -> None:  # noqa: ARG002
-        """Calls the plugin's implementation of a hook on the calling thread, if it has one.
+    def call(self, call: HookCall, run: RunInfo) -> None:
+        """Call the plugin's implementation of a hook on the calling thread, if it has one.
 
         Args:
-            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            number: That of the first record in the run, which plugins are not told.
-            **kwargs: All arguments of the hook; the plugin gets those that it names, and of records
-                what the route leaves of them.
+            call: The call. The plugin gets the arguments that it names, and only the records that
+                the route lets through.
+            run: The run.
 
         Raises:
             BaseException: Whatever the plugin raises, unchanged.
         """
         if self._router is None:
-            self._call(hook, **kwargs)
+            self._call(call.hook, run=run, **call.arguments)
         else:
-            self._router.call(self._call, hook, **kwargs)
+            self._router.call(self._call, call.hook, run=run, **call.arguments)
 
-    def _call(self, hook: str, **kwargs: object) -> None:
-        getattr(self._callers, hook)(**kwargs)
+    def _call(self, hook: str, **arguments: object) -> None:
+        # pluggy can't call all backends at once: it stops at the first exception (pluggy issue 419)
+        # and waits for each. A thread for each backend keeps a failing or slow one to itself.
+        self._host.caller(hook, "backend", self.name)(**arguments)
 
 
-def create_backends(requested: object = None) -> list[Backend]:
-    """Makes the backends of a run.
+def create_backends(requested: object = None, host: Host | None = None) -> list[Backend]:
+    """Make the backends of a run.
 
     Args:
         requested: The name of an installed backend; a mapping from names to the options of their
             constructors (`{"tensorboard": {"flush_secs": 5}}`); an object with hooks; a
             `metriplex.Route` of one of these; or a sequence of them in any mix. None means
             `"tensorboard"`; an empty sequence logs nowhere.
+        host: The plugins of the run; None for a host of the backends alone.
 
     Returns:
         One backend for each that was asked for, in that order, with distinct names: the entry
@@ -103,6 +123,7 @@ def create_backends(requested: object = None) -> list[Backend]:
         PluginError: A backend is not installed, is installed more than once, or is broken.
         ConfigurationError: `requested` is nothing of the above, or an option's value is rejected.
     """
+    host = host or Host()
     backends: list[Backend] = []
     for item in items("backend", DEFAULT_BACKEND if requested is None else requested):
         route = item if isinstance(item, Route) else None
@@ -112,9 +133,7 @@ def create_backends(requested: object = None) -> list[Backend]:
                     f"`backends` holds the same object twice: {plugin!r}. It would log everything "
                     "twice; make a second object if that is meant"
                 )
-            taken = {backend.name for backend in backends}
-            candidates = chain([name], (f"{name}_{i}" for i in count(2)))
-            backends.append(Backend(next(c for c in candidates if c not in taken), plugin, route))
+            backends.append(Backend(name, plugin, route, host))
     return backends
 
 
@@ -130,7 +149,7 @@ def _flush_secs(plugin: object, name: str) -> float:
 
 
 def make_backends(requested: object) -> list[Backend]:
-    """As `create_backends`; `name_2` makes the second backend of a name again."""
+    """Make backends as `create_backends` does; `name_2` is the second backend of a name."""
     if not isinstance(requested, Mapping):
         return create_backends(requested)
     installed = {entry.name for entry in entry_points("backend")}

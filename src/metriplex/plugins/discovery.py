@@ -1,7 +1,7 @@
-"""Finding plugins by entry point, and making what they name; for every kind of plugin.
+"""Finding plugins by entry point and constructing them, for every kind of plugin.
 
 A distribution offers a plugin by an entry point in one of the groups below. Only what a run asks
-for is imported, so a broken plugin that nobody asked for hurts nobody.
+for is imported, so a broken plugin that nobody asked for does no harm.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ GROUPS: Mapping[str, str] = {
 
 
 def items(kind: str, requested: object) -> list[object]:
-    """What was asked for, one by one.
+    """Return the requested items, one by one.
 
     Args:
         kind: `backend` or `transform`.
-        requested: One thing, or a sequence of them.
+        requested: One item, or a sequence of items.
 
     Raises:
-        ConfigurationError: There is a sequence in the sequence.
+        ConfigurationError: The sequence holds a sequence.
     """
     if not isinstance(requested, Sequence) or isinstance(requested, (str, bytes, bytearray)):
         return [requested]
@@ -45,7 +45,7 @@ def items(kind: str, requested: object) -> list[object]:
 
 
 def make(kind: str, item: object) -> Iterator[tuple[str, object]]:
-    """Makes the plugins that one item of what was asked for stands for, with their names.
+    """Construct the plugins that one requested item stands for; yield their names and objects.
 
     Args:
         kind: `backend` or `transform`.
@@ -91,12 +91,12 @@ def _object_name(kind: str, plugin: object) -> str:
 
 
 def construct(kind: str, name: str, options: object) -> object:
-    """Makes the object that an installed plugin's factory gives.
+    """Construct an installed plugin by its factory.
 
     Args:
         kind: `backend`, `transform`, `renderer` or `environment`.
         name: The plugin's name.
-        options: Mapping of the factory's arguments; None for none.
+        options: Mapping of the factory's arguments; None for no arguments.
 
     Raises:
         PluginError: The plugin is not installed, or broken.
@@ -143,7 +143,7 @@ def _check_options(
 
 
 def find(kind: str, name: str) -> metadata.EntryPoint:
-    """The entry point of the plugin of that name; raises `PluginError` if there isn't one."""
+    """Return the entry point of a plugin; raise `PluginError` if there is none, or two."""
     entries = entry_points(kind)
     found = {entry.value: entry for entry in entries if entry.name == name}
     if len(found) > 1:
@@ -163,7 +163,7 @@ def find(kind: str, name: str) -> metadata.EntryPoint:
 
 
 def entry_points(kind: str) -> list[metadata.EntryPoint]:
-    """Every entry point of a kind of plugin, whatever state the installed metadata is in."""
+    """Return every entry point of a kind of plugin, also if some metadata is unreadable."""
     group = GROUPS[kind]
     try:
         return list(metadata.entry_points(group=group))
@@ -185,7 +185,7 @@ def _readable_entry_points(group: str) -> Iterator[metadata.EntryPoint]:
 
 
 def load(kind: str, entry: metadata.EntryPoint) -> Callable[..., object]:
-    """Imports the factory that an entry point names; raises `PluginError` if that fails."""
+    """Import the factory that an entry point names; raise `PluginError` if that fails."""
     label = f"{kind} `{entry.name}` ({origin(entry)})"
     try:
         factory = entry.load()
@@ -205,7 +205,7 @@ def load(kind: str, entry: metadata.EntryPoint) -> Callable[..., object]:
 
 
 def distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution that brings an entry point."""
+    """Return name and version of the distribution that an entry point belongs to."""
     try:
         found = entry.dist
         if found is not None:
@@ -216,5 +216,5 @@ def distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
 
 
 def origin(entry: metadata.EntryPoint) -> str:
-    """What an entry point names, and where it comes from, for error messages."""
+    """Return an entry point's value and distribution, for error messages."""
     return f"`{entry.value}` of {' '.join(distribution(entry))}"

@@ -1,37 +1,37 @@
-"""What a plugin may implement.
+"""The hooks that a plugin may implement.
 
 A plugin is an object whose methods are marked with `metriplex.hookimpl`. It implements the hooks it
-supports; what it doesn't implement, it isn't asked. A method may leave out arguments it has no use
-for, but not rename them: a hook that is misspelled, or asks for an unknown argument, is an error
-that names it when the run is constructed.
+supports; the other hooks are never called. A method may leave out arguments it has no use for, but
+not rename them: a hook that is misspelled, or asks for an unknown argument, is an error that names
+the hook when the run is constructed.
 
 Threads: for one run, all hooks of one backend are called one after another from one worker thread
 that belongs to this backend and this run alone, never from the training thread. A backend object
 that is given to two runs is called from two threads.
 
-Failures: a hook that raises hurts nobody but its own backend. `OSError` (so also `ConnectionError`,
-`TimeoutError` and `metriplex.TransientError`) means that the failure may pass: the same call is
-made again, with the same arguments, after a pause; a backend makes sure that the second call does
-not store twice what the first one stored. Any other exception loses the records of that call; they
-are counted, and after several failures in a row the backend is suspended.
+Failures: a hook that raises affects only its own backend. `OSError` (so also `ConnectionError`,
+`TimeoutError` and `metriplex.TransientError`) means that a later call may succeed: the same call is
+made again, with the same arguments, after a pause. The second call must not store again what the
+first call stored. Any other exception loses the records of that call. Lost records are counted, and
+after several failures in a row the backend is suspended.
 
 A backend may have an attribute `flush_secs` (float, seconds, default 5.0): the longest time that
-records wait for `flush` while more of them keep arriving, or none do.
+records wait for `flush`, whether more records arrive or not.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
 
 import pluggy
 
 from metriplex.plugins.interfaces import Environment, Renderer  # noqa: TC001
-from metriplex.records import (
+from metriplex.records import (  # noqa: TC001
     Artifact,
     Diagnosis,
     Histogram,
     Image,
-    Media,
     RunInfo,
     Scalar,
     Scalars,
@@ -50,7 +50,7 @@ class BackendSpec:
 
     @hookspec
     def open_run(self, run: RunInfo) -> None:
-        """Called once a run, before every other hook: create files, connect.
+        """Create files, connect. Called once a run, before every other hook.
 
         Args:
             run: The run; `run.directory` exists and belongs to this run alone.
@@ -58,7 +58,7 @@ class BackendSpec:
 
     @hookspec
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Called for the run's hyper-parameters, usually once, before the first scalars.
+        """Log the run's hyper-parameters. Called usually once, before the first scalars.
 
         Args:
             run: The run.
@@ -67,7 +67,7 @@ class BackendSpec:
 
     @hookspec
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Called with all the records that have come since the last call, at least one.
+        """Log all records since the last call, at least one.
 
         Args:
             run: The run.
@@ -78,7 +78,7 @@ class BackendSpec:
 
     @hookspec
     def log_text(self, run: RunInfo, text: Text) -> None:
-        """Called for a piece of text.
+        """Log a text.
 
         Args:
             run: The run.
@@ -87,7 +87,7 @@ class BackendSpec:
 
     @hookspec
     def log_video(self, run: RunInfo, video: Video) -> None:
-        """Called for a clip.
+        """Log a clip.
 
         Args:
             run: The run.
@@ -96,7 +96,7 @@ class BackendSpec:
 
     @hookspec
     def log_image(self, run: RunInfo, image: Image) -> None:
-        """Called for a picture.
+        """Log a picture.
 
         Args:
             run: The run.
@@ -105,7 +105,7 @@ class BackendSpec:
 
     @hookspec
     def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
-        """Called for a histogram.
+        """Log a histogram.
 
         Args:
             run: The run.
@@ -114,16 +114,16 @@ class BackendSpec:
 
     @hookspec
     def log_artifact(self, run: RunInfo, artifact: Artifact) -> None:
-        """Called for a file or a directory that is to be kept with the run.
+        """Log a file or a directory that is to be kept with the run.
 
         Args:
             run: The run.
-            artifact: The record; `artifact.path` stays as it is as long as the run is open.
+            artifact: The record; `artifact.path` does not change while the run is open.
         """
 
     @hookspec
     def flush(self, run: RunInfo) -> None:
-        """Called after a user's `flush`, and at least every `flush_secs` while records come.
+        """Make everything durable. Called after a user's `flush`, and at least every `flush_secs`.
 
         When it returns, everything that was logged before must survive a SIGKILL of this process.
 
@@ -133,7 +133,7 @@ class BackendSpec:
 
     @hookspec
     def close_run(self, run: RunInfo, status: str) -> None:
-        """Called once, last: flush, then release files, threads and connections.
+        """Flush, then release files, threads and connections. Called once, last.
 
         Args:
             run: The run.
@@ -141,71 +141,39 @@ class BackendSpec:
                 `"interrupted"` (Ctrl-C, SIGTERM).
         """
 
-    @hookspec(firstresult=True)
-    def diagnose(self) -> Diagnosis | None:
-        """Called by `metriplex doctor`, which then logs no record: what stands in the way?
-
-        For services that would keep a trial's run: ask them for the account, or whether they
-        answer. It may take a while. A backend without it is tried in a temporary directory.
-
-        Returns:
-            A `metriplex.Diagnosis`, or an object with the same attributes; None for nothing.
-        """
-
-
-def spec_hooks(spec: type) -> tuple[str, ...]:
-    """The names of the hooks that a spec class declares, in its order."""
-    return tuple(name for name, value in vars(spec).items() if hasattr(value, f"{PROJECT}_spec"))
-
-
-BACKEND_HOOKS = tuple(hook for hook in spec_hooks(BackendSpec) if hook != "diagnose")
-"""Those that a run calls."""
-
-
-MEDIA_HOOKS: Mapping[type[Media], tuple[str, str]] = {
-    Text: ("log_text", "text"),
-    Video: ("log_video", "video"),
-    Image: ("log_image", "image"),
-    Histogram: ("log_histogram", "histogram"),
-    Artifact: ("log_artifact", "artifact"),
-}
-"""Type of a record to the hook that takes it, and the name of the hook's argument."""
-
 
 class TransformSpec:
     """The hook of a transform: `metriplex.transforms` entry points name factories of such objects.
 
-    It is called from whichever thread logs (for compiled programs, one that decodes their rows),
-    while the run takes no other record, and before anything else sees the record: so it returns
-    soon, and logs nothing itself.
+    The thread that logs calls the hook (for compiled programs, the receiver thread), before the
+    record goes anywhere else. The run accepts no other record during the call, so the hook must
+    return soon and must not log.
     """
 
     @hookspec(firstresult=True)
     def transform_scalars(self, run: RunInfo, record: Scalars) -> Scalars | None:
-        """Called for every record, in the order in which they were logged.
+        """Transform a record. Called for every record, in the order in which they were logged.
 
-        If it raises, the record goes on as it was.
+        If it raises, the record stays as it was.
 
         Args:
             run: The run.
-            record: What was logged, or what the transform before made of it; not to be changed.
+            record: The record, or the result of the transform before; not to be changed.
 
         Returns:
-            The record that goes on, the same one or another, such as
+            The record for the next transform, the same one or another, such as
             `dataclasses.replace(record, values=...)`; None drops it for all backends.
         """
 
 
 class RendererSpec:
-    """The hooks of a renderer: `metriplex.renderers` entry points name factories of such objects.
-
-    `make_renderer` is called in the training process, when the run is constructed, from the user's
-    thread; the others by `metriplex doctor` alone, in a process of its own.
-    """
+    """The hook of a renderer: `metriplex.renderers` entry points name factories of such objects."""
 
     @hookspec(firstresult=True)
     def make_renderer(self, env: object, width: int, height: int) -> Renderer | None:
-        """Makes a renderer for an environment, if this plugin can draw it.
+        """Make a renderer for an environment, if this plugin can draw it.
+
+        Called in the training process, when the run is constructed, from the user's thread.
 
         Args:
             env: The environment as the user gave it.
@@ -216,30 +184,13 @@ class RendererSpec:
             The renderer; None leaves the environment to other plugins.
         """
 
-    @hookspec(firstresult=True)
-    def diagnose(self) -> Diagnosis | None:
-        """Finds out whether this machine has what drawing needs, such as OpenGL.
-
-        Returns:
-            A `metriplex.Diagnosis`, or an object with the same attributes; None for nothing.
-        """
-
-    @hookspec(firstresult=True)
-    def example_environment(self) -> tuple[object, Sequence[object]] | None:
-        """Gives something small to draw, with which the renderer is tried.
-
-        Returns:
-            An environment for which `make_renderer` gives a renderer, and three or more of its
-            states, as `Renderer.select` takes them, which all look different; None for nothing.
-        """
-
 
 class EnvironmentSpec:
     """The hook of an environment family, found in the group `metriplex.environments`."""
 
     @hookspec(firstresult=True)
     def adapt_environment(self, env: object) -> Environment | None:
-        """Gives the small protocol that a rollout needs of an environment of this family.
+        """Return the small protocol that a rollout needs of an environment of this family.
 
         Args:
             env: The environment as the user gave it.
@@ -249,10 +200,53 @@ class EnvironmentSpec:
         """
 
 
-SPECS: Mapping[str, type] = {
-    "backend": BackendSpec,
-    "transform": TransformSpec,
-    "renderer": RendererSpec,
-    "environment": EnvironmentSpec,
+class DoctorSpec:
+    """The hooks that `metriplex doctor` alone calls, in a process of its own."""
+
+    @hookspec(firstresult=True)
+    def diagnose(self) -> Diagnosis | None:
+        """Find out whether a backend or a renderer works on this machine; may take a while.
+
+        A renderer reports whether the machine has what drawing needs, such as OpenGL. A backend
+        has it if its service would keep a trial's run: it asks the service for the account, or
+        whether it answers, and no record is logged. A backend without it is tried in a temporary
+        directory.
+
+        Returns:
+            A `metriplex.Diagnosis`, or an object with the same attributes; None for nothing.
+        """
+
+    @hookspec(firstresult=True)
+    def example_environment(self) -> tuple[object, Sequence[object]] | None:
+        """Return something small to draw, with which a renderer is tried.
+
+        Returns:
+            An environment for which `make_renderer` returns a renderer, and three or more of its
+            states, as `Renderer.select` takes them, which all look different; None for nothing.
+        """
+
+
+SPECS = (BackendSpec, TransformSpec, RendererSpec, EnvironmentSpec, DoctorSpec)
+
+
+def _hooks(spec: type) -> tuple[str, ...]:
+    return tuple(name for name, value in vars(spec).items() if hasattr(value, f"{PROJECT}_spec"))
+
+
+BACKEND_HOOKS = _hooks(BackendSpec)
+"""The hooks of a backend that a run calls."""
+
+HOOKS: Mapping[str, tuple[str, ...]] = {
+    "backend": (*BACKEND_HOOKS, "diagnose"),
+    "transform": _hooks(TransformSpec),
+    "renderer": ("make_renderer", "diagnose", "example_environment"),
+    "environment": _hooks(EnvironmentSpec),
 }
-"""Kind of plugin to the class that declares its hooks."""
+"""Kind of plugin to the hooks that it may implement."""
+
+_SPECIFIED = {hook: vars(spec)[hook] for spec in SPECS for hook in _hooks(spec)}
+
+
+def spec_arguments(hook: str) -> list[str]:
+    """Return the names of the arguments that a hook is offered."""
+    return list(inspect.signature(_SPECIFIED[hook]).parameters)[1:]

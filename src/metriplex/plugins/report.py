@@ -1,4 +1,4 @@
-"""A report of every installed plugin, also of broken ones."""
+"""Report of every installed plugin, also of broken plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from metriplex.plugins.discovery import (
     load,
     origin,
 )
-from metriplex.plugins.hookspecs import SPECS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,16 +24,16 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class PluginReport:
-    """What is known of one installed plugin.
+    """Report of one installed plugin.
 
     Attributes:
         kind: `backend`, `transform`, `renderer` or `environment`.
         name: Name by which it is asked for.
-        distribution: Name of the distribution that brings it.
+        distribution: Name of the distribution that it belongs to.
         version: That distribution's version.
         hooks: The hooks it implements; empty if it is broken, or made by a function whose return
             type isn't annotated.
-        error: Why it is broken; None if it isn't.
+        error: Why the plugin is broken; None if it works.
     """
 
     kind: str
@@ -46,11 +45,11 @@ class PluginReport:
 
 
 def installed() -> list[PluginReport]:
-    """Imports every installed plugin and reports what it is, or why it is broken.
+    """Import every installed plugin and report its hooks, or why it is broken.
 
     Returns:
-        One report for every entry point of every group, sorted by kind and name. Nothing that
-        a plugin does while it is imported is raised, except KeyboardInterrupt.
+        One report for every entry point of every group, sorted by kind and name. Exceptions of
+        a plugin's import are reported, not raised, except KeyboardInterrupt.
     """
     reports: list[PluginReport] = []
     for kind in GROUPS:
@@ -69,10 +68,8 @@ def _report(
         factory = load(kind, entry)
         product = _product(factory)
         marked = tuple(hook for _, hook, _ in marked_hooks(product))
-        if marked or product is factory:
-            hooks = check_hooks(product, SPECS[kind], f"{kind} `{entry.name}`")
-        else:
-            hooks = marked
+        checked = marked or product is factory
+        hooks = check_hooks(product, kind, entry.name) if checked else ()
     except PluginError as problem:
         error = str(problem)
     if rivals and error is None:
@@ -81,7 +78,7 @@ def _report(
 
 
 def _product(factory: Callable[..., object]) -> type | None:
-    """The class of what a factory makes, if that can be known without calling it."""
+    """Return the class of the object that a factory makes, if it is known without a call."""
     if inspect.isclass(factory):
         return factory
     try:

@@ -1,4 +1,4 @@
-"""Which records reach a backend, how often, and under which names."""
+"""Routes: selecting, thinning out and renaming the records of one backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.checks import closest
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Artifact, Media, Scalars
 
 if TYPE_CHECKING:
@@ -24,23 +23,21 @@ logger = logging.getLogger("metriplex")
 
 _Series: TypeAlias = tuple[int | None, str]
 _Span: TypeAlias = int | float
-_Call: TypeAlias = Callable[..., None]
-
-_MEDIA_ARGUMENTS = dict(MEDIA_HOOKS.values())
+_CallHook: TypeAlias = Callable[..., None]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One backend of a run, and what of the run it gets: an item of `backends=`.
+    """One backend of a run and the records that it gets: an item of `backends=`.
 
-    Patterns are those of `fnmatch.fnmatchcase`, matched against whole tags; `*` stands for
-    anything, also for `/`. Hyper-parameters are always sent. An artifact's name is its tag.
+    Patterns are those of `fnmatch.fnmatchcase`, matched against whole tags; `*` matches any
+    text, also `/`. Hyper-parameters are always sent. An artifact's name is its tag.
 
     Attributes:
         backend: The backend as `backends=` takes it: a name, `{name: options}` or an object.
         include: Pattern, or patterns, of the tags that are sent.
-        exclude: Pattern, or patterns, of those that are not, even if they are included.
+        exclude: Pattern, or patterns, of the tags that are not sent, even if they are included.
         every: Of each tag of each lane, only the first value in every so many environment steps (an
             int), or in every such span of time (a `datetime.timedelta`, by the records'
             `wall_time`), is sent, and the last one when the run closes. None sends all. Media are
@@ -61,7 +58,7 @@ class Route:
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks all, and makes tuples of patterns and a dictionary of names."""
+        """Check all arguments; make tuples of patterns and a dictionary of names."""
         if isinstance(self.backend, Route | list | tuple):
             raise ConfigurationError(
                 f"`Route` takes one backend: a name, `{{name: options}}` or an object; got "
@@ -80,7 +77,7 @@ class Route:
                 )
 
     def takes(self, tag: str) -> bool:
-        """Whether what has this tag is sent."""
+        """Return True if records with this tag are sent."""
         matches = [
             any(fnmatchcase(tag, pattern) for pattern in patterns)
             for patterns in (self.include, self.exclude)
@@ -88,7 +85,7 @@ class Route:
         return matches == [True, False]
 
     def name(self, tag: str) -> str:
-        """The name that a tag has in the backend."""
+        """Return the name that a tag has in the backend."""
         if tag in self.rename:
             return self.rename[tag]
         prefixes = [key[:-1] for key in self.rename if key.endswith("*")]
@@ -103,15 +100,15 @@ class Route:
 class Router:
     """Applies a route to the records of one run, one call after another, on one thread.
 
-    What a selection changes here takes effect only when it has reached the backend, by `commit`: a
-    call that is made again selects the same again.
+    A selection changes the router only when it has reached the backend, by `commit`: a call that is
+    made again selects the same records again.
     """
 
     def __init__(self, route: Route, backend: str) -> None:
-        """Starts with nothing sent.
+        """Start with nothing sent.
 
         Args:
-            route: What is sent.
+            route: Selects the records.
             backend: The backend's name, for the log.
         """
         self._route = route
@@ -122,8 +119,8 @@ class Router:
         self._withheld: dict[_Series, Scalars] = {}
         self._closing = False
 
-    def call(self, call: _Call, hook: str, *, run: RunInfo, **arguments: Any) -> None:
-        """Makes a call of a backend with what of its arguments is sent, or doesn't if nothing is.
+    def call(self, call: _CallHook, hook: str, *, run: RunInfo, **arguments: Any) -> None:
+        """Call a backend with the records that the route lets through, if there are any.
 
         Args:
             call: Calls a hook by its name.
@@ -138,23 +135,23 @@ class Router:
             self._send(self.select(arguments["records"]), call, run)
         elif hook == "close_run":
             self._close(call, run, **arguments)
-        elif hook in _MEDIA_ARGUMENTS:
-            argument = _MEDIA_ARGUMENTS[hook]
-            record = self.media(arguments[argument])
-            if record is not None:
-                call(hook, run=run, **{argument: record})
         else:
-            call(hook, run=run, **arguments)
+            routed = {
+                name: self.media(value) if isinstance(value, Media) else value
+                for name, value in arguments.items()
+            }
+            if all(value is not None for value in routed.values()):
+                call(hook, run=run, **routed)
 
     def select(self, records: Iterable[Scalars]) -> Selection:
-        """What of the records is sent.
+        """Select the records that are sent.
 
         Args:
             records: In their order.
 
         Returns:
-            The records that are sent, in the same order, without the values that are not; to be
-            given to `commit` when they have arrived.
+            The records, in the same order, without values that are not sent; to be passed to
+            `commit` when they have arrived.
         """
         selection = Selection()
         for record in records:
@@ -168,7 +165,7 @@ class Router:
         return selection
 
     def commit(self, selection: Selection) -> None:
-        """Takes note that what was selected has arrived."""
+        """Note that a selection has arrived."""
         self._sent |= selection.sent
         for series, record in selection.withheld.items():
             if record is None:
@@ -177,10 +174,10 @@ class Router:
                 self._withheld[series] = record
 
     def last(self) -> Selection:
-        """What of the newest values has not been sent, because `every` held it back.
+        """Select the newest values that `every` has withheld.
 
         Returns:
-            Records in the order of their steps, lane by lane; to be given to `commit`.
+            Records in the order of their steps, lane by lane; to be passed to `commit`.
         """
         kept: dict[int, Scalars] = {}
         values: dict[int, dict[str, Any]] = {}
@@ -194,7 +191,7 @@ class Router:
         return Selection(records, withheld=dict.fromkeys(self._withheld))
 
     def media(self, record: Media) -> Media | None:
-        """A record under its new name; None if it is not sent."""
+        """Return a record under its new name; None if it is not sent."""
         tag = record.name if isinstance(record, Artifact) else record.tag
         name = self._name(tag)
         if name is None or name == tag:
@@ -203,18 +200,18 @@ class Router:
             return replace(record, name=name)
         return replace(record, tag=name)
 
-    def _send(self, selection: Selection, call: _Call, run: RunInfo) -> None:
+    def _send(self, selection: Selection, call: _CallHook, run: RunInfo) -> None:
         if selection.records:
             call("log_scalars", run=run, records=tuple(selection.records))
         self.commit(selection)
 
-    def _close(self, call: _Call, run: RunInfo, **arguments: Any) -> None:
+    def _close(self, call: _CallHook, run: RunInfo, **arguments: Any) -> None:
         try:
             self._send(self.last(), call, run)
         except BaseException as error:
             if isinstance(error, OSError) and not self._closing:
                 self._closing = True
-                raise  # which has the call made again, once at least
+                raise  # the call is made again, at least once
             self._withheld.clear()
             call("close_run", run=run, **arguments)
             raise
@@ -222,7 +219,7 @@ class Router:
         call("close_run", run=run, **arguments)
 
     def _explain_nothing(self) -> None:
-        """Warns if there were tags and none of them was sent: a pattern may be misspelled."""
+        """Warn if no tag of the run was sent: a pattern may be misspelled."""
         if not self._names or any(name is not None for name in self._names.values()):
             return
         patterns = [pattern for pattern in self._route.include if pattern != "*"]
@@ -238,7 +235,7 @@ class Router:
         )
 
     def _name(self, tag: str) -> str | None:
-        """The tag's name in the backend; None if it isn't sent. Found out once a tag."""
+        """Return the tag's name in the backend; None if it isn't sent. Computed once a tag."""
         try:
             return self._names[tag]
         except KeyError:
@@ -277,13 +274,13 @@ class Router:
 @final
 @dataclass(slots=True)
 class Selection:
-    """Records that are sent, and what is known of the others once they have arrived.
+    """Records that are sent, and the router's changes once they have arrived.
 
     Attributes:
-        records: The records, under the names that the backend gives them.
+        records: The records, under their names in the backend.
         sent: Lane and tag to the span of steps or time in which the last value was sent.
-        withheld: Lane and tag to the newest record that holds a value that was not sent, which is
-            sent when the run closes; None if there is none any more.
+        withheld: Lane and tag to the newest record with a value that was not sent, which is sent
+            when the run closes; None if the newest value was sent.
     """
 
     records: list[Scalars] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What may change scalars before anything else sees them."""
+"""Scalar transforms: plugins that change or drop scalars before any backend gets them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import logging
 from typing import TYPE_CHECKING, final
 
 from metriplex.errors import LoggingError
-from metriplex.plugins.checks import callers
 from metriplex.plugins.discovery import items, make
-from metriplex.plugins.hookspecs import TransformSpec
+from metriplex.plugins.host import Host
 from metriplex.records import Scalars
 
 if TYPE_CHECKING:
@@ -21,38 +20,41 @@ logger = logging.getLogger("metriplex")
 
 @final
 class Transforms:
-    """The transforms of one run, one after another. For one thread at a time."""
+    """The transforms of one run, applied one after another. For one thread at a time."""
 
-    def __init__(self, plugins: Sequence[tuple[str, object]] = ()) -> None:
-        """Checks every plugin's hook before it is called.
+    def __init__(
+        self, plugins: Sequence[tuple[str, object]] = (), host: Host | None = None
+    ) -> None:
+        """Check every plugin's hook before it is called.
 
         Args:
             plugins: Names and objects, in the order in which they are applied.
+            host: The plugins of the run; None for a host of the transforms alone.
 
         Raises:
-            PluginError: A hook is misspelled, isn't marked, asks for an argument that it can't be
-                given, or there is none.
+            PluginError: A hook is misspelled, isn't marked, is a wrapper, asks for an argument that
+                it can't be given, or there is none.
         """
-        self._steps = [
-            (name, callers(plugin, TransformSpec, "transform", name)[1].transform_scalars)
-            for name, plugin in plugins
-        ]
-        self._reported: set[int] = set()
+        host = host or Host()
+        host.register("transform", plugins)
+        # One call of `host.hook` would give every transform the same record and stop at the first
+        # result. Here each result is the record of the next transform.
+        self._steps = host.implementations("transform_scalars")
+        self._failed: set[str] = set()
 
     def apply(self, run: RunInfo, records: Iterable[Scalars]) -> list[Scalars]:
-        """Transforms records.
+        """Return transformed records.
 
         Args:
             run: The run.
             records: In the order in which they were logged.
 
         Returns:
-            What becomes of them, in the same order, without those that are dropped. A transform
-            that raises, or gives what is no record, leaves the record as it was, and is told of in
-            the log once.
+            The results, in the same order, without records that are dropped. A transform that
+            raises, or returns what is no record, leaves the record as it was, and is logged once.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C came.
+            KeyboardInterrupt: The user pressed Ctrl-C.
         """
         if not self._steps:
             return list(records)
@@ -60,7 +62,7 @@ class Transforms:
         return [record for record in transformed if record is not None]
 
     def _transform(self, run: RunInfo, record: Scalars) -> Scalars | None:
-        for index, (name, call) in enumerate(self._steps):
+        for plugin, call in self._steps:
             try:
                 result = call(run=run, record=record)
                 if result is None:
@@ -70,41 +72,40 @@ class Transforms:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends nobody's run
-                self._report(index, name, record, error)
+                self._report(plugin, record, error)
             else:
                 record = result
         return record
 
-    def _report(self, index: int, name: str, record: Scalars, error: BaseException) -> None:
-        if index in self._reported:
+    def _report(self, plugin: str, record: Scalars, error: BaseException) -> None:
+        if plugin in self._failed:
             return
-        self._reported.add(index)
+        self._failed.add(plugin)
         logger.error(
-            "transform `%s` failed at step %d (%s); this record, and any other at which it fails, "
+            "%s failed at step %d (%s); this record, and any other at which it fails, "
             "goes on without it; it is not told of again",
-            name,
+            plugin,
             record.step,
             f"{type(error).__name__}: {error}",
             exc_info=error,
         )
 
 
-def create_transforms(requested: object = None) -> Transforms:
-    """Makes the transforms of a run.
+def create_transforms(requested: object = None, host: Host | None = None) -> Transforms:
+    """Make the transforms of a run.
 
     Args:
         requested: The name of an installed transform; a mapping from names to the options of their
             constructors; an object with the hook; or a sequence of these in any mix, which are
-            applied in that order. None is none.
+            applied in that order. None means no transform.
+        host: The plugins of the run; None for a host of the transforms alone.
 
     Raises:
         PluginError: A transform is not installed, is installed more than once, or is broken.
         ConfigurationError: `requested` is nothing of the above, or an option's value is rejected.
     """
-    if requested is None:
-        return Transforms()
-    asked = items("transform", requested)
-    return Transforms([plugin for item in asked for plugin in make("transform", item)])
+    asked = [] if requested is None else items("transform", requested)
+    return Transforms([plugin for item in asked for plugin in make("transform", item)], host)
 
 
 def _check(result: object) -> None:

@@ -1,1 +1,1 @@
-"""Reading a run back from its journal, as columns of NumPy. Free of jax; users' threads call it."""
+"""Read a run from its journal as NumPy columns. Never imports jax; users' threads call it."""

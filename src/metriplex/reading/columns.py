@@ -1,4 +1,4 @@
-"""Values that come one by one, kept as NumPy arrays."""
+"""Build and join NumPy columns from single values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = 4096
 
 @final
 class Column:
-    """Takes Python values, a few bytes each."""
+    """A growing column of Python values, stored in chunks of NumPy arrays."""
 
     __slots__ = ("_chunks", "_last")
 
@@ -21,26 +21,26 @@ class Column:
         self._last: list[Any] = []
 
     def append(self, value: Any) -> None:
-        """Takes a bool, an integer, a float or None."""
+        """Append a bool, an integer, a float or None."""
         self._last.append(value)
         if len(self._last) == _CHUNK:
             self._chunks.append(to_array(self._last))
             self._last = []
 
     def array(self) -> np.ndarray:
-        """Everything that was taken, as `to_array` has it."""
+        """Return all values, in the dtype that `to_array` chooses."""
         return join([*self._chunks, to_array(self._last)])
 
 
 def to_array(values: Sequence[Any]) -> np.ndarray:
-    """The narrowest array that holds the values.
+    """Return values as an array of the narrowest dtype that holds them.
 
     Args:
-        values: Bools, integers, floats, or None for what is missing.
+        values: Bools, integers, floats, or None for missing values.
 
     Returns:
-        bool, int64 or float64 `[len(values)]` if all are bools, integers or else numbers; None is
-        NaN, which makes it float64. Integers beyond int64 are kept as objects.
+        `[len(values)]`: bool if all values are bools, int64 if all are integers, else float64 with
+        NaN for None. Arrays with integers beyond int64 have dtype object.
     """
     kinds = set(map(type, values))
     if kinds == {bool}:
@@ -57,7 +57,7 @@ def to_array(values: Sequence[Any]) -> np.ndarray:
 
 
 def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenates what `to_array` gave; what differs in dtype becomes float64, or objects."""
+    """Concatenate arrays of `to_array`; mixed dtypes become float64, or object if one is object."""
     filled = [array for array in arrays if array.size] or [np.empty(0)]
     dtypes = {array.dtype for array in filled}
     if len(dtypes) == 1:
@@ -67,12 +67,15 @@ def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def scatter(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """Values in their rows; NaN, and so float64, where a row has none.
+    """Return a column with each value in its row, and NaN in rows without a value.
 
     Args:
-        values: As `to_array` gave them, `[n]`.
-        rows: int64 `[n]`, each row at most once.
-        count: Number of rows.
+        values: An array of `to_array`, `[n]`.
+        rows: Row of each value, int64 `[n]`, unique.
+        count: Number of rows of the column.
+
+    Returns:
+        `[count]`, in the dtype of `values` if every row has a value; else float64 (or object).
     """
     if len(values) == count:
         column = np.empty(count, values.dtype)
@@ -83,7 +86,7 @@ def scatter(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def occurrences(values: np.ndarray) -> np.ndarray:
-    """How often each value came before: int64 `[n]`, 0 for the first time."""
+    """Return how often each value occurred before: int64 `[n]`, 0 for the first occurrence."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])[: len(values)]

@@ -1,11 +1,11 @@
-"""Reading a run back: its scalars as columns, its hyper-parameters, what it has of media."""
+"""Read the scalars, hyper-parameters and media of a run from its journal."""
 
 from __future__ import annotations
 
 import os  # noqa: TC003 - part of public annotations
 from collections.abc import Mapping  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy as np
 from metriplex.errors import ConfigurationError
 from metriplex.journal.codec import decode
 from metriplex.journal.entries import Close, Hparams
+from metriplex.journal.finding import LOG_DIR, find_run
 from metriplex.journal.lines import DamagedLineError
 from metriplex.journal.reader import (
     Damage,
     first_superseded,
-    has_journal,
     read_lines,
     read_run,
 )
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 Columns: TypeAlias = dict[str, np.ndarray]
 """Name to column; all columns have the same length."""
 
-LOG_DIR = "logs"
 _KEYS = ("lane", "step", "iteration", "time")
 
 
@@ -51,9 +50,9 @@ class Series(NamedTuple):
 
     Attributes:
         step: Environment steps, int64 `[n]`.
-        value: `[n]`: bool or int64 if all values are, float64 otherwise; integers beyond int64 are
-            objects.
-        iteration: Training iterations: int64 `[n]`, or float64 if NaN stands for some without one.
+        value: `[n]`: bool or int64 if all values are, float64 otherwise; object with integers
+            beyond int64.
+        iteration: Training iterations: int64 `[n]`, or float64 with NaN for values without one.
         time: Seconds since the Unix epoch, float64 `[n]`.
     """
 
@@ -66,11 +65,11 @@ class Series(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True)
 class MediaEntry:
-    """A text, clip, picture, histogram or artifact of a run, which is read when it is asked for.
+    """A text, video, image, histogram or artifact of a run; `load` reads its content.
 
     Attributes:
         kind: `text`, `video`, `image`, `histogram` or `artifact`.
-        tag: Its tag; an artifact's name.
+        tag: Tag; for an artifact, its name.
         step: Environment steps.
         lane: Index along the vmapped axes, or None.
         time: Seconds since the Unix epoch.
@@ -85,10 +84,10 @@ class MediaEntry:
     _run_dir: Path
 
     def load(self) -> Media:
-        """The record: `metriplex.Text`, `Video`, `Image`, `Histogram` or `Artifact`.
+        """Return the record: `metriplex.Text`, `Video`, `Image`, `Histogram` or `Artifact`.
 
         Raises:
-            ValueError: Its file is missing, or is not as it was written.
+            ValueError: The file of the record is missing or damaged.
         """
         record = decode(self._fields, self._run_dir)
         if not isinstance(record, Text | Video | Image | Histogram | Artifact):
@@ -98,15 +97,14 @@ class MediaEntry:
 
 @final
 class RunData:
-    """Everything that a run has logged, without what a resume superseded.
+    """All records of a run, without those that a resumed run superseded.
 
     Attributes:
-        run: Name, directory, start.
-        hparams: Name to value.
-        status: How it ended: `finished`, `failed`, `interrupted`; None if it is still open, or was
-            killed.
-        media: What is no scalar, in order.
-        damage: What could not be read, a sentence each; empty if all could.
+        run: Name, directory and start time of the run.
+        hparams: Hyper-parameters: name to value.
+        status: `finished`, `failed` or `interrupted`; None if the run is open or was killed.
+        media: Entries of texts, videos, images, histograms and artifacts, in order.
+        damage: One sentence for each part that could not be read.
     """
 
     def __init__(self, run: RunInfo) -> None:
@@ -121,23 +119,24 @@ class RunData:
 
     @property
     def lanes(self) -> list[int | None]:
-        """The lanes that have scalars: `[None]` for a run that is not vmapped."""
-        return sorted({lane for lane, _ in self._series}, key=_lane_key)
+        """Sorted lanes with scalars: `[None]` for a run that is not vmapped."""
+        lanes = {lane for lane, _ in self._series}
+        return sorted(lanes, key=lambda lane: -1 if lane is None else lane)
 
     @property
     def tags(self) -> list[str]:
-        """All tags of scalars, in the order in which they first came."""
+        """All tags of scalars, in the order in which they were first logged."""
         return list(dict.fromkeys(tag for _, tag in self._series))
 
     def series(self, tag: str, lane: int | None = None) -> Series:
-        """One tag of one lane.
+        """Return the values of one tag in one lane.
 
         Args:
             tag: The tag.
             lane: The lane; None for a run that is not vmapped.
 
         Raises:
-            KeyError: There are no such values.
+            KeyError: The lane has no values of this tag.
         """
         found = self._series.get((lane, tag))
         if found is None:
@@ -150,10 +149,11 @@ class RunData:
         return Series(step, values, iteration, time)
 
     def long(self) -> Columns:
-        """One row a value, in the order in which they were logged.
+        """Return the scalars as a table with one row per value, in the order of logging.
 
         Returns:
-            `lane` (only if the run is vmapped), `step`, `iteration`, `time`, `tag`, `value`.
+            Columns `lane` (only if the run is vmapped), `step`, `iteration`, `time`, `tag`,
+            `value`.
         """
         keys = list(self._series)
         rows = [row.array().astype(np.int64) for row, _ in self._series.values()]
@@ -169,18 +169,18 @@ class RunData:
         return {"lane": lanes[which], **columns} if self._has_lanes else columns
 
     def wide(self, lane: int | None = None) -> Columns:
-        """One row a step and a column a tag, ordered by lane and step.
+        """Return the scalars as a table with one row per step and one column per tag.
 
-        A tag that is called as one of the other columns is `tag:step`, for example. A tag that was
-        logged twice at one step gets a row more. Where a row has no value of a tag
-        there is NaN.
+        Rows are ordered by lane and step. If a tag was logged twice at one step, the step has a
+        second row. Cells without a value are NaN. A tag with the name of another column is
+        prefixed, for example `tag:step`.
 
         Args:
-            lane: The lane that is wanted; None for all of them.
+            lane: The lane to return; None for all lanes.
 
         Returns:
-            `lane` (only if the run is vmapped), `step`, `iteration`, `time` of the first record of
-            the step, then the tags.
+            Columns `lane` (only if the run is vmapped), `step`, `iteration`, `time` (of the first
+            record of the step), then one column per tag.
         """
         lanes = self.lanes if lane is None else [lane]
         parts = [self._wide_lane(one) for one in lanes]
@@ -197,7 +197,7 @@ class RunData:
         return columns
 
     def to_pandas(self, *, wide: bool = True) -> pd.DataFrame:
-        """A pandas data frame of `wide()` or `long()`.
+        """Return `wide()` or `long()` as a pandas data frame.
 
         Raises:
             ImportError: pandas is not installed.
@@ -207,7 +207,7 @@ class RunData:
         return pd.DataFrame(self.wide() if wide else self.long())
 
     def to_polars(self, *, wide: bool = True) -> pl.DataFrame:
-        """A polars data frame of `wide()` or `long()`.
+        """Return `wide()` or `long()` as a polars data frame.
 
         Raises:
             ImportError: polars is not installed.
@@ -236,7 +236,7 @@ class RunData:
         self._count += 1
 
     def _wide_lane(self, lane: int | None) -> Columns:
-        """As `wide`, for one lane."""
+        """Return the columns of `wide` for one lane, without those of other lanes' tags."""
         found = {tag: self._series[one, tag] for one, tag in self._series if one == lane}
         step, iteration, time = (column.array() for column in self._records)
         rows = {tag: row.array().astype(np.int64) for tag, (row, _) in found.items()}
@@ -261,36 +261,41 @@ class RunData:
         return columns
 
 
-def read(run: str | os.PathLike[str]) -> RunData:
-    """Reads a run back from its journal, also while it goes on.
+def read(run: str | os.PathLike[str], log_dir: str | os.PathLike[str] = LOG_DIR) -> RunData:
+    """Read a run from its journal; the run may still be open.
+
+    A name is looked up under `log_dir` first, then in the working directory; a path, which has a
+    separator, is looked up as it is first. `resume=`, `metriplex replay` and `metriplex export`
+    find a run in the same way.
 
     Args:
-        run: The run's directory, or its name under `logs/`.
+        run: The run's name under `log_dir`, or its directory.
+        log_dir: The directory of runs.
 
     Returns:
-        What it has logged. What is damaged is left out and named in `damage`.
+        The records of the run. Damaged records are skipped and described in `damage`.
 
     Raises:
-        ConfigurationError: There is no journal.
-        OSError: It can't be read.
+        ConfigurationError: The run has no journal.
+        OSError: The journal can't be read.
     """
-    directory = find_run(run)
+    directory = find_run(run, log_dir)
     try:
         data = RunData(read_run(directory))
-    except ConfigurationError as error:  # its headers are damaged, its lines need not be
+    except ConfigurationError as error:  # the headers are damaged, but lines may be intact
         data = RunData(RunInfo("", directory.name, directory, 0.0))
         data.damage.append(str(error))
     first = first_superseded(directory)
     damage: Damage = data.damage.append
     for fields in read_lines(directory, damage=damage):
         try:
-            _take(data, fields, first(fields["n"]), directory)
+            _add_line(data, fields, first(fields["n"]), directory)
         except DamagedLineError as error:
             damage(f"line {fields['n']} is left out: {error}")
     return data
 
 
-def _take(data: RunData, fields: Mapping[str, Any], limit: float, directory: Path) -> None:
+def _add_line(data: RunData, fields: Mapping[str, Any], limit: float, directory: Path) -> None:
     kind = fields.get("type")
     if kind not in ("scalars", "hparams", "resume", "close"):
         entry = _media_entry(fields, directory)
@@ -318,28 +323,5 @@ def _media_entry(fields: Mapping[str, Any], directory: Path) -> MediaEntry:
     return MediaEntry(kind, tag, step, lane, float(time), fields, directory)
 
 
-def find_run(run: str | os.PathLike[str]) -> Path:
-    """The directory of a run that has a journal.
-
-    Args:
-        run: The run's directory, or its name under `logs/`.
-
-    Raises:
-        ConfigurationError: There is none.
-    """
-    candidates = [Path(run).expanduser(), Path(LOG_DIR) / run]
-    for directory in candidates:
-        if has_journal(directory):
-            return directory.absolute()
-    raise ConfigurationError(
-        f"there is no journal in {' or '.join(repr(str(path)) for path in candidates)}: give the "
-        f"directory of a run (what holds `journal/`), or its name under `{LOG_DIR}/`"
-    )
-
-
 def _column_name(tag: str) -> str:
     return f"tag:{tag}" if tag in _KEYS else tag
-
-
-def _lane_key(lane: int | None) -> int:
-    return -1 if lane is None else lane

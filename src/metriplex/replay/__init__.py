@@ -1,4 +1,4 @@
-"""Replay: sending what a backend has not acknowledged of a run, from the run's journal.
+"""Replay: sending records that a backend has not acknowledged, from the run's journal.
 
-This room knows journals, plugins and delivery, never jax. Commands call it from the user's thread.
+This room knows journals, plugins and delivery, never jax. It runs on the calling thread.
 """

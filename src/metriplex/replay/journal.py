@@ -1,15 +1,14 @@
-"""Sending what a backend has not acknowledged of a run, from the run's journal."""
+"""Replay of a run from its journal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
+from metriplex.delivery.calls import log_entries
 from metriplex.errors import ConfigurationError
 from metriplex.journal import (
     Close,
-    Entry,
     JournalWriter,
     read_entries,
     read_run,
@@ -17,12 +16,17 @@ from metriplex.journal import (
 )
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import make_backends
-from metriplex.replay.sender import Progress, Replayed, send
+from metriplex.replay.send import Progress, Replayed, send
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metriplex.delivery.calls import Call
 
 
 @final
 class JournalSource:
-    """A run of metriplex; while it is open here, no other process can write it.
+    """A run's journal. While it is open here, no other process can write it.
 
     Args:
         run_dir: The run's directory.
@@ -41,49 +45,46 @@ class JournalSource:
 
     @property
     def status(self) -> str:
-        """That of its last `Close`; a run that ends without one was killed."""
+        """The status of its last `Close`; a run that ends without one was killed."""
         for entry in read_entries(self._run_dir, max(self.end - 1, 0)):
             if isinstance(entry.record, Close):
                 return entry.record.status
         return "interrupted"
 
-    def read(self, first: int) -> Iterator[Entry]:
-        """Its records from a number on, in order."""
-        return read_entries(self._run_dir, first)
-
-    def skips(self, entry: Entry) -> bool:
-        """Whether a later resume has superseded a record."""
-        return self._skip(entry)
+    def read(self, first: int, end: int) -> Iterator[Call]:
+        """Yield the calls that deliver records, without those that a resume superseded."""
+        return log_entries(read_entries(self._run_dir, first), end, self._skip)
 
     def load_ack(self, name: str) -> Ack:
-        """What a backend has of it; nothing for one that never saw it."""
+        """Return a backend's acknowledgement, which is empty if it never saw the run."""
         return load_ack(self._run_dir, name) or Ack(ack_path(self._run_dir, name))
 
     def close(self) -> None:
-        """Lets others write the run again."""
+        """Release the journal: another process may write it again."""
         self._writer.close()
 
 
-def replay(
+def replay_run(
     run_dir: Path,
     backends: object,
     *,
     everything: bool = False,
     progress: Progress | None = None,
 ) -> list[Replayed]:
-    """Sends to backends what they have not acknowledged of a run.
+    """Send to backends the records of a run that they have not acknowledged.
 
-    It may be interrupted and made again: what a backend has acknowledged is not sent twice.
+    A replay may be interrupted and repeated: records that a backend has acknowledged are not sent
+    twice.
 
     Args:
         run_dir: The run's directory.
         backends: As for `MetricsCallback`. A backend that had another name in the run (`name_2`)
             is asked for by that.
-        everything: Whether all is sent, also what they have acknowledged.
-        progress: Is told how far it is.
+        everything: True to send all records, also those that they have acknowledged.
+        progress: Called after each call of a backend.
 
     Returns:
-        For each backend what became of it.
+        One result for each backend.
 
     Raises:
         ConfigurationError: There is no such run, or a process still writes it.

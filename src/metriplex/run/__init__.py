@@ -1,5 +1,5 @@
-"""The host side of one run: rows become records, in order, checked, and reach every worker.
+"""Turn the rows of one run into ordered, checked records, and queue them for every worker.
 
-This room never imports jax. The receiver thread and the user's threads call it; a lock keeps the
+This package never imports jax. The receiver thread and the user's threads call it; a lock keeps the
 records of both in one order.
 """

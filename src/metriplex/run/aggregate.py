@@ -1,4 +1,4 @@
-"""Statistics over the lanes of a run: what many seeds have in common, on the host."""
+"""Compute statistics over the lanes of a run, on the host."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 PREFIX = "aggregate"
-"""Stands before the tags of statistics: `aggregate/episode/return/mean`."""
+"""Prefix of the tags of statistics: `aggregate/episode/return/mean`."""
 
 CLOCK = "time/"
+"""Prefix of the tags that measure the program, which all lanes share."""
 
 PENDING = 16
-"""How many iterations may wait for lanes that lag behind."""
+"""Maximal number of iterations that wait for lanes that lag behind."""
 
 
 def statistics(columns: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of columns, each over its rows.
+    """Return statistics of each column over its rows.
 
-    The interquartile mean is that of the middle half of the values: a quarter of them, rounded
-    down, is left out at either end. It is less moved by outliers than the mean, and needs fewer
-    seeds than the median (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
-    statistical precipice", section 4.3).
+    The interquartile mean (IQM) is the mean of the middle half of the values: a quarter of the
+    values, rounded down, is dropped at either end. The IQM is less sensitive to outliers than the
+    mean, and needs fewer seeds than the median.
 
     Args:
         columns: float64 `[values, columns]`, finite, at least one value.
@@ -36,12 +36,16 @@ def statistics(columns: np.ndarray) -> dict[str, np.ndarray]:
         Name to float64 `[columns]`: `mean`, `std` (of the population, so 0 for one value), `min`,
         `max`, `median` and `iqm`.
 
+    References:
+        Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
+        Precipice", arXiv:2108.13264, section 4.3.
+
     >>> statistics(np.array([[0.0], [1.0], [2.0], [3.0], [100.0]]))["iqm"].tolist()
     [2.0]
     """
     ordered = np.sort(columns, axis=0)
     cut = len(ordered) // 4
-    with np.errstate(over="ignore", invalid="ignore"):  # sums of huge values, which have no mean
+    with np.errstate(over="ignore", invalid="ignore"):  # sums that overflow
         return {
             "mean": ordered.mean(axis=0),
             "std": ordered.std(axis=0),
@@ -53,24 +57,24 @@ def statistics(columns: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def aggregate(records: Sequence[Scalars]) -> Scalars:
-    """One record, of the run itself, from records of its lanes.
+    """Return a record of the run with statistics over records of its lanes.
 
     Args:
-        records: Records of different lanes that belong together; at least one.
+        records: At least one record, each of a different lane, that are aggregated together.
 
     Returns:
-        For each tag of any lane its statistics over those lanes that have it, and whose value is
-        finite; tags that no such lane has, and what the clock says of the program that they share
-        (`time/...`), are absent. The step is the greatest.
+        For each tag, its statistics over the lanes with a finite value. Tags without a finite value
+        and tags of the program's clock (`time/...`) are left out. The step and the wall time are
+        the greatest of all records.
     """
     tags = list(dict.fromkeys(tag for record in records for tag in record.values))
     tags = [tag for tag in tags if not tag.startswith(CLOCK)]
     table = np.array(
         [[record.values.get(tag, np.nan) for tag in tags] for record in records], np.float64
     ).reshape(len(records), len(tags))
-    there = np.isfinite(table)
-    counts = there.sum(axis=0)
-    table = np.sort(np.where(there, table, np.inf), axis=0)  # what is absent comes last
+    finite = np.isfinite(table)
+    counts = finite.sum(axis=0)
+    table = np.sort(np.where(finite, table, np.inf), axis=0)  # lanes without a value come last
     found: dict[str, dict[str, Scalar]] = {}
     for count in np.unique(counts[counts > 0]):
         (alike,) = np.nonzero(counts == count)
@@ -92,18 +96,19 @@ def aggregate(records: Sequence[Scalars]) -> Scalars:
 
 @final
 class Aggregator:
-    """Gathers the records of lanes by iteration, and aggregates those that are whole.
+    """Group the records of lanes by iteration, and aggregate complete iterations.
 
-    An iteration is whole once every lane has gone on to a later one. A lane that lags, or logs no
-    more, holds up `PENDING` iterations; what it logs of older ones is left out. Records outside of
-    iterations are aggregated by step, over the lanes that arrive together. Not thread-safe.
+    An iteration is complete once every lane has logged a later iteration. A lane that lags, or
+    stops logging, delays at most `PENDING` iterations; its records of older iterations are dropped.
+    Records without an iteration are aggregated by step, over the lanes that arrive in one call.
+    Not thread-safe.
 
     Args:
-        lanes: How many lanes there are; 0 if that is not known, and then all that were seen.
+        lanes: Number of lanes; 0 if unknown, which waits for the lanes seen so far.
 
     Attributes:
-        lanes: As above; may be set anew once more is known.
-        late: Records that came too late for their iteration.
+        lanes: Number of lanes, as above; may be updated.
+        late: Number of records that were dropped because their iteration was already aggregated.
     """
 
     def __init__(self, lanes: int = 0) -> None:
@@ -114,13 +119,13 @@ class Aggregator:
         self.late = 0
 
     def push(self, records: Iterable[Scalars]) -> list[Scalars]:
-        """Takes records, those of each lane in order.
+        """Add records, and return the aggregates that are complete.
 
         Args:
-            records: Of lanes; others are passed over.
+            records: Records, in order within each lane; records without a lane are ignored.
 
         Returns:
-            The aggregates that are due now, in order.
+            The aggregates, in order.
         """
         due: list[Scalars] = []
         loose: dict[int, list[Scalars]] = {}
@@ -131,7 +136,7 @@ class Aggregator:
             if iteration is None:
                 loose.setdefault(record.step, []).append(record)
                 continue
-            if iteration <= self._newest.get(lane, -1):  # the program was started anew
+            if iteration <= self._newest.get(lane, -1):  # the program was restarted
                 due += self.release()
             self._newest[lane] = iteration
             if iteration > self._done:
@@ -144,18 +149,18 @@ class Aggregator:
         ready = sorted(self._waiting)
         late = len(ready) - PENDING
         return due + [
-            self._take(iteration)
+            self._aggregate(iteration)
             for place, iteration in enumerate(ready)
             if iteration < passed or place < late
         ]
 
     def release(self) -> list[Scalars]:
-        """Aggregates what waits, whole or not: the program has ended."""
-        due = [self._take(iteration) for iteration in sorted(self._waiting)]
+        """Aggregate all waiting iterations, complete or not, at the end of a program."""
+        due = [self._aggregate(iteration) for iteration in sorted(self._waiting)]
         self._newest.clear()
         self._done = -1
         return due
 
-    def _take(self, iteration: int) -> Scalars:
+    def _aggregate(self, iteration: int) -> Scalars:
         self._done = iteration
         return aggregate(list(self._waiting.pop(iteration).values()))

@@ -1,4 +1,4 @@
-"""Hyper-parameters, flattened to what every backend can store."""
+"""Flatten hyper-parameters to scalars and strings, which every backend can store."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 _LONG = 16
-"""Elements up to which a vector is written out; of other arrays, such as weights, the shape is."""
+"""Maximal length of a vector that is stored as text; larger arrays are stored as their shape."""
 
 MASK = "***"
-"""Stands for a secret."""
+"""Replacement for a secret."""
 
 _SECRET = re.compile("key|token|password|passwd|secret|credential")
 _NO_SECRET = re.compile(
@@ -30,28 +30,34 @@ _NO_SECRET = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether a hyper-parameter's name says that its value is a secret.
+    """Return True if the name of a hyper-parameter marks its value as a secret.
+
+    Names that match `*key*`, `*token*`, `*password*`, `*passwd*`, `*secret*` or `*credential*`, in
+    upper or lower case, mark secrets; `prng_key`, `obs_key`, `tokenizer` and the like don't.
 
     Args:
-        name: One part of the flattened name: a match with `*key*`, `*token*`, `*password*`,
-            `*passwd*`, `*secret*` or `*credential*`, whatever the case; not `prng_key`,
-            `obs_key`, `tokenizer` and the like.
+        name: One part of the flattened name.
     """
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
     return _SECRET.search(_NO_SECRET.sub("", plain)) is not None
 
 
 def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Scalar | str]:
-    """Joins nested names by `/`, and turns what is no number or string into its text.
+    """Return hyper-parameters as a flat mapping, with nested names joined by `/`.
+
+    Numbers (also NumPy and jax arrays of size one), bools and strings keep their values. Vectors of
+    up to 16 elements become text; other arrays become their dtype and shape; all other values
+    (None, functions, ...) become text.
 
     Args:
-        hparams: Names to values, in anything that `named_children` knows, which may be nested,
-            also in a list; numbers (NumPy's and jax's too, of size one), bools and strings are
-            kept; arrays but short vectors become their type and shape, everything else (None,
-            functions, ...) its text.
-        mask_secrets: Whether text under a name that says that it is secret (`is_secret` of any
-            part of the name) becomes `***`. Numbers, bools, arrays and None are kept, as
-            `max_tokens=512` and `key=jax.random.key(0)` are no secrets.
+        hparams: Names and values, in any container that `named_children` accepts, nested to any
+            depth, also in lists.
+        mask_secrets: Replace text by `***` if `is_secret` is True for any part of its name.
+            Numbers, bools, arrays and None are kept, since `max_tokens=512` and
+            `key=jax.random.key(0)` are no secrets.
+
+    Returns:
+        Flat name to value.
 
     Raises:
         LoggingError: A name is not a string, or two paths make the same name.
@@ -65,14 +71,15 @@ def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Sca
 
 
 def named_children(value: Any) -> Mapping[Any, Any] | None:
-    """What has names for its values, as a mapping.
+    """Return the named values of a container as a mapping.
 
     Args:
-        value: A mapping (also of flax, ml_collections and OmegaConf), a dataclass (also an equinox
-            module and a flax struct), a class of attrs, a named tuple, an `argparse.Namespace`.
+        value: Any value. Containers are mappings (also of flax, ml_collections and OmegaConf),
+            dataclasses (also equinox modules and flax structs), instances of attrs classes, named
+            tuples and `argparse.Namespace`.
 
     Returns:
-        Name to value; None for what is none of these.
+        Name to value; None if `value` is no such container.
     """
     if isinstance(value, Mapping):
         return value
@@ -109,13 +116,13 @@ def _walk(
         hidden = secret or (mask and is_secret(key))
         try:
             item = children[key]
-        except Exception as error:  # noqa: BLE001 - of a configuration that is incomplete
+        except Exception as error:  # noqa: BLE001 - a configuration may lack values
             item = f"can't be read: {type(error).__name__}"
         yield from _walk(item, f"{name}/{key}" if name else key, mask=mask, secret=hidden)
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value, or what is in it, is written out: not a number, an array or a function."""
+    """Return True for text, or a collection with text: not a number, an array or a function."""
     if isinstance(value, list | tuple | set | frozenset):
         return any(map(_is_text, value))
     if isinstance(value, bool | int | float) or hasattr(value, "dtype") or callable(value):
@@ -141,10 +148,10 @@ def _plain(value: Any) -> Scalar | str:
 
 
 def check_hparams(hparams: Any) -> Any:
-    """Gives back what has names for its values; None is empty.
+    """Return `hparams`; None becomes `{}`.
 
     Raises:
-        LoggingError: It has none.
+        LoggingError: `named_children` doesn't accept `hparams`.
     """
     if named_children(hparams) is not None:
         return hparams

@@ -1,4 +1,4 @@
-"""The lanes of a run as their user describes them: names, and hyper-parameters of their own."""
+"""Check the names and hyper-parameters of a run's lanes, and count the program's lanes."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _RESERVED = frozenset({"artifacts", "journal"})
 
 
 def make_lanes(hparams: Any, names: Any) -> tuple[Lane, ...]:
-    """Describes the lanes of a run.
+    """Return the lanes of a run from the user's `lanes` and `lane_names`.
 
     Args:
-        hparams: Name to values, one a lane: arrays or sequences of numbers, bools or strings, of
-            one shape (or of shapes that broadcast to one, as those of `lr[:, None]` and `seed`
-            do), the shape of the vmapped axes, the outermost first; flattened in that order. None
-            for no hyper-parameters.
-        names: The lanes' names, in the same order. None for `seed_000`, `seed_001`, ...
+        hparams: Name to values, one per lane: arrays or sequences of numbers, bools or strings.
+            Their shapes broadcast to the shape of the vmapped axes, outermost axis first (such as
+            `lr[:, None]` and `seed`), and are flattened in that order. None for no
+            hyper-parameters.
+        names: Names of the lanes, in the same order. None for `seed_000`, `seed_001`, ...
 
     Returns:
-        The lanes; none, if neither was given.
+        The lanes; empty if both arguments are None.
 
     Raises:
-        ConfigurationError: Shapes or numbers of lanes don't fit, a value is nothing that a backend
-            could store, or a name is not usable or not unique.
+        ConfigurationError: Shapes or numbers of lanes don't match, no backend can store a value, or
+            a name is invalid or not unique.
     """
     columns = {} if hparams is None else _columns(hparams)
     given = None if names is None else _names(names)
@@ -112,7 +112,7 @@ def _names(names: Any) -> list[str]:
                 f"`lane_names` are names of directories, and `{name}` is a directory of the run "
                 f"itself: take another name"
             )
-        if name.casefold() in seen:  # some file systems don't tell upper from lower case
+        if name.casefold() in seen:  # some file systems ignore case
             raise ConfigurationError(f"`lane_names` must be unique; `{name}` is there twice")
         seen.add(name.casefold())
     return [str(name) for name in names]
@@ -120,37 +120,37 @@ def _names(names: Any) -> list[str]:
 
 @final
 class LaneCount:
-    """Counts the lanes of a run's programs; tells once if they aren't those that were described.
+    """Count the lanes of a run's programs; warn once if the count differs from the description.
 
     Not thread-safe.
 
     Args:
         run: The run.
+        in_parts: True if other processes may have the remaining lanes.
 
     Attributes:
-        known: How many lanes the newest program has; 0 if its rows don't tell.
-        in_parts: Whether other processes may have the rest of the lanes.
+        known: Number of lanes of the newest program; 0 if its rows don't contain the number.
     """
 
-    def __init__(self, run: RunInfo) -> None:
+    def __init__(self, run: RunInfo, *, in_parts: bool = False) -> None:
         self._run = run
-        self._told = not run.lanes
+        self._warned = not run.lanes
         self.known = 0
-        self.in_parts = False
+        self._in_parts = in_parts
 
     @property
     def here(self) -> int:
-        """How many lanes come to this process; 0 if that isn't known."""
-        return 0 if self.in_parts else self.known
+        """Number of lanes that log to this process; 0 if unknown."""
+        return 0 if self._in_parts else self.known
 
     def look(self, rows: Sequence[Row]) -> None:
-        """Takes the rows of one or more blocks of one shape."""
-        # Rows without a number (the start, a `log`) may differ along some of the vmapped axes only.
+        """Count the lanes of rows, which come from one or more blocks of one shape."""
+        # Rows without a sequence number (the start, a `log`) may lack some of the vmapped axes.
         first = next((r for r in rows if r.lane is not None and r.sequence is not None), None)
         if first is None:
             return
         self.known = first.lanes
-        if self._told:
+        if self._warned:
             return
         if first.lanes:
             self._compare(first.lanes, f"{first.lanes} lane(s)")
@@ -160,8 +160,12 @@ class LaneCount:
                 self._compare(seen, f"{seen} lanes or more")
 
     def end(self, seen: Collection[int | None]) -> None:
-        """Takes the lanes that have logged (None for no lane), once no more will come."""
-        if seen and not self._told and not self.known and not self.in_parts:
+        """Compare the number of lanes at the end of a program whose rows don't contain it.
+
+        Args:
+            seen: The lanes that have logged; None stands for records without a lane.
+        """
+        if seen and not self._warned and not self.known and not self._in_parts:
             lanes = [lane for lane in seen if lane is not None]
             self._compare(
                 len(lanes), f"{len(lanes)} lane(s)" if lanes else "no lanes (nothing is vmapped)"
@@ -171,7 +175,11 @@ class LaneCount:
         described = self._run.lanes
         if count == len(described):
             return
-        self._told = True
+        self._warned = True
+        effect, advice = "have no name and no hyper-parameters of their own", ""
+        if count < len(described):
+            effect = "stay empty"
+            advice = ", and `on_iteration(key=)` where lanes differ in nothing that is logged"
         logger.warning(
             "run `%s`: its program has %s, while `lanes` or `lane_names` describe %d, `%s` to "
             "`%s`: lanes from `%s` on %s; give one value and one name a lane, counted over all "
@@ -182,10 +190,6 @@ class LaneCount:
             described[0].name,
             described[-1].name,
             self._run.lane_name(min(count, len(described))),
-            "have no name and no hyper-parameters of their own"
-            if count > len(described)
-            else "stay empty",
-            ""
-            if count > len(described)
-            else ", and `on_iteration(key=)` where lanes differ in nothing that is logged",
+            effect,
+            advice,
         )

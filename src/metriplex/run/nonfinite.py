@@ -1,4 +1,4 @@
-"""Keeping values that are NaN or infinite away from backends."""
+"""Filter NaN and infinite values out of the records of a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LEARNING_RATE = "train/learning_rate"
 
 @final
 class FiniteFilter:
-    """Takes values out of the records of a run, tells of them at once, and raises later.
+    """Remove non-finite values from records, log each tag once, and raise later. Thread-safe.
 
     Args:
-        name: The run's name.
-        nonfinite: What happens to them, as for `MetricsCallback`.
+        name: Name of the run.
+        nonfinite: Policy for non-finite values, as for `MetricsCallback`.
     """
 
     def __init__(self, name: str, nonfinite: NonFinite) -> None:
@@ -37,11 +37,11 @@ class FiniteFilter:
         self._first_rejected: str | None = None
 
     def __call__(self, records: Sequence[Scalars]) -> list[Scalars]:
-        """The records without what is rejected; one of which nothing is left is left out."""
+        """Return the records without rejected values; drop records that become empty."""
         return [checked for record in records if (checked := self._check(record)).values]
 
     def raise_rejected(self) -> None:
-        """Raises `NonFiniteError` if values were rejected since the last call."""
+        """Raise `NonFiniteError` if values were rejected since the last call."""
         with self._lock:
             first, self._first_rejected = self._first_rejected, None
             count = sum(self._rejected.values())
@@ -58,7 +58,7 @@ class FiniteFilter:
     def _check(self, record: Scalars) -> Scalars:
         if self._nonfinite == "keep":
             return record
-        if _sum_is_finite(record.values.values()):  # nearly always, and told much sooner
+        if _sum_is_finite(record.values.values()):  # nearly always, and much faster
             return record
         bad = [
             tag
@@ -88,13 +88,13 @@ class FiniteFilter:
 
 
 def _is_unknown_rate(tag: str, value: Scalar) -> bool:
-    """NaN is how an unknown learning rate is logged, and alone is never rejected."""
+    """Return True for a learning rate of NaN: unknown rates are logged as NaN, never rejected."""
     is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
     return is_rate and math.isnan(value)
 
 
 def _sum_is_finite(values: Iterable[Scalar]) -> bool:
-    """Whether all are finite, for certain; of finite ones too the sum may be none."""
+    """Return True only if all values are finite; False also if a sum of finite values overflows."""
     try:
         return math.isfinite(sum(values))
     except OverflowError:

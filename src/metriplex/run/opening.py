@@ -1,4 +1,4 @@
-"""Beginning a run, or finding one that is to be continued and where in it to go on."""
+"""Opening a run: a new one, or one that is continued from a step of its journal."""
 
 from __future__ import annotations
 
@@ -6,27 +6,21 @@ import contextlib
 import dataclasses
 import os
 import uuid
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from metriplex.delivery.run_journal import RunJournal, open_journal
 from metriplex.errors import ConfigurationError
-from metriplex.journal import (
-    check_free,
-    newest_step,
-    next_number,
-    read_entries,
-    read_run,
-)
-from metriplex.naming import create_directory
-from metriplex.records import Lane, RunInfo, Scalars
-from metriplex.validation import (
-    check_count,
-)
+from metriplex.journal import check_free, newest_step, next_number, read_entries, read_run
+from metriplex.journal.finding import find_run, run_places
+from metriplex.naming import create_directory, free_directory, local_directory
+from metriplex.records import RunInfo, Scalars
+from metriplex.validation import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+    from pathlib import Path
+
+    from metriplex.records import Lane
 
 _CHUNK = 1000
 
@@ -34,7 +28,7 @@ _CHUNK = 1000
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a training a run begins or goes on.
+    """The position in a training at which a run begins or continues.
 
     Attributes:
         step: Environment steps that were taken before.
@@ -47,13 +41,42 @@ class Place:
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
-class Opened:
-    """A run that is about to begin, or to go on.
+class RunSpec:
+    """A run to open: a new one, or one to continue.
 
     Attributes:
-        info: What backends know of it.
-        journal: Its journal; None if there is to be none.
-        place: Where it goes on.
+        log_dir: The directory of runs.
+        name: Name of a new run, unless that name is taken.
+        start_time: Start of a new run, in seconds since the Unix epoch.
+        total_steps: Environment steps of the whole training; None if they aren't known.
+        lanes: Descriptions of the run's lanes; empty if there are none.
+        resume: Name or directory of a run to continue, as for `find_run`; None for a new run.
+        resume_step: Step of the checkpoint, beyond which everything is superseded; None for the
+            newest step that was logged, and to supersede nothing.
+        journal: Options of `RunJournal`; None for no journal.
+        run_id: Id of a new run; None for a fresh one.
+    """
+
+    log_dir: str | os.PathLike[str]
+    name: str
+    start_time: float
+    total_steps: int | None = None
+    lanes: tuple[Lane, ...] = ()
+    resume: object = None
+    resume_step: int | None = None
+    journal: Mapping[str, Any] | None = None
+    run_id: str | None = None
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A run that is about to begin or to continue.
+
+    Attributes:
+        info: The description of the run that backends get.
+        journal: Its journal; None for a run without a journal.
+        place: The position at which it begins or continues.
     """
 
     info: RunInfo
@@ -61,73 +84,36 @@ class Opened:
     place: Place
 
 
-def open_run(
-    log_dir: str | os.PathLike[str],
-    name: str,
-    now: float,
-    *,
-    total_steps: int | None = None,
-    lanes: tuple[Lane, ...] = (),
-    resume: object = None,
-    resume_step: int | None = None,
-    journal: Mapping[str, Any] | None = None,
-    run_id: str | None = None,
-) -> Opened:
-    """Makes the directory of a new run, or finds that of one that is continued.
-
-    Args:
-        log_dir: Where the directories of runs are.
-        name: The name of a new run.
-        now: Seconds since the Unix epoch.
-        total_steps: Environment steps of the whole training; None if they aren't known.
-        lanes: What is known of the run's lanes.
-        resume: As for `find_run`; None for a new run.
-        resume_step: The step of the checkpoint, beyond which everything is superseded; None for the
-            newest one that was logged, and to supersede nothing.
-        journal: Options of `RunJournal`; None for no journal.
-        run_id: The id of a new run, if it has one already.
+def open_run(spec: RunSpec) -> Opened:
+    """Make the directory of a new run, or find the run that is continued, and open its journal.
 
     Raises:
         ConfigurationError: The directory can't be made, there is no run to continue, or another
             process has it open.
     """
-    if resume is None:
-        directory = create_directory(log_dir, name)
-        run_id = run_id or uuid.uuid4().hex
-        info = RunInfo(run_id, directory.name, directory, now, total_steps, lanes=lanes)
-        return Opened(info, open_journal(info, journal), Place())
-    directory = find_run(resume, log_dir)
+    if spec.resume is None:
+        info = _new_info(spec, create_directory(spec.log_dir, spec.name))
+        return Opened(info, open_journal(info, spec.journal), Place())
+    directory = _find_resumed(spec.resume, spec.log_dir)
     with _explained(directory):
-        info = _known(directory, total_steps, lanes, resume_step)
-        opened = open_journal(info, journal)
-        return Opened(info, opened, _find_place(directory, resume_step))
+        info = _resumed_info(spec, directory)
+        journal = open_journal(info, spec.journal)
+        return Opened(info, journal, _find_place(directory, spec.resume_step))
 
 
-def look_up(
-    resume: object,
-    log_dir: str | os.PathLike[str],
-    *,
-    total_steps: int | None,
-    lanes: tuple[Lane, ...],
-    resume_step: int | None,
-) -> tuple[RunInfo, Place]:
-    """What `open_run` would open, where another process is to do so; nothing is written.
-
-    Args:
-        resume: As for `open_run`, like the others.
-        log_dir: Where runs are.
-        total_steps: Environment steps of the whole training.
-        lanes: What is known of the run's lanes.
-        resume_step: The step of the checkpoint.
+def look_up(spec: RunSpec) -> tuple[RunInfo, Place]:
+    """Return the run that `open_run` would open, for another process to do so; write nothing.
 
     Raises:
         ConfigurationError: There is no run to continue, or a process has it open.
     """
-    directory = find_run(resume, log_dir)
+    if spec.resume is None:
+        return _new_info(spec, free_directory(local_directory(spec.log_dir), spec.name)), Place()
+    directory = _find_resumed(spec.resume, spec.log_dir)
     with _explained(directory):
-        info = _known(directory, total_steps, lanes, resume_step)
+        info = _resumed_info(spec, directory)
         check_free(directory)
-        return info, _find_place(directory, resume_step)
+        return info, _find_place(directory, spec.resume_step)
 
 
 @contextlib.contextmanager
@@ -147,46 +133,44 @@ def _find_place(directory: Path, step: int | None) -> Place:
     return Place(step, next_iteration(directory, next_number(directory), step))
 
 
-def _known(
-    directory: Path, total_steps: int | None, lanes: tuple[Lane, ...], resume_step: int | None
-) -> RunInfo:
+def _new_info(spec: RunSpec, directory: Path) -> RunInfo:
+    run_id = spec.run_id or uuid.uuid4().hex
+    return RunInfo(
+        run_id, directory.name, directory, spec.start_time, spec.total_steps, lanes=spec.lanes
+    )
+
+
+def _resumed_info(spec: RunSpec, directory: Path) -> RunInfo:
     known = read_run(directory)
     return dataclasses.replace(
         known,
         directory=directory,
-        total_steps=known.total_steps if total_steps is None else total_steps,
-        lanes=lanes or known.lanes,
-        resume_step=None if resume_step is None else resume_step + 1,
+        total_steps=known.total_steps if spec.total_steps is None else spec.total_steps,
+        lanes=spec.lanes or known.lanes,
+        resume_step=None if spec.resume_step is None else spec.resume_step + 1,
     )
 
 
-def find_run(resume: object, log_dir: str | os.PathLike[str]) -> Path:
-    """The directory of the run that `resume` names.
-
-    Args:
-        resume: A run's directory, or its name under `log_dir`.
-        log_dir: Where runs are.
+def _find_resumed(resume: object, log_dir: str | os.PathLike[str]) -> Path:
+    """Return the directory of the run that `resume` names, found by `find_run`.
 
     Raises:
-        ConfigurationError: There is no such directory.
+        ConfigurationError: There is no such run.
     """
     if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
         raise ConfigurationError(
             f"`resume` must be a run's directory, or its name under `log_dir`; got {resume!r}"
         )
-    given = Path(resume).expanduser()
-    candidates = [Path(log_dir).expanduser() / given, given]
-    for path in candidates:
-        if path.is_dir():
-            return path.absolute()
-    raise ConfigurationError(
-        f"there is no run {str(resume)!r} to resume, neither under `log_dir` {str(log_dir)!r} nor "
-        f"as a directory: give the name or the directory of a run that was logged before"
-    )
+    if not any(path.is_dir() for path in run_places(resume, log_dir)):
+        raise ConfigurationError(
+            f"there is no run {str(resume)!r} to resume, neither under `log_dir` {str(log_dir)!r} "
+            f"nor as a directory: give the name or the directory of a run that was logged before"
+        )
+    return find_run(resume, log_dir)
 
 
 def next_iteration(run_dir: Path, end: int, step: int) -> int:
-    """The index of the first training iteration after a step, as far as the journal knows.
+    """Return the index of the first training iteration after a step, 0 if the journal has none.
 
     Args:
         run_dir: The run's directory.
@@ -210,10 +194,10 @@ def next_iteration(run_dir: Path, end: int, step: int) -> int:
 
 
 def check_resume(resume: Any, name: Any, step: Any, journal: Any) -> None:
-    """Makes sure that what is given beside `resume` fits.
+    """Check the arguments beside `resume`.
 
     Raises:
-        ConfigurationError: It doesn't.
+        ConfigurationError: One of them doesn't fit.
     """
     if resume is None:
         if step is not None:

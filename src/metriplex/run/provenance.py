@@ -1,7 +1,8 @@
-"""Where a run comes from: the code, the packages, the command, the machine."""
+"""Collect the provenance of a run: the code, the packages, the command, the machine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -17,34 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 GIT_SECONDS = 20.0
-"""How long git may take; a work tree on a slow file system is given up then."""
+"""Timeout of a git command, for work trees on slow file systems."""
 
-_PACKAGES = {
-    "metriplex": "metriplex",
-    "jax": "jax",
-    "jaxlib": "jaxlib",
-    "numpy": "numpy",
-    "optax": "optax",
-    "flax": "flax",
-    "equinox": "equinox",
-    "haiku": "dm-haiku",
-    "gymnax": "gymnax",
-    "brax": "brax",
-    "mujoco": "mujoco",
-    "mujoco_playground": "playground",
-    "rejax": "rejax",
-    "lerax": "lerax",
-    "gymnasium": "gymnasium",
-}
-"""Module to the distribution that brings it, of what decides how a training goes."""
+_MODULES = (
+    *("metriplex", "jax", "jaxlib", "numpy", "optax", "flax", "equinox", "haiku", "gymnax"),
+    *("brax", "mujoco", "mujoco_playground", "rejax", "lerax", "gymnasium"),
+)
+"""Modules of packages that affect a training."""
+
+_DISTRIBUTIONS = {"haiku": "dm-haiku", "mujoco_playground": "playground"}
+"""Module to distribution, where the names differ."""
 
 
 def collect() -> dict[str, str]:
-    """Finds out what can be known without jax; calls git, so it may take seconds.
+    """Return the facts that are available without jax; calls git, which may take seconds.
 
     Returns:
         Name to text: `command`, `directory`, `host`, `platform`, `python`, `packages`, and in a
-        work tree of git `git commit` and `git state`.
+        git work tree also `git commit` and `git state`.
     """
     return {
         "command": shlex.join(mask_arguments(sys.orig_argv)),
@@ -58,10 +49,10 @@ def collect() -> dict[str, str]:
 
 
 def git_state(directory: Path) -> dict[str, str]:
-    """The commit of a work tree, and whether tracked files differ from it.
+    """Return the commit of a work tree, and the number of tracked files that differ from it.
 
     Args:
-        directory: Somewhere in the work tree.
+        directory: A directory in the work tree.
 
     Returns:
         `git commit` and `git state`; empty without git, or outside of a work tree.
@@ -78,10 +69,10 @@ def git_state(directory: Path) -> dict[str, str]:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    # `--no-optional-locks`: a commit that the user makes meanwhile must not meet a lock of ours.
+    # `--no-optional-locks`: a concurrent commit of the user must not fail at a lock of ours.
     command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(  # noqa: S603 - whatever git the user has
+        done = subprocess.run(  # noqa: S603 - the user's git
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -96,19 +87,17 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that this process has imported, of those that matter."""
+    """Return the versions of the packages of `_MODULES` that this process has imported."""
     versions = {}
-    for module, distribution in _PACKAGES.items():
-        if module in sys.modules:
-            try:
-                versions[distribution] = metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                continue
+    for module in filter(sys.modules.__contains__, _MODULES):
+        distribution = _DISTRIBUTIONS.get(module, module)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[distribution] = metadata.version(distribution)
     return versions
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line in which the values of secrets are `***`.
+    """Return a command line with `***` for the values of secrets.
 
     Args:
         arguments: As `sys.argv`: secrets are `--api-key VALUE`, `--api-key=VALUE`, `api_key=VALUE`.
@@ -127,7 +116,7 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def to_markdown(facts: Mapping[str, str]) -> str:
-    """A table of facts, as backends show text."""
+    """Return facts as a Markdown table, the format in which backends show text."""
     rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
 

@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
 from metriplex.bridge.rows import Row
+from metriplex.delivery import calls
 from metriplex.delivery.worker import Worker
 from metriplex.errors import ClosedError
-from metriplex.journal.acks import Ack, ack_path, load_ack
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
+from metriplex.journal.acks import open_ack
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.lanes import LaneCount
@@ -25,6 +25,8 @@ from metriplex.run.shutdown import hold_if_terminating
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from metriplex.bridge.rows import Row
+    from metriplex.delivery.calls import Call
     from metriplex.delivery.run_journal import RunJournal
     from metriplex.plugins.backends import Backend
     from metriplex.run.aggregate import Aggregator
@@ -35,48 +37,50 @@ logger = logging.getLogger("metriplex")
 STEPS_PER_SECOND = "time/steps_per_second"
 
 JOURNAL_QUEUE = 65_536
-"""Records that may wait for the journal before newer ones are dropped."""
+"""Most records that wait for the journal before newer ones are dropped."""
 
 BACKGROUND_SECONDS = 5.0
-"""How long `close` waits for each background thread."""
+"""Longest time that `close` waits for each background thread."""
 
 JOURNAL_SECONDS = 2.0
-"""How long `close` waits for the journal at least, when backends have used up all the time."""
+"""Shortest time that `close` waits for the journal, also if backends have used up its timeout."""
 
 
-class Recorder(Protocol):
-    """What makes videos of the rollouts that a run receives."""
+class VideoRecorder(Protocol):
+    """Makes videos of the rollouts that a run receives."""
 
     def submit(self, row: Row) -> None:
-        """Takes a rollout; returns at once. The drain thread calls."""
+        """Take a rollout; return at once. The receiver thread calls."""
 
     def close(self, timeout: float) -> None:
-        """Waits for the videos under way, `timeout` seconds at most. May be called again."""
+        """Wait for the videos under way, `timeout` seconds at most. May be called again."""
 
 
 @final
 class Run:
-    """Everything of one run that lives on the host.
+    """The host side of one run.
 
-    `receive` is called by the drain thread, everything else by any thread. A lock keeps records of
-    both in one order for all backends, in which they are numbered; of all hooks only transforms are
-    called under it.
+    The receiver thread calls `receive`, and any thread the other methods. A lock keeps records of
+    all threads in one order for all backends, and records are numbered in this order. Scalar
+    transforms are the only hooks that are called under the lock.
 
     Args:
-        info: What backends know of the run.
-        backends: What it is logged to.
-        transforms: What changes or drops scalars before anything else sees them.
+        info: The description of the run that backends get.
+        backends: The backends to log to.
+        transforms: Scalar transforms, which are applied first.
         nonfinite: As for `MetricsCallback`.
         queue_size: Records that may wait in memory for one backend.
-        journal: What keeps them until every backend has them; None for nothing.
+        journal: Keeps records until every backend has them; None for no journal.
+        aggregator: Computes statistics over lanes; None for none.
+        make_recorder: Makes the video recorder, which logs by the function that it is given; None
+            for no videos.
+        background: Background threads, which `start` starts.
+        in_parts: True if other processes may have some of the lanes.
 
     Attributes:
-        info: What backends know of the run.
-        recorder: Makes videos, if there are any.
-        background: Background threads of the run, until it is closed.
+        info: The description of the run that backends get.
+        video_recorder: The video recorder, if there are videos.
         newest_step: The greatest step that was logged.
-        aggregator: Makes statistics over lanes, if they are wanted.
-        lane_count: Compares the lanes that come with those that were described.
     """
 
     def __init__(
@@ -88,6 +92,10 @@ class Run:
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: RunJournal | None = None,
+        aggregator: Aggregator | None = None,
+        make_recorder: Callable[[Callable[[Media], None]], VideoRecorder] | None = None,
+        background: Sequence[BackgroundThread] = (),
+        in_parts: bool = False,
     ) -> None:
         self.info = info
         self._transforms = transforms or Transforms()
@@ -95,11 +103,12 @@ class Run:
         self._number = 0 if journal is None else journal.start
         self._resumed = self._number > 0
         self._journal = journal
-        self._recording: Worker | None = None
+        self._journal_worker: Worker | None = None
         if journal is not None:
-            self._recording = Worker(
+            self._journal_worker = Worker(
                 journal, info, queue_size=JOURNAL_QUEUE, start=journal.start, patient=True
             )
+        run_dir = info.directory
         self._workers = [
             Worker(
                 backend,
@@ -108,39 +117,44 @@ class Run:
                 start=self._number,
                 patient=journal is not None,
                 journal=journal,
-                ack=None if journal is None else _ack(info, backend, journal.start),
+                ack=None if journal is None else open_ack(run_dir, backend.name, journal.start),
             )
             for backend in backends
         ]
-        self._all = [*([self._recording] if self._recording else []), *self._workers]
+        self._all = [*([self._journal_worker] if self._journal_worker else []), *self._workers]
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
-        self.recorder: Recorder | None = None
-        self.background: list[BackgroundThread] = []
+        self._background = background
         self.newest_step = 0
-        self._started = False
-        self.lane_count = LaneCount(info)
-        self.aggregator: Aggregator | None = None
+        self._program_started = False
+        self._lane_count = LaneCount(info, in_parts=in_parts)
+        self._aggregator = aggregator
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._closed = False
         self._ended = threading.Event()
+        self.video_recorder = None if make_recorder is None else make_recorder(self.log_media)
+
+    def start(self) -> None:
+        """Start the background threads, which log by this run."""
+        for thread in self._background:
+            thread.start(self)
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more can be logged; so it is in a forked child, without the threads."""
+        """True if nothing more can be logged; also in a forked child, which has no threads."""
         return self._closed or os.getpid() != self._process
 
     def receive(self, rows: Sequence[Row]) -> None:
-        """Takes rows as they come from the device. The drain thread calls."""
-        if not self._started:
-            self._started = True
-            for thread in self.background:
+        """Take rows as they come from the device. The receiver thread calls."""
+        if not self._program_started:
+            self._program_started = True
+            for thread in self._background:
                 thread.program_started()
         with self._lock:
-            self.lane_count.look(rows)
-            if self.aggregator is not None and self.lane_count.here:
-                self.aggregator.lanes = self.lane_count.here
+            self._lane_count.look(rows)
+            if self._aggregator is not None and self._lane_count.here:
+                self._aggregator.lanes = self._lane_count.here
             due: list[Row] = []
             for row in rows:
                 sequencer = self._sequencers.get(row.lane)
@@ -154,27 +168,27 @@ class Run:
             self._take(due)
 
     def _first_number(self, lane: int | None, rows: Sequence[Row]) -> int:
-        """The number of a lane's first row, of which these are the earliest that have come."""
+        """Return the number of a lane's first row; `rows` are the earliest that have come."""
         # Rows from before the state differed between lanes count for all of them.
         common = self._sequencers.get(None)
         if common is not None:
             return common.expected
         numbers = (row.sequence for row in rows if row.lane == lane and row.sequence is not None)
         least = min(numbers, default=0)
-        # A state of a checkpoint counts on; what it counted before will never come. If an earlier
-        # row is still on its way after all, it is late, not lost.
+        # A state of a checkpoint continues its numbers; earlier rows never come. If an earlier row
+        # is still on its way after all, it is late, not lost.
         return least if self._resumed or least > WINDOW else 0
 
     def release(self) -> None:
-        """Hands on the rows that still wait for earlier ones: the program has ended."""
+        """Pass on the rows that wait for earlier ones: the program has ended."""
         with self._lock:
             self._take([row for one in self._sequencers.values() for row in one.release()])
-            self._submit_checked(self.aggregator.release() if self.aggregator else ())
+            self._submit_checked(self._aggregator.release() if self._aggregator else ())
 
     def log_scalars(
         self, step: int, values: Mapping[str, Scalar], wall_time: float | None = None
     ) -> None:
-        """Logs values that are on the host already.
+        """Log values that are on the host already.
 
         Args:
             step: Environment steps taken so far.
@@ -189,16 +203,15 @@ class Run:
         self._log(lambda: self._submit_scalars([record]))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Logs flat hyper-parameters. Raises `ClosedError` if the run is closed."""
-        self._log(lambda: self._submit("log_hparams", ("hparams", dict(hparams)), 1))
+        """Log flat hyper-parameters. Raises `ClosedError` if the run is closed."""
+        self._log(lambda: self._submit(calls.log_hparams(self._number, dict(hparams))))
 
     def log_media(self, record: Media) -> None:
-        """Logs a text, a clip, a picture, ... Raises `ClosedError` if the run is closed."""
-        hook, argument = MEDIA_HOOKS[type(record)]
-        self._log(lambda: self._submit(hook, (argument, record), 1))
+        """Log a text, a clip, an image, ... Raises `ClosedError` if the run is closed."""
+        self._log(lambda: self._submit(calls.log_media(self._number, record)))
 
     def flush(self, timeout: float) -> None:
-        """Waits until every backend has flushed what it was given before, or `timeout` seconds.
+        """Wait until every backend has flushed all earlier records, or `timeout` seconds.
 
         Raises:
             ClosedError: The run is closed.
@@ -212,9 +225,9 @@ class Run:
         self._finite.raise_rejected()
 
     def close(self, status: str, timeout: float) -> None:
-        """Delivers what is queued, closes every backend, and reports what was not delivered.
+        """Deliver queued records, close every backend, and report records that were not delivered.
 
-        Calling it again only waits for the first call to end. A backend that hangs is given up
+        Calling it again only waits for the first call to end. A backend that hangs is abandoned
         after `timeout` seconds.
 
         Raises:
@@ -224,34 +237,34 @@ class Run:
             return
         deadline = time.monotonic() + timeout
         try:
-            for thread in self.background:
+            for thread in self._background:
                 thread.close(min(timeout / 4, BACKGROUND_SECONDS))
-            if self.recorder is not None and not self._closed:
+            if self.video_recorder is not None and not self._closed:
                 for worker in self._all:
                     worker.start_flush()  # scalars do not wait for videos
-                self.recorder.close(max(timeout / 2, timeout - 5.0))
+                self.video_recorder.close(max(timeout / 2, timeout - 5.0))
         finally:
             first = self._close_workers(status, timeout, deadline)
         if first:
             self._finite.raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
-        """What has become of the records so far, backend by backend."""
+        """Return for each backend the number of records delivered and not delivered so far."""
         known = tuple(worker.delivery() for worker in self._workers)
-        if (recorded := self._recorded()) is None:
+        if (journal := self._journal_delivery()) is None:
             return known
         return tuple(
             dataclasses.replace(
-                delivery, journaled=max(delivery.undelivered - recorded.undelivered, 0)
+                delivery, journaled=max(delivery.undelivered - journal.undelivered, 0)
             )
             for delivery in known
         )
 
-    def _recorded(self) -> Delivery | None:
-        """What has become of the records in the journal; None if there is none."""
-        if self._recording is None or self._journal is None:
+    def _journal_delivery(self) -> Delivery | None:
+        """Return the delivery of the journal, which counts records on disk; None without one."""
+        if self._journal_worker is None or self._journal is None:
             return None
-        delivery = self._recording.delivery()
+        delivery = self._journal_worker.delivery()
         unwritten = min(self._journal.unwritten, delivery.delivered)
         return dataclasses.replace(
             delivery,
@@ -263,7 +276,7 @@ class Run:
 
     def _take(self, rows: Sequence[Row]) -> None:
         # Rows that were buffered on the device arrive at one time: the last one has the rate.
-        # What was logged outside an iteration has an x axis of its own.
+        # Records outside of an iteration have an x axis of their own.
         last = {
             (row.lane, row.wall_time): index
             for index, row in enumerate(rows)
@@ -281,12 +294,12 @@ class Run:
                     values = {**values, **self._rate(row)}
                 record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
                 records.append(record)
-            elif row.kind == "video" and self.recorder is not None:
-                self.recorder.submit(row)
+            elif row.kind == "video" and self.video_recorder is not None:
+                self.video_recorder.submit(row)
         self._submit_scalars(records)
 
     def _rate(self, row: Row) -> dict[str, Scalar]:
-        """The rate at which the row's lane has stepped since its last one, if that can be told."""
+        """Return the steps a second of the row's lane since its last row, if they are known."""
         known = self._newest.get(row.lane, self._newest.get(None))
         self._newest[row.lane] = (row.step, row.wall_time)
         if known is None or row.step <= known[0] or row.wall_time <= known[1]:
@@ -295,15 +308,15 @@ class Run:
 
     def _submit_scalars(self, records: Sequence[Scalars]) -> None:
         records = self._transforms.apply(self.info, records)
-        if self.aggregator is not None:
-            records += self.aggregator.push(records)
+        if self._aggregator is not None:
+            records += self._aggregator.push(records)
         self._submit_checked(records)
 
     def _submit_checked(self, records: Sequence[Scalars]) -> None:
         self.newest_step = max([self.newest_step, *(record.step for record in records)])
         records = self._finite(records)
         if records:
-            self._submit("log_scalars", ("records", tuple(records)), len(records))
+            self._submit(calls.log_scalars(self._number, records))
 
     def _log(self, submit: Callable[[], None]) -> None:
         if self.closed:
@@ -313,24 +326,23 @@ class Run:
                 return submit()
         return self._refuse()
 
-    def _submit(self, hook: str, argument: tuple[str, object], records: int) -> None:
-        first = self._number
-        self._number += records
+    def _submit(self, call: Call) -> None:
+        self._number = call.end
         for worker in self._all:
-            worker.submit(first, hook, argument, records)
+            worker.submit(call)
 
     # ---- the end --------------------------------------------------------------------------------
 
     def _close_workers(self, status: str, timeout: float, deadline: float) -> bool:
-        """Whether this was the first call, which alone does anything."""
+        """Close the workers; return True for the first call, which alone does anything."""
         with self._lock:
             first = not self._closed
             if first:
                 self.release()
                 if status == "finished":
-                    self.lane_count.end(self._sequencers)
-                if self._recording is not None:
-                    self._recording.start_flush()
+                    self._lane_count.end(self._sequencers)
+                if self._journal_worker is not None:
+                    self._journal_worker.start_flush()
                 for worker in self._workers:
                     worker.start_close(status)
                 self._closed = True
@@ -347,28 +359,28 @@ class Run:
         return True
 
     def _close_journal(self, status: str, timeout: float, deadline: float) -> None:
-        """Comes last, as the other workers may still read in it."""
-        if self._recording is None or self._journal is None:
+        """Close the journal, after the other workers, which read it."""
+        if self._journal_worker is None or self._journal is None:
             return
-        self._recording.start_close(status)
-        hangs = not self._recording.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
+        self._journal_worker.start_close(status)
+        hangs = not self._journal_worker.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
         if not hangs:
             self._journal.release()
-        if (recorded := self._recorded()) is not None:
-            self._report(self._recording, recorded, timeout, hangs=hangs)
+        if (journal := self._journal_delivery()) is not None:
+            self._report(self._journal_worker, journal, timeout, hangs=hangs)
 
     def _refuse(self) -> NoReturn:
-        hold_if_terminating()  # holding no lock, as who closes the run may need it
+        hold_if_terminating()  # without a lock, which closing the run may need
         raise ClosedError(
             f"run `{self.info.name}` is closed: log before `close` (or inside the `with` block), "
             f"or construct a new callback"
         )
 
     def _report(self, worker: Worker, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
-        if not (delivery.undelivered or hangs or worker.owes()):
+        if not (delivery.undelivered or hangs or worker.needs_replay()):
             return
         remedy = ""
-        if delivery.journaled or worker.owes():
+        if delivery.journaled or worker.needs_replay():
             directory = shlex.quote(str(self.info.directory))
             remedy = (
                 f"; what is missing there is in the journal, and is sent by "
@@ -384,15 +396,3 @@ class Run:
             f"; its last error: {delivery.error}" if delivery.error is not None else "",
             remedy,
         )
-
-
-def _ack(info: RunInfo, backend: Backend, start: int) -> Ack:
-    """What a backend has acknowledged of the run before this process; nothing to one that is new.
-
-    A new one gets what is logged from now on, and the rest by a replay.
-    """
-    ack = load_ack(info.directory, backend.name)
-    if ack is None:
-        ack = Ack(ack_path(info.directory, backend.name), start)
-        ack.miss(0, start)
-    return ack

@@ -1,4 +1,4 @@
-"""Order and exactly-once for the rows of one lane, by their sequence numbers."""
+"""Order the rows of one lane by their sequence numbers, and drop duplicates."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ if TYPE_CHECKING:
     from metriplex.bridge.rows import Row
 
 WINDOW = 256
-"""How many rows may wait for an earlier one before it is taken for lost."""
+"""Maximal number of rows that wait for an earlier row before that row counts as lost."""
 
 MEMORY = 2**16
-"""How many delivered rows are remembered (8 bytes each), to tell a duplicate from a new program."""
+"""Number of delivered rows kept (8 bytes each), to tell a duplicate from a new program."""
 
 
 @final
 class Sequencer:
-    """Puts the rows of one lane in order and drops duplicates. Used by the drain thread alone.
+    """Order the rows of one lane and drop duplicates. Only the receiver thread calls it.
 
     Unordered callbacks may overtake each other; `jax.checkpoint` and devices that hold the same
-    values repeat them. A program that is run a second time counts from 0 again: a row whose number
-    has passed is a duplicate if it equals the row of that number, and starts the stream anew if it
-    differs, or if that row belonged to a program that has ended (`release`).
+    values repeat them. A program that is run a second time counts from 0 again. A row with a number
+    that was already delivered is a duplicate if its fingerprint equals that of the delivered row.
+    The row restarts the stream if the fingerprints differ, or if the delivered row belonged to a
+    program that has ended (`release`).
 
     Args:
-        first: The number of the lane's first row.
+        first: Sequence number of the lane's first row.
+
+    Attributes:
+        duplicates: Number of rows that were dropped.
     """
 
     def __init__(self, first: int = 0) -> None:
@@ -36,14 +40,14 @@ class Sequencer:
 
     @property
     def expected(self) -> int:
-        """The number of the next row."""
+        """Sequence number of the next row."""
         return self._next
 
     def push(self, row: Row) -> list[Row]:
-        """Takes a row as it arrives.
+        """Add a row, and return the rows that can be delivered.
 
         Returns:
-            The rows that are due now, in order: none, if this one is early or a duplicate.
+            The rows, in order; empty if `row` is early or a duplicate.
         """
         number = row.sequence
         if number is None:
@@ -57,35 +61,35 @@ class Sequencer:
             if known is None and self._memory.begins_soon_after(number):
                 self._memory.keep_late(number, row.fingerprint)
                 return [row]
-            due = self._hand_over()
+            due = self._pop_early()
             self._next = number
             self._memory = _Memory(number)
         if number == self._next:
             self._deliver(row)
-            return [*due, row, *self._ready()] if self._early else [*due, row]
+            return [*due, row, *self._pop_ready()] if self._early else [*due, row]
         if number in self._early:
             self.duplicates += 1
             return []
         self._early[number] = row
-        return self._hand_over() if len(self._early) > WINDOW else []
+        return self._pop_early() if len(self._early) > WINDOW else []
 
     def release(self) -> list[Row]:
-        """The early rows, in order, across whatever gaps are left; later rows equal none so far.
+        """Return the early rows in order, across gaps, and forget all fingerprints.
 
         Call it when no earlier row will come: when the program has ended, or a new one starts.
         """
-        due = self._hand_over()
+        due = self._pop_early()
         self._memory = _Memory(self._next)
         return due
 
-    def _hand_over(self) -> list[Row]:
+    def _pop_early(self) -> list[Row]:
         due = []
         while self._early:
             self._next = min(self._early)
-            due += self._ready()
+            due += self._pop_ready()
         return due
 
-    def _ready(self) -> list[Row]:
+    def _pop_ready(self) -> list[Row]:
         due = []
         while (row := self._early.pop(self._next, None)) is not None:
             self._deliver(row)
@@ -99,7 +103,7 @@ class Sequencer:
 
 @final
 class _Memory:
-    """The fingerprints of the newest `MEMORY` rows since the last gap, and of what came late."""
+    """Fingerprints of the newest `MEMORY` rows since the last gap, and of late rows."""
 
     def __init__(self, first: int) -> None:
         self._first = self._end = first
@@ -107,7 +111,7 @@ class _Memory:
         self._late: dict[int, int] = {}
 
     def keep(self, number: int, fingerprint: int) -> None:
-        """Remembers a row, of a higher number than the one before."""
+        """Store the fingerprint of a row; each number must be higher than the last."""
         if number != self._end:
             self._first = number
             self._ring = array.array("q")
@@ -118,15 +122,15 @@ class _Memory:
         self._end = number + 1
 
     def keep_late(self, number: int, fingerprint: int) -> None:
-        """Remembers a row from before the first."""
+        """Store the fingerprint of a row with a number before the first."""
         self._late[number] = fingerprint
 
     def recall(self, number: int) -> int | None:
-        """The fingerprint of the row of this number; None if it isn't known."""
+        """Return the fingerprint of the row with this number; None if unknown."""
         if self._end - len(self._ring) <= number < self._end:
             return self._ring[(number - self._first) % MEMORY]
         return self._late.get(number)
 
     def begins_soon_after(self, number: int) -> bool:
-        """Whether the first row has come, and one of this number may have been overtaken by it."""
+        """Return True if the first row has arrived and may have overtaken a row of this number."""
         return bool(self._ring) and self._first - WINDOW <= number < self._first

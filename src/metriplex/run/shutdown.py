@@ -1,4 +1,4 @@
-"""What happens to open runs when the process ends: by exit, by an exception, by SIGTERM."""
+"""Closing open runs when the process ends: by exit, by an exception, by SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import TypeAlias
 
+from metriplex.bridge import registry
 from metriplex.errors import MetriplexError
 
 logger = logging.getLogger("metriplex")
@@ -19,32 +18,17 @@ logger = logging.getLogger("metriplex")
 GRACE = 60.0
 """Seconds after which SIGTERM ends the process even if a run can't be closed."""
 
-Close: TypeAlias = Callable[[str, bool], None]
-"""Closes a run: its status, and whether its program may still run and is not to be waited for."""
-
-_open: dict[int, Close] = {}
-_lock = threading.Lock()
 _terminating = threading.Event()
 
 
-def watch(handle: int, close: Close) -> None:
-    """Has a run closed at the end of the process, should it still be open then."""
-    _watch_sigterm()
-    with _lock:
-        _open[handle] = close
-
-
-def unwatch(handle: int) -> None:
-    """Forgets a run that was closed."""
-    with _lock:
-        _open.pop(handle, None)
-
-
 def close_all(status: str, *, running: bool) -> None:
-    """Closes every open run; whatever one of them raises is logged and keeps no other one open."""
-    with _lock:
-        closes = list(_open.values())
-    for close in closes:
+    """Close every open run; an error of one is logged, and the others are closed all the same.
+
+    Args:
+        status: The status of the runs.
+        running: True if their programs may still run and are not waited for.
+    """
+    for close in registry.closers():
         try:
             close(status, running)
         except MetriplexError as error:
@@ -54,7 +38,7 @@ def close_all(status: str, *, running: bool) -> None:
 
 
 def hold_if_terminating() -> None:
-    """Never returns once SIGTERM is being obeyed: the process ends before this thread goes on."""
+    """Hold the main thread once SIGTERM was received: the process ends before it goes on."""
     if _terminating.is_set() and threading.current_thread() is threading.main_thread():
         threading.Event().wait()
 
@@ -79,21 +63,22 @@ atexit.register(_at_exit)
 # hold a lock that closing needs. A program that handles SIGTERM by itself is left alone.
 
 _HANDLED = b"\0"
-"""What the handler writes itself, where an event loop has the wake-up descriptor."""
+"""The byte that the handler writes itself, where an event loop has the wake-up descriptor."""
 
 _sender: int | None = None
 
 
-def _watch_sigterm() -> None:
-    """Saves what was logged when SIGTERM would end the process; it then ends it all the same.
+def watch_sigterm() -> None:
+    """Have open runs closed when SIGTERM would end the process, before it ends.
 
-    Only the main thread can: without it SIGTERM costs what came since the last flush.
+    Only the main thread can do that: elsewhere nothing happens, and SIGTERM costs the records since
+    the last flush.
     """
     global _sender
     is_main = threading.current_thread() is threading.main_thread()
     if _sender is not None or not is_main or not _would_end_process():
         return
-    receiver, sender = os.pipe()
+    read_end, sender = os.pipe()
     os.set_blocking(sender, False)
     previous = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     if previous != -1:  # an event loop's: its main thread runs Python often enough
@@ -101,7 +86,7 @@ def _watch_sigterm() -> None:
     _sender = sender
     signal.signal(signal.SIGTERM, _on_sigterm)
     threading.Thread(
-        target=_wait_for_sigterm, args=(receiver,), name="metriplex-sigterm", daemon=True
+        target=_wait_for_sigterm, args=(read_end,), name="metriplex-sigterm", daemon=True
     ).start()
 
 
@@ -124,9 +109,9 @@ def _on_sigterm(_signal: int, _frame: object) -> None:
             os.write(sender, _HANDLED)
 
 
-def _wait_for_sigterm(receiver: int) -> None:
+def _wait_for_sigterm(read_end: int) -> None:
     while True:
-        received = os.read(receiver, 64)
+        received = os.read(read_end, 64)
         # A handler that the program has set since then takes precedence, unless it calls ours.
         ours = signal.getsignal(signal.SIGTERM) is _on_sigterm
         if _HANDLED in received or (signal.SIGTERM in received and ours):
@@ -141,7 +126,7 @@ def _wait_for_sigterm(receiver: int) -> None:
 
 
 def _die() -> None:
-    """The default action of SIGTERM, from a thread that may not call `signal.signal`."""
+    """End the process as SIGTERM does by default; for threads that may not call `signal.signal`."""
     with contextlib.suppress(Exception):
         import ctypes
 
@@ -152,8 +137,9 @@ def _die() -> None:
 
 # ---- fork ---------------------------------------------------------------------------------------
 #
-# A forked child must neither close its parent's runs nor catch its own SIGTERM, nor tell the parent
-# of it through the descriptor that both have. SIGTERM waits until the child has forgotten all that.
+# A forked child must neither close its parent's runs nor catch its own SIGTERM, nor report it to
+# the parent through the descriptor that both have. SIGTERM is blocked until the child has reset all
+# that; the registry's own hook, which runs before the one here, has then forgotten the runs.
 
 _masks = threading.local()
 
@@ -167,9 +153,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _sender, _terminating
-    _open.clear()
-    _lock = threading.Lock()
+    global _sender, _terminating
     _terminating = threading.Event()
     if _sender is not None:
         descriptor = signal.set_wakeup_fd(-1)

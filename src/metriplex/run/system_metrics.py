@@ -1,4 +1,4 @@
-"""What a run takes of its machine: processor, memory, and GPUs where NVIDIA's library is there."""
+"""Measure processor and memory use, and NVIDIA GPUs if `nvidia-ml-py` is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIB = 2**20
 
 @final
 class Probe:
-    """Reads the meters; for one thread.
+    """Read the machine's processor, memory and GPU metrics. Not thread-safe.
 
     Raises:
         ConfigurationError: `psutil` is not installed.
@@ -39,18 +39,18 @@ class Probe:
         self._machine: Any = psutil
         self._process = psutil.Process()
         self._nvml = _start_nvml()
-        self._machine.cpu_percent()  # rates are since the last call
+        self._machine.cpu_percent()  # rates are measured since the last call
         self._process.cpu_percent()
 
     def sample(self) -> dict[str, Scalar]:
-        """Reads all of them.
+        """Return the current value of every metric.
 
         Returns:
-            Tag to value. `system/cpu_percent` (all cores: 100) and `system/process_cpu_percent` (a
-            core: 100) are means since the last sample; `system/memory_percent`;
-            `system/process_memory_mib` is resident. For each GPU `system/gpu0/...`:
-            `utilization_percent`, `memory_mib`, `temperature_celsius`, `power_watts`, of those that
-            it tells.
+            Tag to value. `system/cpu_percent` (100 is all cores) and `system/process_cpu_percent`
+            (100 is one core) are means since the last sample; `system/memory_percent`;
+            `system/process_memory_mib` is the resident memory. For each GPU `system/gpu0/...`:
+            `utilization_percent`, `memory_mib`, `temperature_celsius`, `power_watts`, if the GPU
+            supports them.
         """
         return {
             "system/cpu_percent": self._machine.cpu_percent(),
@@ -61,7 +61,7 @@ class Probe:
         }
 
     def close(self) -> None:
-        """Lets go of NVIDIA's library; may be called twice."""
+        """Shut down NVIDIA's library; the second call does nothing."""
         nvml, self._nvml = self._nvml, None
         if nvml is not None:
             with contextlib.suppress(nvml.NVMLError):
@@ -71,7 +71,7 @@ class Probe:
         nvml = self._nvml
         if nvml is None:
             return
-        meters = {
+        metrics = {
             "utilization_percent": lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
             "memory_mib": lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used / _MIB,
             "temperature_celsius": lambda gpu: nvml.nvmlDeviceGetTemperature(gpu, 0),
@@ -79,16 +79,16 @@ class Probe:
         }
         for index in range(nvml.nvmlDeviceGetCount()):
             gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-            for name, read in meters.items():
-                with contextlib.suppress(nvml.NVMLError):  # not every GPU has every meter
+            for name, read in metrics.items():
+                with contextlib.suppress(nvml.NVMLError):  # not every GPU supports every metric
                     yield f"system/gpu{index}/{name}", float(read(gpu))
 
 
 def _start_nvml() -> Any:
-    """NVIDIA's library, from `nvidia-ml-py`; None where there is no driver."""
+    """Return NVIDIA's library, from `nvidia-ml-py`; None without the package or a driver."""
     if importlib.util.find_spec("pynvml") is None:
         return None
-    nvml: Any = importlib.import_module("pynvml")  # not everywhere, not even for a type checker
+    nvml: Any = importlib.import_module("pynvml")  # optional, unknown to the type checker
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:

@@ -1,7 +1,7 @@
-"""The contracts that plugins keep, as test classes to subclass; they need pytest.
+"""The contracts of plugins, as pytest classes to subclass.
 
-Whoever passes them works with metriplex: `BackendContract` is for backends, `RendererContract` for
-renderers.
+A plugin that passes its contract works with metriplex: `BackendContract` tests backends,
+`RendererContract` tests renderers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A backend in another process, for the tests of a contract."""
+"""Run a backend in another process, for the tests of a contract."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ _RECORDS = 50
 
 @final
 class Child:
-    """A process that opens a run, logs and flushes; a context manager, at whose end it is gone.
+    """A process that opens a run, logs and flushes; a context manager that kills the process.
 
     Attributes:
-        printed: What it has written to the standard output, when it has ended.
-        changed: What of the process differs from before, if it has closed the run.
-        logged: The scalars that it logs.
+        printed: Text that the process wrote to the standard output; set by `wait`.
+        changed: Names of the global state that the process changed; set by `wait` if the process
+            closes the run.
+        logged: Scalars that the process logs.
 
     Args:
-        contract: Makes the backend, as a copy of itself in the process.
+        contract: Test object, of which a copy makes the backend in the process.
         run: The run.
-        end: What it does after `flush`: `close` the run, `leave` it open and end, or `wait`.
+        end: Action after `flush`: `close` the run, `leave` the run open and end, or `wait`.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Child:
         )
 
     def __enter__(self) -> Self:
-        """Starts it."""
+        """Start the process."""
         paths = [entry or str(Path.cwd()) for entry in sys.path]
         ready, write = os.pipe()
         self._ready = os.fdopen(ready, "rb")
@@ -80,17 +81,17 @@ class Child:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Kills it if it is still there."""
+        """Kill the process if it is running."""
         self._process.kill()
         self._process.wait()
         self._ready.close()
         self._folder.cleanup()
 
     def wait(self, timeout: float) -> None:
-        """Waits until it has ended.
+        """Wait until the process has ended.
 
         Raises:
-            AssertionError: It hangs, or has ended otherwise than well.
+            AssertionError: The process hangs, or has failed.
         """
         try:
             status = self._process.wait(timeout)
@@ -105,10 +106,10 @@ class Child:
         self.changed = tuple(json.loads(told)) if told else ()
 
     def kill_when_flushed(self, timeout: float) -> None:
-        """Sends it a SIGKILL as soon as `flush` has returned.
+        """Send a SIGKILL to the process as soon as `flush` has returned.
 
         Raises:
-            AssertionError: It ended before, or hangs.
+            AssertionError: The process ended before, or hangs.
         """
         import select
 
@@ -159,7 +160,7 @@ def _main(job: str, ready: int) -> None:
 
 
 def _import(name: str, file: str | None) -> Any:
-    """The contract's module, by its name or, where a test suite is no package, by its file."""
+    """Import the module of a contract by its name or, if it is in no package, by its file."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

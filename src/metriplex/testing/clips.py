@@ -1,4 +1,4 @@
-"""Looking into encoded clips and pictures, for the tests of a contract."""
+"""Decode clips and images, for the tests of a contract."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from metriplex.video.encode.ffmpeg import find_ffmpeg
 
 
 def read_clip(data: bytes) -> np.ndarray:
-    """Decodes a clip.
+    """Return the frames of an encoded clip.
 
     Args:
-        data: A GIF, a WebP or an MP4.
+        data: Bytes of a GIF, a WebP or an MP4.
 
     Returns:
         uint8 `[time, height, width, 3]`, RGB.
 
     Raises:
-        AssertionError: It is neither, or broken.
+        AssertionError: `data` has another format, or is damaged.
     """
     if data[:4] == b"GIF8" or data[8:12] == b"WEBP":
         return _read_pictures(data)
@@ -32,10 +32,10 @@ def read_clip(data: bytes) -> np.ndarray:
 
 
 def read_picture(data: bytes) -> np.ndarray:
-    """Decodes a picture, such as a PNG.
+    """Return the pixels of an encoded image, such as a PNG.
 
     Args:
-        data: The file.
+        data: Bytes of the file.
 
     Returns:
         uint8 `[height, width, 3]`, RGB.

@@ -1,4 +1,4 @@
-"""Drawing in other processes, for the tests of a contract."""
+"""Draw with a renderer in other processes, for the tests of a contract."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metriplex.video.draw.jobs import RenderResult
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
-"""The environment variables that lead to a display."""
+"""Environment variables that name a display."""
 
 _FPS = 10.0
 
@@ -29,11 +29,11 @@ _FPS = 10.0
 @final
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What drawing did to a process.
+    """The effects of drawing on a process.
 
     Attributes:
-        printed: What it wrote to the standard output.
-        changed: The environment variables that differ from before.
+        printed: Text that was written to the standard output.
+        changed: Environment variables that were changed.
     """
 
     printed: str
@@ -41,7 +41,7 @@ class Drawn:
 
 
 def to_host(selected: Any) -> Any:
-    """What `select` gave, as `render` is given it: NumPy arrays; PRNG keys as their words."""
+    """Convert the result of `select` to the argument of `render`: NumPy arrays, PRNG key data."""
 
     def plain(leaf: Any) -> np.ndarray:
         is_key = jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
@@ -51,12 +51,12 @@ def to_host(selected: Any) -> Any:
 
 
 def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) -> RenderResult:
-    """Has the drawing process of metriplex make a GIF.
+    """Make a GIF with the drawing process of metriplex.
 
     Args:
-        renderer: Draws; nothing has been drawn with it here.
-        selected: One selected state a frame.
-        timeout_secs: How long to wait.
+        renderer: The renderer, which has not drawn in this process.
+        selected: One selected state per frame.
+        timeout_secs: Timeout in seconds.
 
     Raises:
         metriplex.ConfigurationError: The renderer can't be pickled.
@@ -79,16 +79,16 @@ def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) 
 def draw_in_fresh_process(
     renderer: Renderer, selected: Any, directory: Path, timeout_secs: float
 ) -> Drawn:
-    """Has a Python without a display, in which nothing was drawn yet, draw a frame.
+    """Draw one frame in a fresh Python process without a display.
 
     Args:
-        renderer: Draws; nothing has been drawn with it here.
+        renderer: The renderer, which has not drawn in this process.
         selected: A selected state.
-        directory: An empty one.
-        timeout_secs: How long to wait.
+        directory: An empty directory.
+        timeout_secs: Timeout in seconds.
 
     Raises:
-        AssertionError: It ended otherwise than well.
+        AssertionError: The process failed.
     """
     import cloudpickle
 

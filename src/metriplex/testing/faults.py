@@ -1,8 +1,8 @@
-"""Fakes that fail, for whoever calls backends and has to bear what they do.
+"""Fake backends that fail, for tests of code that calls backends.
 
     backend = FaultyBackend({"log_scalars": [None, raises(ConnectionError("gone"))]})
 
-Its first call of `log_scalars` succeeds, the second one raises, all later ones succeed.
+The first call of `log_scalars` succeeds, the second call raises, all later calls succeed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     )
 
 Fault: TypeAlias = Callable[[], None]
-"""What a call does before it succeeds, if it does: it may raise, wait or never return."""
+"""A function that a call runs before it succeeds; it may raise, wait or never return."""
 
 Plan: TypeAlias = Fault | Sequence[Fault | None]
-"""A fault of every call, or of the next ones in order, where None is a call that succeeds."""
+"""A fault of every call, or faults of the next calls in order; None is a call that succeeds."""
 
 
 def raises(error: BaseException) -> Fault:
-    """Raises an exception, the same object at every call."""
+    """Return a fault that raises `error`, the same object at every call."""
 
     def fault() -> NoReturn:
         raise error
@@ -46,7 +46,7 @@ def raises(error: BaseException) -> Fault:
 
 
 def hangs(until: threading.Event) -> Fault:
-    """Does not return before the event is set."""
+    """Return a fault that waits until an event is set."""
 
     def fault() -> None:
         until.wait()
@@ -55,7 +55,7 @@ def hangs(until: threading.Event) -> Fault:
 
 
 def slow(seconds: float) -> Fault:
-    """Takes its time at every call, in seconds."""
+    """Return a fault that waits for some seconds."""
 
     def fault() -> None:
         threading.Event().wait(seconds)
@@ -64,7 +64,7 @@ def slow(seconds: float) -> Fault:
 
 
 def exits(status: int = 1) -> Fault:
-    """Leaves by `sys.exit`, as a program does that takes itself for the only one."""
+    """Return a fault that calls `sys.exit`."""
 
     def fault() -> None:
         sys.exit(status)
@@ -73,7 +73,7 @@ def exits(status: int = 1) -> Fault:
 
 
 def ends_the_process(status: int = 1) -> Fault:
-    """Ends the process at once, without `atexit` or `finally`: as native code does that aborts."""
+    """Return a fault that ends the process without `atexit` or `finally`, like an abort."""
 
     def fault() -> None:
         os._exit(status)
@@ -82,24 +82,22 @@ def ends_the_process(status: int = 1) -> Fault:
 
 
 def out_of_memory() -> Fault:
-    """Raises what a failed allocation raises."""
+    """Return a fault that raises the error of a failed allocation."""
     return raises(MemoryError("no memory is left"))
 
 
 def disk_full() -> Fault:
-    """Raises what a write to a full disk raises."""
+    """Return a fault that raises the error of a write to a full disk."""
     return raises(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 @final
 class Outage:
-    """A service that is unreachable from `begin` to `end`; a fault that may be of many hooks.
-
-    For any thread.
+    """A fault that refuses calls from `begin` to `end`, which several hooks can share. Thread-safe.
 
     Attributes:
-        refused: How many calls have been refused.
-        refused_one: Set as soon as one was.
+        refused: Number of refused calls.
+        refused_one: Event that the first refused call sets.
     """
 
     def __init__(self) -> None:
@@ -108,18 +106,18 @@ class Outage:
         self._down = threading.Event()
 
     def begin(self) -> None:
-        """From now on calls are refused."""
+        """Refuse calls from now on."""
         self._down.set()
 
     def end(self) -> None:
-        """From now on calls succeed."""
+        """Let calls succeed from now on."""
         self._down.clear()
 
     def __call__(self) -> None:
-        """Refuses a call, if the service is down.
+        """Refuse a call during the outage.
 
         Raises:
-            ConnectionRefusedError: It is.
+            ConnectionRefusedError: The outage has begun and not ended.
         """
         if self._down.is_set():
             self.refused += 1
@@ -129,17 +127,17 @@ class Outage:
 
 @final
 class FaultyBackend:
-    """A backend with all hooks that fails and hangs by plan, and keeps what its calls brought.
+    """A backend with all hooks that fails by plan, and stores its calls.
 
     Attributes:
-        flush_secs: As of any backend.
-        calls: All calls that were begun: hook, argument, thread.
-        done: The calls of them that succeeded: hook, argument.
-        begun: For each hook, released at each call.
+        flush_secs: Seconds between flushes, as for any backend.
+        calls: All calls: hook, argument, thread.
+        done: The calls that succeeded: hook, argument.
+        begun: For each hook, a semaphore that each call releases.
 
     Args:
-        plans: What goes wrong in which hook; the others succeed.
-        flush_secs: As of any backend.
+        plans: Hook to its plan; other hooks succeed.
+        flush_secs: Seconds between flushes, as for any backend.
     """
 
     def __init__(
@@ -152,11 +150,11 @@ class FaultyBackend:
         self._plans = {hook: _each(plan) for hook, plan in (plans or {}).items()}
 
     def hooks(self) -> list[str]:
-        """The hooks that were called, in order."""
+        """Return the names of the called hooks, in order."""
         return [hook for hook, _, _ in self.calls]
 
     def records(self) -> list[Scalars]:
-        """All the scalars that it took."""
+        """Return all records of scalars whose calls succeeded."""
         taken: list[Any] = [argument for hook, argument in self.done if hook == "log_scalars"]
         return [record for records in taken for record in records]
 
@@ -170,55 +168,55 @@ class FaultyBackend:
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("open_run", run)
 
     @hookimpl
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_hparams", hparams)
 
     @hookimpl
     def log_scalars(self, records: Sequence[Scalars]) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_scalars", records)
 
     @hookimpl
     def log_text(self, text: Text) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_text", text)
 
     @hookimpl
     def log_video(self, video: Video) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_video", video)
 
     @hookimpl
     def log_image(self, image: Image) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_image", image)
 
     @hookimpl
     def log_histogram(self, histogram: Histogram) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_histogram", histogram)
 
     @hookimpl
     def log_artifact(self, artifact: Artifact) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("log_artifact", artifact)
 
     @hookimpl
     def flush(self) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("flush", None)
 
     @hookimpl
     def close_run(self, status: str) -> None:
-        """As planned."""
+        """Follow the plan of the hook."""
         self._call("close_run", status)
 
 
 def _each(plan: Plan) -> Iterator[Fault | None]:
-    """The fault of each call, in order."""
+    """Return an iterator over the faults of the calls."""
     return iter(plan) if isinstance(plan, Sequence) else itertools.repeat(plan)

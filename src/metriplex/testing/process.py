@@ -1,4 +1,4 @@
-"""What a process holds and what its surroundings are, for the tests of a contract."""
+"""Read the resources and the global state of a process, for the tests of a contract."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PAUSE = 0.02
 @final
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the system has lent to this process, as far as the system tells.
+    """The resources of this process, as far as the operating system reports them.
 
     Attributes:
         threads: Names of threads.
-        files: What open descriptors lead to: files, sockets, pipes.
+        files: Targets of open file descriptors: files, sockets, pipes.
         processes: Command names of child processes.
     """
 
@@ -34,7 +34,7 @@ class Resources:
 
     @classmethod
     def of_this_process(cls) -> Self:
-        """What there is now, without what the garbage collector would free."""
+        """Return the current resources, after a garbage collection."""
         gc.collect()
         return cls(
             Counter(thread.name for thread in threading.enumerate()),
@@ -43,7 +43,7 @@ class Resources:
         )
 
     def grown(self, before: Resources) -> dict[str, list[str]]:
-        """What has been added, by kind, if its number has grown."""
+        """Return the added names of each kind whose number is higher than `before`."""
         pairs = {
             "threads": (self.threads, before.threads),
             "files": (self.files, before.files),
@@ -57,7 +57,7 @@ class Resources:
 
 
 def settle(before: Resources, timeout: float) -> dict[str, list[str]]:
-    """What has grown since, once what ends by itself has ended, or after `timeout` seconds."""
+    """Wait until no resources are added to `before`; return those left after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while (grown := Resources.of_this_process().grown(before)) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
@@ -65,7 +65,7 @@ def settle(before: Resources, timeout: float) -> dict[str, list[str]]:
 
 
 def surroundings() -> dict[str, str]:
-    """What the whole process shares and a backend has no business with: name to description."""
+    """Return the global state that a backend must not change: name to description."""
     handlers = {
         f"the handler of {number.name}": repr(signal.getsignal(number)) for number in signal.Signals
     }
@@ -83,7 +83,7 @@ def surroundings() -> dict[str, str]:
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Names of what differs."""
+    """Return the names whose descriptions differ."""
     return sorted(
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
     )
@@ -105,6 +105,6 @@ def _children() -> list[str]:
         for child in task.read_text().split():
             try:
                 names.append(Path("/proc", child, "comm").read_text().strip())
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the child has ended
                 continue
     return names

@@ -1,4 +1,4 @@
-"""What every renderer has to do, as tests."""
+"""Test the contract of renderers: the behaviour that every renderer must have."""
 
 from __future__ import annotations
 
@@ -27,30 +27,31 @@ _WARM_UP = 10
 _SECONDS = 120.0
 
 _drawn: dict[type, Any] = {}
-"""What the process of each suite has done."""
+"""Test class to the `Drawn` of its process."""
 
 
 class RendererContract(abc.ABC):
-    """The tests that every renderer passes; subclass it as `class TestMine(RendererContract)`.
+    """The tests that every renderer must pass; subclass it as `class TestMine(RendererContract)`.
 
-    A renderer that passes makes videos with metriplex: in training, in the drawing process and on
-    a machine without a display. Each test's docstring says what it demands and how to mend what
-    fails. A class attribute and three methods are yours to give; fixtures of your own (such as one
-    with `autouse=True` that skips where no GL is) work as in any test class.
+    A renderer that passes makes videos with metriplex: in a training, in the drawing process, and
+    on a machine without a display. The docstring of each test says what the test demands and how to
+    fix a failure. A subclass implements `make_renderer` and `states`, and may override
+    `bad_states` and `traceable`. Fixtures (such as one with `autouse=True` that skips without GL)
+    work as in any test class.
 
     Attributes:
-        traceable: Whether states are pytrees of arrays, as those of environments in JAX are. With
-            False, for environments that jax can't trace, `select` is not tried under `jax.jit`.
+        traceable: True if states are pytrees of arrays, like those of environments in JAX. With
+            False, for environments that jax can't trace, `select` is not tested under `jax.jit`.
     """
 
     traceable = True
 
     @abc.abstractmethod
     def make_renderer(self, width: int, height: int) -> Renderer:
-        """A new renderer, on which nothing has been called yet.
+        """Return a new renderer, whose methods have not been called.
 
-        It must be importable in another process: its classes come from a package or from a module
-        that Python finds, not from the test's own module (unless that is on the path).
+        The renderer must be importable in another process: define its classes in a package or a
+        module on Python's path, which the module of the test usually is not.
 
         Args:
             width: Width of a frame in pixels.
@@ -59,15 +60,15 @@ class RendererContract(abc.ABC):
 
     @abc.abstractmethod
     def states(self) -> Sequence[Any]:
-        """At least three states, as `Renderer.select` takes them, which all look different."""
+        """Return at least three arguments for `Renderer.select`, whose pictures all differ."""
 
     def bad_states(self) -> Sequence[Any]:
-        """States that can't be drawn, such as one of another shape; none by default."""
+        """Return states that can't be drawn, such as one of another shape; none by default."""
         return ()
 
     @pytest.fixture(autouse=True)
     def _keeps_variables(self) -> Iterator[None]:
-        """No test sees, nor gives to a process, the variables that drawing in another one set."""
+        """Restore the environment variables after each test."""
         before = dict(os.environ)
         yield
         for name in os.environ.keys() - before.keys():
@@ -77,16 +78,17 @@ class RendererContract(abc.ABC):
     # ---- frames ---------------------------------------------------------------------------------
 
     def test_three_states_are_given(self) -> None:
-        """The other tests compare three states.
+        """`states` returns at least three states, which the other tests compare.
 
-        To mend it, have `states` give three or more.
+        To fix it, return three or more states from `states`.
         """
         assert len(self.states()) >= 3, f"`states` must give three or more; got {self.states()!r}"
 
     def test_a_frame_is_uint8_of_the_asked_size(self) -> None:
-        """`render` gives a NumPy array of uint8, `[height, width, 3]`, red, green and blue.
+        """`render` returns a NumPy array, uint8 `[height, width, 3]`, RGB.
 
-        To mend it, scale to 0 to 255 and convert; leave out alpha; swap axes if width is first.
+        To fix it, scale values to 0 to 255 and convert them to uint8, drop the alpha channel, and
+        swap the axes if width is first.
         """
         with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
             frame = renderer.render(to_host(renderer.select(self.states()[0])))
@@ -97,10 +99,10 @@ class RendererContract(abc.ABC):
 
     @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 5), (641, 479)])
     def test_frames_of_every_size(self, width: int, height: int) -> None:
-        """Every size from one pixel on is drawn, also the odd ones, exactly as asked.
+        """Frames of every size are drawn exactly, from one pixel on, also odd sizes.
 
-        To mend it, don't round sizes to what a buffer or an encoder likes, and don't take them
-        from the environment: encoders pad by themselves.
+        To fix it, don't round sizes for a buffer or an encoder (encoders pad frames), and don't
+        take sizes from the environment.
         """
         with contextlib.closing(self.make_renderer(width, height)) as renderer:
             shape = _draw(renderer, self.states()[0]).shape
@@ -109,20 +111,20 @@ class RendererContract(abc.ABC):
         )
 
     def test_a_picture_is_not_of_one_colour(self) -> None:
-        """Each state's picture shows something: two pixels differ.
+        """The picture of each state has at least two colours.
 
-        To mend it, look where the camera points, whether the scene is lit, and whether the
-        picture is read before it is drawn.
+        To fix it, check the direction of the camera, the lights of the scene, and that the picture
+        is drawn before it is read.
         """
         for index, frame in enumerate(self._frames()):
             colours = np.unique(frame.reshape(-1, frame.shape[-1]), axis=0)
             assert len(colours) > 1, f"all pixels of state {index} are {colours[0].tolist()}"
 
     def test_the_picture_moves_when_the_state_moves(self) -> None:
-        """Any two of `states` look different.
+        """The pictures of any two of `states` differ.
 
-        To mend it, look whether `select` leaves out what moves, whether `render` computes
-        positions anew, and whether `states` differ by more than a pixel.
+        To fix it, check that `select` returns all parts that move, that `render` updates positions,
+        and that `states` differ by more than a pixel.
         """
         frames = self._frames()
         for second in range(len(frames)):
@@ -131,9 +133,9 @@ class RendererContract(abc.ABC):
                 assert not same, f"states {first} and {second} give the same picture"
 
     def test_the_same_state_gives_the_same_pixels(self) -> None:
-        """A frame depends on its state alone, not on the frames drawn before.
+        """A frame depends on its state alone, not on earlier frames.
 
-        To mend it, clear the picture first, and set everything that the last state has set.
+        To fix it, clear the picture first, and set all values that an earlier frame may have set.
         """
         states = list(self.states())
         order = [0, 0, *range(1, len(states)), 0, *reversed(range(len(states)))]
@@ -148,10 +150,10 @@ class RendererContract(abc.ABC):
                 )
 
     def test_two_renderers_draw_the_same_pixels(self) -> None:
-        """A second renderer, next to the first, draws the same and disturbs nothing.
+        """Two renderers that draw in turns draw the same pixels.
 
-        To mend it, take out what differs from object to object (random numbers, the time), and
-        share nothing between renderers that drawing changes, such as a current GL context.
+        To fix it, remove values that differ between objects (random numbers, the time), and don't
+        share state that drawing changes, such as a current GL context.
         """
         states = self.states()
         with (
@@ -165,9 +167,9 @@ class RendererContract(abc.ABC):
     # ---- life -----------------------------------------------------------------------------------
 
     def test_close_may_be_called_twice(self) -> None:
-        """The second `close`, also after a frame, does nothing.
+        """A second `close` does nothing.
 
-        To mend it, forget what was released.
+        To fix it, forget resources once they are released.
         """
         renderer = self.make_renderer(_WIDTH, _HEIGHT)
         _draw(renderer, self.states()[0])
@@ -177,14 +179,14 @@ class RendererContract(abc.ABC):
     def test_close_without_a_frame(self) -> None:
         """`close` works on a renderer that never drew.
 
-        To mend it, release only what was made.
+        To fix it, release only resources that exist.
         """
         self.make_renderer(_WIDTH, _HEIGHT).close()
 
     def test_render_after_close_raises(self) -> None:
-        """`render` after `close` is an error, not a crash and not a second life.
+        """`render` after `close` raises, and neither crashes nor draws.
 
-        To mend it, remember that it is closed, and raise `metriplex.ClosedError`.
+        To fix it, remember that the renderer is closed, and raise `metriplex.ClosedError`.
         """
         renderer = self.make_renderer(_WIDTH, _HEIGHT)
         selected = to_host(renderer.select(self.states()[0]))
@@ -196,9 +198,9 @@ class RendererContract(abc.ABC):
         assert raised, "`render` after `close` drew; raise `metriplex.ClosedError`"
 
     def test_a_hundred_renderers_in_a_row(self) -> None:
-        """A hundred renderers are made, drawn with and closed; nothing of them stays open.
+        """A hundred renderers that draw and are closed leave no file or thread open.
 
-        To mend it, release in `close` what `render` acquired: contexts, files, threads.
+        To fix it, release in `close` all resources of `render`: contexts, files, threads.
         """
         state = self.states()[0]
         held: list[tuple[int, int]] = []
@@ -206,7 +208,7 @@ class RendererContract(abc.ABC):
             with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
                 _draw(renderer, state)
             held.append((_open_files(), threading.active_count()))
-        grown = _IN_A_ROW - _WARM_UP  # libraries may open something once, or a few times
+        grown = _IN_A_ROW - _WARM_UP  # libraries may open files once, or a few times
         for kind, name in enumerate(("files", "threads")):
             more = held[-1][kind] - held[_WARM_UP - 1][kind]
             assert more < grown // 2, (
@@ -214,9 +216,9 @@ class RendererContract(abc.ABC):
             )
 
     def test_drawing_in_another_thread(self) -> None:
-        """A renderer draws, and is closed, in another thread than the one that made it.
+        """A renderer draws and is closed in another thread than the thread that made it.
 
-        To mend it, acquire nothing that belongs to a thread before the first `render`.
+        To fix it, acquire thread-bound resources at the first `render`, not before.
         """
         renderer = self.make_renderer(_WIDTH, _HEIGHT)
         states = [to_host(renderer.select(state)) for state in self.states()]
@@ -227,7 +229,7 @@ class RendererContract(abc.ABC):
             try:
                 drawn.extend(np.array(renderer.render(selected)) for selected in states)
                 renderer.close()
-            except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+            except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
                 errors.append(error)
 
         thread = threading.Thread(target=draw, daemon=True)
@@ -239,9 +241,9 @@ class RendererContract(abc.ABC):
         assert len(drawn) == len(states)
 
     def test_bad_states_raise_and_do_no_harm(self) -> None:
-        """A state that can't be drawn is an exception; the next good one is drawn as ever.
+        """A bad state raises an exception, and later good states are drawn correctly.
 
-        To mend it, check what `select` or `render` is given before anything is changed.
+        To fix it, check the arguments of `select` and `render` before any state is changed.
         """
         if not self.bad_states():
             pytest.skip("`bad_states` gives none")
@@ -256,12 +258,12 @@ class RendererContract(abc.ABC):
                     f"after bad state {index} a good one is drawn otherwise"
                 )
 
-    # ---- what is sent ---------------------------------------------------------------------------
+    # ---- selection ------------------------------------------------------------------------------
 
     def test_select_works_in_compiled_programs(self) -> None:
-        """`select` gives the same under `jax.jit` and under `jax.vmap`.
+        """`select` returns the same values with and without `jax.jit` and `jax.vmap`.
 
-        To mend it, pick and compute with `jax.numpy` only: no `float`, no `if` on values.
+        To fix it, compute with `jax.numpy` only: no `float`, no `if` on values.
         """
         if not self.traceable:
             pytest.skip("`traceable` is False")
@@ -275,9 +277,9 @@ class RendererContract(abc.ABC):
             _compare(expected, jax.tree.map(lambda leaf, i=index: leaf[i], batched), "jax.vmap")
 
     def test_select_gives_arrays_in_plain_containers(self) -> None:
-        """`select` gives the state itself, or arrays in dicts, lists and tuples; at least one.
+        """`select` returns the state itself, or at least one array in dicts, lists and tuples.
 
-        To mend it, give the arrays of your own objects instead of the objects.
+        To fix it, return the arrays of your own objects instead of the objects.
         """
         renderer = self.make_renderer(_WIDTH, _HEIGHT)
         for state in self.states():
@@ -294,9 +296,10 @@ class RendererContract(abc.ABC):
     def test_the_bytes_of_a_frame_are_told(
         self, record_property: Callable[[str, object], None]
     ) -> None:
-        """Tells how much crosses to the host for a frame, as the property `bytes_per_frame`.
+        """The bytes per frame that are sent to the host are reported as `bytes_per_frame`.
 
-        It is judged by nobody. `pytest -rP` shows it; leave out in `select` what isn't drawn.
+        The test never fails; `pytest -rP` shows the number. To reduce it, select only the values
+        that are drawn.
         """
         renderer = self.make_renderer(_WIDTH, _HEIGHT)
         selected = to_host(renderer.select(self.states()[0]))
@@ -309,10 +312,10 @@ class RendererContract(abc.ABC):
     def test_a_process_without_a_display_makes_a_clip(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A renderer that never drew is pickled, and draws in the process that makes videos.
+        """A renderer that never drew is pickled, and makes a clip in the drawing process.
 
-        To mend it, hold nothing but descriptions until the first `render`, make there what can't
-        be pickled, and draw off-screen: there is no `DISPLAY` and no `WAYLAND_DISPLAY`.
+        To fix it, create objects that can't be pickled at the first `render`, not before, and draw
+        off-screen: `DISPLAY` and `WAYLAND_DISPLAY` are not set.
         """
         for name in DISPLAYS:
             monkeypatch.delenv(name, raising=False)
@@ -324,24 +327,24 @@ class RendererContract(abc.ABC):
         assert (clip.num_frames, clip.width, clip.height) == (len(states), _WIDTH, _HEIGHT)
 
     def test_a_fresh_process_prints_nothing(self, tmp_path: Path) -> None:
-        """Nothing is printed on the standard output, neither by the first import nor by a frame.
+        """Neither the first import nor a frame prints to the standard output.
 
-        To mend it, switch a library's greeting off, and log instead of printing.
+        To fix it, disable greetings of libraries, and log instead of printing.
         """
         printed = self._draw_in_fresh_process(tmp_path).printed
         assert not printed, f"drawing printed {printed!r}"
 
     def test_a_fresh_process_keeps_its_environment_variables(self, tmp_path: Path) -> None:
-        """`os.environ` is as it was, after the import, after a frame and after `close`.
+        """Importing, drawing and closing leave `os.environ` unchanged.
 
-        To mend it, restore a variable once the library that needs it is loaded, or start a
-        process of your own with it.
+        To fix it, restore a variable once the library that needs it is loaded, or start a process
+        of your own with the variable.
         """
         changed = self._draw_in_fresh_process(tmp_path).changed
         assert not changed, f"drawing changed the environment variables {', '.join(changed)}"
 
     def _draw_in_fresh_process(self, directory: Path) -> Any:
-        """What one process has done, which takes seconds: all tests of the class look at it."""
+        """Return the effects of one process on itself; all tests of the class share the process."""
         suite = type(self)
         if suite not in _drawn:
             renderer = self.make_renderer(_WIDTH, _HEIGHT)
@@ -355,14 +358,14 @@ class RendererContract(abc.ABC):
 
 
 def _draw(renderer: Renderer, state: Any) -> np.ndarray:
-    """A copy of a frame: a renderer may overwrite it."""
+    """Return a copy of a frame, since a renderer may reuse its array."""
     return np.array(renderer.render(to_host(renderer.select(state))))
 
 
 def _raises(call: Callable[[], object]) -> bool:
     try:
         call()
-    except Exception:  # noqa: BLE001 - whatever it raises will do
+    except Exception:  # noqa: BLE001 - any exception passes
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""Calling a backend's hooks in a test, as a run of metriplex calls them."""
+"""Call the hooks of a backend in a test like a run of metriplex does."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
+from metriplex.delivery import calls
+from metriplex.delivery.retry import retry
 from metriplex.plugins.backends import Backend
-from metriplex.plugins.hookspecs import MEDIA_HOOKS
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from metriplex.delivery.calls import Call
+
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Pauses between the tries of a call that raised an `OSError`."""
+"""Pauses between the tries of a call that raised an `OSError`, in seconds."""
 
 
 @final
 class Session:
-    """One run of one backend: every hook is called from one thread, which is not the main one.
+    """One run of one backend: a worker thread calls every hook.
 
-    A call that raises `OSError` is made again with the same arguments, some times; whatever else a
-    hook raises is raised here. Closed by `end`, whatever the backend does.
+    A call that raises `OSError` is retried with the same arguments after each of `RETRY_SECONDS`;
+    other exceptions of a hook are raised in the thread that calls the session. Call `end` at the
+    end.
 
     Attributes:
         run: The run.
         backend: The backend and its hooks.
 
     Args:
-        plugin: What `BackendContract.make_backend` made.
+        plugin: A backend of `BackendContract.make_backend`.
         run: The run.
-        timeout: Seconds after which a call counts as one that hangs.
+        timeout: Seconds after which a call counts as hanging.
     """
 
     def __init__(self, plugin: object, run: RunInfo, timeout: float) -> None:
@@ -47,74 +51,71 @@ class Session:
         self._thread.start()
 
     def open(self) -> Session:
-        """Calls `open_run`; gives itself."""
-        self.call("open_run")
+        """Call `open_run`, and return this session."""
+        self.call(calls.open_run())
         return self
 
     def log(self, step: int, values: Mapping[str, Scalar], *, lane: int | None = None) -> None:
-        """Logs one record in a call of its own."""
+        """Log one record of scalars in one call."""
         self.scalars(Scalars(step, values, lane=lane, wall_time=time.time()))
 
     def scalars(self, *records: Scalars) -> None:
-        """Logs records in one call."""
-        self.call("log_scalars", records=records)
+        """Log records of scalars in one call."""
+        self.call(calls.log_scalars(0, records))
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Logs hyper-parameters."""
-        self.call("log_hparams", hparams=hparams)
+        """Log hyper-parameters."""
+        self.call(calls.log_hparams(0, hparams))
 
     def media(self, record: Media) -> None:
-        """Logs a text, a clip, a picture, ..."""
-        hook, argument = MEDIA_HOOKS[type(record)]
-        self.call(hook, **{argument: record})
+        """Log a text, a video, an image, a histogram or an artifact."""
+        self.call(calls.log_media(0, record))
 
     def flush(self) -> None:
-        """Calls `flush`."""
-        self.call("flush")
+        """Call `flush`."""
+        self.call(calls.flush(0))
 
     def close(self, status: str = "finished") -> None:
-        """Calls `close_run`; `end` has still to be called."""
-        self.call("close_run", status=status)
+        """Call `close_run`; the thread runs until `end`."""
+        self.call(calls.close_run(0, status))
 
-    def call(self, hook: str, **arguments: Any) -> None:
-        """Calls a hook and waits for it; does nothing if the backend doesn't have it.
+    def call(self, call: Call) -> None:
+        """Call a hook and wait for it; do nothing if the backend doesn't implement the hook.
 
         Args:
-            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
-            **arguments: Its arguments beside `run`.
+            call: The call.
 
         Raises:
-            AssertionError: It hangs.
-            BaseException: Whatever the hook raises.
+            AssertionError: The call hangs.
+            BaseException: The exception that the hook raised.
         """
         made: Future[None] = Future()
-        self._calls.put((lambda: self._call(hook, arguments), made))
+        self._calls.put((lambda: self._call(call), made))
         try:
             made.result(self._timeout)
         except TimeoutError:
             if made.done():
                 raise
-            raise AssertionError(f"`{hook}` hangs for {self._timeout:g} s") from None
+            raise AssertionError(f"`{call.hook}` hangs for {self._timeout:g} s") from None
 
     def end(self) -> None:
-        """Ends the thread; a call that hangs is left to itself."""
+        """End the thread; abandon a call that hangs."""
         self._calls.put(None)
         self._thread.join(self._timeout)
 
-    def _call(self, hook: str, arguments: Mapping[str, Any]) -> None:
-        for pause in RETRY_SECONDS:
-            try:
-                return self.backend.call(hook, run=self.run, **arguments)
-            except OSError:
-                time.sleep(pause)
-        return self.backend.call(hook, run=self.run, **arguments)
+    def _call(self, call: Call) -> None:
+        retry(
+            lambda: self.backend.call(call, self.run),
+            RETRY_SECONDS,
+            lambda pause, _: time.sleep(pause),
+        )
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
             call, made = item
             try:
                 call()
-            except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+            except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
                 made.set_exception(error)
             else:
                 made.set_result(None)

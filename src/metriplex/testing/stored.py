@@ -1,4 +1,4 @@
-"""What a service holds of a run, as a contract test reads it back."""
+"""The stored records of a run, as a contract test reads them from a service."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Series: TypeAlias = tuple[int | None, str]
 @final
 @dataclass(frozen=True)
 class Stored:
-    """Everything that a service has stored of one run, read without the backend's own code.
+    """All records of one run in a service, read without the code of the backend.
 
     Attributes:
-        scalars: For each series, `(step, value)` in the order in which the service gives them.
+        scalars: For each series, `(step, value)` in the order of the service.
         hparams: Hyper-parameters of the run.
         texts: For each series, `(step, text)`.
         videos: For each series, `(step, file)`: the bytes of the encoded clip.
         images: For each series, `(step, pixels)`: uint8 `[height, width, 3]`.
         histograms: For each series, `(step, counts, edges)`.
-        artifacts: For each lane and name (`name/inner` for what is in a directory), `(step, file)`;
-            the step is None where the service keeps none.
-        status: How the run ended, in metriplex's words: `finished`, `failed`, `interrupted`; None
-            where the service keeps no such thing or the run is still open.
+        artifacts: For each lane and name (`name/inner` for a file in a directory), `(step, file)`;
+            the step is None if the service stores none.
+        status: `finished`, `failed` or `interrupted`; None if the run is open, or the service
+            stores no status.
     """
 
     scalars: Mapping[Series, Sequence[tuple[int, Scalar]]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where the pytest plugin puts the contracts of the backends that are named on the command line.
+"""Module into which the pytest plugin puts the contracts of the backends on the command line.
 
 pytest --pyargs metriplex.testing --metriplex-backend NAME
 """

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, final
 
-from metriplex.validation import (
-    check_choice,
-    check_count,
-    check_positive,
-)
+from metriplex.validation import check_choice, check_count, check_positive
+
+WorkerMode: TypeAlias = Literal["process", "thread"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class VideoOptions:
+    """The arguments `video_...` of a callback, checked.
+
+    Attributes:
+        interval: Iterations between two videos; 0 for no videos.
+        num_steps: Steps of a video.
+        width: Width in pixels.
+        height: Height in pixels.
+        fps: Frames a second.
+        mode: Where videos are drawn and encoded.
+    """
+
+    interval: int
+    num_steps: int
+    width: int
+    height: int
+    fps: float
+    mode: WorkerMode
 
 
 def check_video(
     *, interval: Any, num_steps: Any, width: Any, height: Any, fps: Any, mode: Any
-) -> dict[str, Any]:
-    """Gives back what describes the videos of a run.
+) -> VideoOptions:
+    """Return the options of a run's videos.
 
     Raises:
         ConfigurationError: A value is not usable.
     """
-    return {
-        "interval": check_count("video_interval", interval, least=0),
-        "num_steps": check_count("video_num_steps", num_steps, least=1),
-        "width": check_count("video_width", width, least=1),
-        "height": check_count("video_height", height, least=1),
-        "fps": check_positive("video_fps", fps),
-        "mode": check_choice("video_worker", mode, ("process", "thread")),
-    }
+    return VideoOptions(
+        interval=check_count("video_interval", interval, least=0),
+        num_steps=check_count("video_num_steps", num_steps, least=1),
+        width=check_count("video_width", width, least=1),
+        height=check_count("video_height", height, least=1),
+        fps=check_positive("video_fps", fps),
+        mode=check_choice("video_worker", mode, ("process", "thread")),
+    )

@@ -1,10 +1,10 @@
-"""What a callback sets up for its videos: the program for the device, the recorder for the host."""
+"""Videos of a run: the program that plays on the device, and the video recorder of the host."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, final
 
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.plugins.renderers import adapt_environment, create_renderer
@@ -13,13 +13,13 @@ from metriplex.video.play.environments import PatternEnvironment
 from metriplex.video.play.program import VideoProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from metriplex.plugins.backends import Backend
+    from metriplex.plugins.host import Host
     from metriplex.plugins.interfaces import Environment, Renderer
-    from metriplex.run.run import Run
-
-WorkerMode: TypeAlias = Literal["process", "thread"]
+    from metriplex.records import Video
+    from metriplex.video.options import VideoOptions
 
 
 @final
@@ -30,41 +30,45 @@ class Videos:
     Attributes:
         program: Plays and sends rollouts.
         renderer: Draws them.
-        fps: Frames a second.
-        formats: What the run's backends play, such as `"gif"` and `"mp4"`.
-        mode: Where drawing and encoding happen.
+        formats: The formats that the run's backends play, such as `"gif"` and `"mp4"`.
+        options: The options that the user gave.
     """
 
     program: VideoProgram
     renderer: Renderer
-    fps: float
     formats: tuple[str, ...]
-    mode: WorkerMode
+    options: VideoOptions
 
-    def record(self, run: Run) -> None:
-        """Has a run make videos of the rollouts that it receives."""
-        run.recorder = VideoRecorder(
-            self.renderer, run.log_media, fps=self.fps, formats=self.formats, mode=self.mode
+    def make_recorder(self, log_video: Callable[[Video], None]) -> VideoRecorder:
+        """Make the video recorder of a run, which logs videos by `log_video`."""
+        return VideoRecorder(
+            self.renderer,
+            log_video,
+            fps=self.options.fps,
+            formats=self.formats,
+            mode=self.options.mode,
         )
 
 
 def prepare_videos(
     env: object,
     backends: Sequence[Backend],
-    *,
     renderer: object,
-    interval: int,
-    num_steps: int,
-    width: int,
-    height: int,
-    fps: float,
-    mode: WorkerMode,
+    options: VideoOptions,
+    host: Host | None = None,
 ) -> Videos | None:
-    """Finds out how an environment is played and drawn.
+    """Prepare playing and drawing an environment.
+
+    Args:
+        env: The environment.
+        backends: The backends of the run, which decide the formats.
+        renderer: As for `MetricsCallback`.
+        options: The options of the videos.
+        host: The plugins of the run; None for a host of renderers and environments alone.
 
     Returns:
-        None, with a warning, if it can't be: videos never stop a training. Also None if no backend
-        takes videos.
+        The videos; None if no backend takes videos. Also None, with a warning, if the environment
+        can't be played or drawn: videos never stop a training.
 
     Raises:
         PluginError: The renderer that was named is not installed, or broken.
@@ -72,7 +76,8 @@ def prepare_videos(
     """
     if env is None:
         raise ConfigurationError(
-            f"`video_interval={interval}` needs the environment that is to be shown: pass `env=`"
+            f"`video_interval={options.interval}` needs the environment that is to be shown: pass "
+            f"`env=`"
         )
     takers = [one for one in backends if "log_video" in one.hooks]
     takers = [one for one in takers if one.route is None or one.route.takes(TAG)]
@@ -80,8 +85,8 @@ def prepare_videos(
     if not formats:
         return None
     try:
-        made = create_renderer(renderer, env, width, height)
-        adapted = _adapt(env)
+        made = create_renderer(renderer, env, options.width, options.height, host)
+        adapted = _adapt(env, host)
     except PluginError:
         raise
     except Exception as error:
@@ -93,13 +98,13 @@ def prepare_videos(
             stacklevel=4,
         )
         return None
-    identity = (_Same(env), _Same(renderer), type(made), width, height)
-    program = VideoProgram(identity, interval, num_steps, adapted, made.select)
-    return Videos(program, made, fps, formats, mode)
+    identity = (_Same(env), _Same(renderer), type(made), options.width, options.height)
+    program = VideoProgram(identity, options.interval, options.num_steps, adapted, made.select)
+    return Videos(program, made, formats, options)
 
 
-def _adapt(env: object) -> Environment:
-    adapted = adapt_environment(env)
+def _adapt(env: object, host: Host | None) -> Environment:
+    adapted = adapt_environment(env, host)
     if adapted is not None:
         return adapted
     if PatternEnvironment.accepts(env):
@@ -112,7 +117,7 @@ def _adapt(env: object) -> Environment:
 
 @final
 class _Same:
-    """Equal for one and the same object, or equal plain values; hashable whatever it holds."""
+    """Holds an object; equal for the same object or equal plain values, and always hashable."""
 
     __slots__ = ("_it",)
 

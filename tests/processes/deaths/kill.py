@@ -15,7 +15,7 @@ from pathlib import Path
 
 from metriplex.journal import read_entries
 from metriplex.records import Scalars
-from metriplex.replay.journal import replay
+from metriplex.replay.journal import replay_run
 from processes.deaths.host import Service, make_run
 
 LONG = 60.0
@@ -69,7 +69,7 @@ def moment(folder: Path, shuffled: random.Random) -> bool:
 def replay_to(directory: Path, service: Service) -> list[int]:
     """Sends, and how many records are left."""
     service.name = "first"  # ty: ignore[missing-attribute] - a backend may have a name
-    return [one.left for one in replay(directory, service)]
+    return [one.left for one in replay_run(directory, service)]
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ from memory import Memory
 from metriplex import MetricsCallback, Scalars, hookimpl
 from metriplex.journal import Close, read_entries
 from metriplex.journal.acks import load_ack
-from metriplex.replay.journal import replay
+from metriplex.replay.journal import replay_run
 from processes.deaths.host import ENVIRONMENT, Service, make_run
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_a_power_cut_at_every_byte_of_the_last_records_costs_only_these(
         ack = load_ack(directory, "first")
         assert ack is not None
         assert ack.acked <= len(survived) + 1  # what was lost is known to nobody
-        (result,) = replay(directory, service)
+        (result,) = replay_run(directory, service)
         assert (service.stored()[-1], result.left) == (100, 0)
         (tmp_path / "other").unlink()
         shutil.rmtree(directory)

@@ -165,7 +165,7 @@ def test_without_a_backend_that_takes_videos_nothing_is_set_up(tmp_path: Path) -
         "run", LINE, log_dir=tmp_path, backends=Deaf(), video_interval=2, renderer="no such"
     ) as metrics:
         assert isinstance(metrics.run, Run)
-        assert metrics.run.recorder is None
+        assert metrics.run.video_recorder is None
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------

@@ -1,16 +1,15 @@
-"""The console backend: which view shows which run."""
+"""The hooks of the console backend: each run has a view that shows it."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING, TextIO, final
 
 from rich.file_proxy import FileProxy
 
-from metriplex import ClosedError, ConfigurationError, RunInfo, Scalar, Scalars, hookimpl
+from metriplex import ConfigurationError, OpenRuns, RunInfo, Scalar, Scalars, hookimpl
 from metriplex_console.live import LiveView
 from metriplex_console.plain import PlainView
 from metriplex_console.redirect import is_terminal
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _open_runs: set[str] = set()
-"""The runs of this process that are shown, by whichever backend object."""
+"""Ids of the runs that all console backends of this process show."""
 
 
 def _is_alone() -> bool:
@@ -31,27 +30,27 @@ def _is_alone() -> bool:
 
 @final
 class ConsoleBackend:
-    """Shows a run in the terminal: live where there is one, else as plain lines.
+    """Show runs in the terminal: live on a terminal, else as plain lines.
 
-    On a terminal: a panel with a chart of `chart` over the whole run, the newest value of every tag
-    grouped by prefix, and the progress, with a bar where `RunInfo.total_steps` is known. The user's
+    The live display has a chart of `chart` over the whole run, the newest value of every tag
+    grouped by prefix, and the progress, with a bar if `RunInfo.total_steps` is known. The user's
     own prints and log lines appear above it. Records of several lanes are shown as mean, standard
-    deviation and range over the lanes' newest values. One run of a process is shown live; those
-    that are opened beside it get plain lines.
+    deviation and range over the lanes' newest values. A process shows one run live; runs that are
+    opened beside it get plain lines.
 
-    Elsewhere (pipes, files, continuous integration, notebooks, `TERM=dumb`): lines like
-    `step=512 iteration=3 episode/return=21.5`, without escape codes.
+    Elsewhere (pipes, files, continuous integration, notebooks, `TERM=dumb`) the backend prints
+    lines like `step=512 iteration=3 episode/return=21.5`, without escape codes.
 
-    Everything goes to standard error, so that standard output stays the user's.
+    All output goes to standard error, so that standard output stays the user's.
 
     Args:
-        refresh_per_second: How often the live display is redrawn while records arrive.
+        refresh_per_second: Redraws of the live display a second while records arrive.
         every_secs: The shortest time between two plain lines, in seconds; 0 for a line a step.
         max_rows: The most lines that the live table takes; None for as many as fit.
         chart: The tag that is charted; None for no chart.
-        live: True for the live display and False for plain lines, whatever the output is; None
-            to decide by whether it is a terminal.
-        file: A text stream to write to; None for the `sys.stderr` that is there when a run opens.
+        live: True for the live display and False for plain lines, on any output; None for the
+            live display if the output is a terminal.
+        file: A text stream to write to; None for `sys.stderr` at the time when a run opens.
 
     Raises:
         metriplex.ConfigurationError: An option has a value that can't be used.
@@ -97,16 +96,12 @@ class ConsoleBackend:
         self._chart = chart
         self._live = live
         self._file = file
-        self._views: dict[str, View] = {}
-        self._lock = threading.Lock()
+        self._views = OpenRuns["View"]()
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """Starts the live display, or prints the first line."""
-        with self._lock:
-            if run.id not in self._views:
-                self._views[run.id] = self._open_view(run)
-                _open_runs.add(run.id)
+        self._views.open(run, self._open_view)
+        _open_runs.add(run.id)
 
     def _open_view(self, run: RunInfo) -> View:
         file = self._file if self._file is not None else sys.stderr
@@ -122,46 +117,30 @@ class ConsoleBackend:
                 return view
         return PlainView(run, file, self._every_secs, _is_alone)
 
-    def _view(self, run: RunInfo) -> View:
-        with self._lock:
-            view = self._views.get(run.id)
-        if view is None:
-            raise ClosedError(
-                f"run `{run.name}` is not open in the console backend: `open_run` comes before "
-                f"everything else, and nothing can be logged after `close_run`"
-            )
-        return view
-
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Prints the hyper-parameters as one line."""
-        view = self._view(run)
+        view = self._views.find(run)
         if hparams:
             view.hparams(hparams)
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Takes the newest values; a live display draws them from a thread of its own.
-
-        Raises:
-            metriplex.ClosedError: The run is not open.
-            OSError: The output can't be written to.
-        """
-        # Of lanes it shows statistics anyway, of their newest values.
+        """Update the newest values; a live display draws them from a thread of its own."""
+        view = self._views.find(run)
+        # Aggregates over lanes are left out: a view shows statistics of the lanes itself.
         own = [record for record in records if not _is_aggregate(record)]
         if own:
-            self._view(run).update(own)
+            view.update(own)
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
-        """Prints the line that has waited for `every_secs`, if there is one."""
-        self._view(run).flush()
+        """Print the line that has waited for `every_secs`, if there is one."""
+        self._views.find(run).flush()
 
     @hookimpl
     def close_run(self, run: RunInfo, status: str) -> None:
-        """Shows the final state and restores the terminal; a second call does nothing."""
-        with self._lock:
-            view = self._views.pop(run.id, None)
+        """Show the final state and restore the terminal."""
+        view = self._views.close(run, status)
         if view is not None:
             try:
                 view.close(status)
@@ -174,7 +153,7 @@ def _is_aggregate(record: Scalars) -> bool:
 
 
 def _can_be_live(file: TextIO) -> bool:
-    """A terminal that obeys escape codes, where nobody else has a live display of rich's."""
+    """True for a terminal that obeys escape codes and has no other live display of rich."""
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     return is_terminal(file) and not dumb and not isinstance(file, FileProxy)
 

@@ -1,4 +1,4 @@
-"""What a display shows of a run: the newest value of every tag and lane. Knows no terminal."""
+"""The state that a display shows of a run: the newest value of every tag and lane."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RATE_WINDOW_POINTS = 40
 
 
 def as_float(value: Scalar) -> float:
-    """The float nearest to a value: an infinity for an integer that no float can hold."""
+    """Return the float nearest to a value: an infinity for an integer beyond all floats."""
     try:
         return float(value)
     except OverflowError:
@@ -42,7 +42,7 @@ class TagValues:
     values: tuple[Scalar, ...]
 
     def summary(self) -> Summary:
-        """Statistics over the lanes, of the values that are finite."""
+        """Return statistics over the lanes, of the finite values."""
         finite = [v for v in map(as_float, self.values) if math.isfinite(v)]
         if len(self.values) == 1 or not finite:
             return Summary(self.values[0])
@@ -78,13 +78,13 @@ class Snapshot:
     """A board at one moment.
 
     Attributes:
-        records: Records that have arrived; what changes whenever the board does.
-        step: The greatest newest step of any lane; None before the first record.
+        records: Number of records so far; it grows with every change of the board.
+        step: The greatest of the lanes' newest steps; None before the first record.
         iteration: The newest iteration; None if none was logged.
         lanes: Lanes that have logged; 0 for a run that is not vmapped.
-        tags: Every tag, in the order in which they appeared first.
-        steps_per_second: As logged under `time/steps_per_second`, else computed from the times at
-            which the newest records arrived; None while unknown.
+        tags: Every tag, in the order of first appearance.
+        steps_per_second: The value logged under `time/steps_per_second`, else computed from the
+            arrival times of the newest records; None while unknown.
         history: Step and value of the charted tag over the whole run, averaged over lanes.
     """
 
@@ -101,8 +101,8 @@ class Snapshot:
 class Board:
     """Newest values per tag and lane; thread-safe.
 
-    A record costs a few dictionary assignments and nothing is computed from it: `snapshot` copies,
-    and whoever renders computes.
+    A record costs a few dictionary assignments. `snapshot` copies; statistics are computed from the
+    copy, in the thread that draws.
 
     Args:
         charted: The tag whose history is kept; None for no history.
@@ -120,7 +120,7 @@ class Board:
         self._last = (0.0, 0)
 
     def update(self, records: Sequence[Scalars]) -> None:
-        """Takes records in, in the order in which they were logged."""
+        """Add records in the order in which they were logged."""
         with self._lock:
             for record in records:
                 self._add(record)
@@ -154,11 +154,11 @@ class Board:
 
     @property
     def records(self) -> int:
-        """Records that have arrived so far."""
+        """Return the number of records so far."""
         return self._records
 
     def snapshot(self) -> Snapshot:
-        """The board as it is now."""
+        """Return a copy of the current state."""
         with self._lock:
             return Snapshot(
                 records=self._records,

@@ -1,4 +1,4 @@
-"""The contract of backends, for the console: what its plain lines say."""
+"""The contract of backends for the console, which reads its plain lines."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _LANES = pytest.mark.xfail(reason="lanes are shown as their mean and standard de
 
 @final
 class Contract(BackendContract):
-    """What plain lines keep: six digits of a float, texts of hyper-parameters, and every line."""
+    """Plain lines keep six digits of a float, hyper-parameters as text, and every line."""
 
     supersedes = False
 
     def make_backend(self) -> ConsoleBackend:
-        """A backend that writes a line for every step into a file."""
+        """Return a backend that writes a line for every step into a file."""
         file: Any = _File(self._lines)
         return ConsoleBackend(file=file, every_secs=0, live=False)
 
     def stored_value(self, value: Scalar) -> Scalar:
-        """Floats have six digits; integers and bools are integers."""
+        """Return a float with six digits; an integer for integers and bools."""
         return int(value) if isinstance(value, int) else float(f"{value:.6g}")
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
-        """All are texts."""
+        """Return all hyper-parameters as text."""
         return {
             name: f"{value:.6g}" if isinstance(value, float) else str(value)
             for name, value in hparams.items()
@@ -45,21 +45,21 @@ class Contract(BackendContract):
 
     @_LANES
     def test_lanes_are_runs_of_their_own(self) -> None:
-        """As the contract's."""
+        """Run the test of the contract."""
         super().test_lanes_are_runs_of_their_own()
 
     @_LANES
     def test_lanes_are_flushed(self) -> None:
-        """As the contract's."""
+        """Run the test of the contract."""
         super().test_lanes_are_flushed()
 
     @_LANES
     def test_lanes_of_a_resumed_run(self) -> None:
-        """As the contract's."""
+        """Run the test of the contract."""
         super().test_lanes_of_a_resumed_run()
 
     def read_back(self, run: RunInfo) -> Stored:
-        """Takes the lines of the run apart."""
+        """Parse the lines of the run."""
         scalars: dict[Series, list[tuple[int, Scalar]]] = {}
         hparams: dict[str, str] = {}
         status: str | None = None
@@ -79,7 +79,7 @@ class Contract(BackendContract):
         return self.directory / "console.txt"
 
     def _lines_of(self, run: RunInfo) -> Iterator[str]:
-        """The lines of a run, without the run's name; those of the only open run have none."""
+        """Return a run's lines without the run's name; lines of the only open run have no name."""
         open_runs: dict[str, str] = {}
         for line in self._lines.read_text().splitlines():
             (first, name), *facts = _facts(line)

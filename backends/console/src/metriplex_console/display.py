@@ -1,4 +1,4 @@
-"""The picture of a run: lines of styled text for a terminal of some size. Pure."""
+"""The picture of a run: lines of styled text for a terminal of a given size. Pure functions."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _SMALLEST_WIDTH = 16
 @final
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What a picture is drawn for.
+    """The terminal for which a picture is drawn.
 
     Attributes:
         width: Cells of a line.
         height: Lines.
-        ascii_only: Whether the terminal's encoding has no block characters.
+        ascii_only: True if the terminal's encoding has no block characters.
         max_rows: The most lines that the table may take; None for as many as fit.
     """
 
@@ -66,7 +66,7 @@ class Screen:
 @final
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Lines that are ready to be written: rich writes them again without computing anything."""
+    """Lines that rich writes without any computation."""
 
     lines: tuple[Line, ...]
 
@@ -86,16 +86,16 @@ def draw(
     charted: str | None,
     status: str = "running",
 ) -> Picture:
-    """Draws a run.
+    """Draw a run.
 
     Args:
         run: The run.
-        snapshot: What is known of it.
-        screen: The terminal. A picture is never wider, and lower by one line at least, down to a
-            width of 16 and a height of 6.
+        snapshot: The state of the run's board.
+        screen: The terminal. The picture is at most as wide as the terminal and at least one line
+            lower, down to a width of 16 and a height of 6.
         now: Seconds since the Unix epoch.
         charted: The tag whose history the snapshot holds.
-        status: `running`, or what `close_run` was given.
+        status: `running`, or the status given to `close_run`.
 
     Returns:
         Lines, without line ends.
@@ -147,7 +147,7 @@ def _edge(
     border: Style,
     title_style: Style = _STRONG,
 ) -> Line:
-    """A horizontal border with a title at the left and a note at the right."""
+    """Return a horizontal border with a title at the left and a note at the right."""
     ellipsis = "..." if left == "+" else "…"
     room = width - 6
     if note and cell_len(note) + 10 > room:
@@ -173,7 +173,7 @@ def _fixed(line: Line, width: int) -> Line:
 
 
 def _chart_rows(screen: Screen) -> tuple[int, ...]:
-    """Heights of the chart to try, while tags would have to be hidden."""
+    """Return the heights of the chart to try, until no tag has to be hidden."""
     if screen.height < 10:
         return (0,)
     return (3, 1) if screen.height >= 20 and screen.width >= 36 else (1,)
@@ -182,7 +182,7 @@ def _chart_rows(screen: Screen) -> tuple[int, ...]:
 def _chart(
     snapshot: Snapshot, charted: str | None, width: int, rows: int, *, ascii_only: bool
 ) -> list[Line]:
-    """The chart with its tag and, when it has several rows, the range at the left."""
+    """Return the chart with its tag and, if it has several rows, the range at the left."""
     if charted is None or not snapshot.history or not rows:
         return []
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
@@ -213,7 +213,7 @@ def _chart(
 def _progress(
     run: RunInfo, snapshot: Snapshot, width: int, now: float, status: str, *, ascii_only: bool
 ) -> list[Line]:
-    """The bar, where the total is known, and under it the facts, wrapped between them."""
+    """Return the bar, if the total is known, and the facts, wrapped between facts."""
     step = snapshot.step or 0
     rate = snapshot.steps_per_second
     elapsed = format_duration(now - run.start_time)
@@ -238,7 +238,7 @@ def _progress(
 
 
 def _wrap(facts: Sequence[str], separator: str, width: int) -> list[str]:
-    """Joins facts into lines of at most `width` cells, broken between facts only."""
+    """Join facts into lines of at most `width` cells, broken between facts only."""
     lines = [facts[0]]
     for fact in facts[1:]:
         joined = f"{lines[-1]}{separator}{fact}"
@@ -264,7 +264,7 @@ def _bar(done: float, width: int, ascii_only: bool) -> Line:
 def _table(
     entries: Sequence[Entry], width: int, height: int, ascii_only: bool
 ) -> tuple[list[Line], int]:
-    """The table, and how many tags it hides."""
+    """Return the table and the number of tags that it hides."""
     if not entries:
         return [[Segment("waiting for the first record", _DIM)]], 0
     layout = arrange(entries, width, height)

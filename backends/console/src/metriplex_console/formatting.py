@@ -1,4 +1,4 @@
-"""Numbers, durations and names as people read them: pure functions of plain values."""
+"""Text for numbers, durations and names. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _THOUSANDS_UP_TO = 10**15
 
 
 def is_learning_rate(tag: str) -> bool:
-    """Whether a tag names a learning rate, whose NaN means that it is not known.
+    """Return True if a tag names a learning rate, whose NaN means an unknown rate.
 
     >>> is_learning_rate("train/learning_rate/critic"), is_learning_rate("train/loss")
     (True, False)
@@ -26,10 +26,10 @@ def is_learning_rate(tag: str) -> bool:
 
 
 def format_number(value: Scalar) -> str:
-    """Writes a number with four significant digits, and integers in full, for a table.
+    """Format a number for a table: four significant digits; integers in full.
 
     Args:
-        value: The number; NaN and infinities are fine.
+        value: The number; may be NaN or infinite.
 
     Returns:
         Text without spaces.
@@ -64,7 +64,7 @@ def _scientific(value: float) -> str:
 
 
 def format_value(tag: str, value: Scalar) -> str:
-    """Writes the value of a tag for a table: a NaN learning rate is `unknown`.
+    """Format the value of a tag for a table; a NaN learning rate is `unknown`.
 
     >>> format_value("train/learning_rate", float("nan")), format_value("train/loss", 0.25)
     ('unknown', '0.25')
@@ -75,7 +75,7 @@ def format_value(tag: str, value: Scalar) -> str:
 
 
 def format_plain(value: Scalar) -> str:
-    """Writes a number for a line that programs read: six digits, nothing between thousands.
+    """Format a number for a line that programs read: six digits, no thousands separator.
 
     >>> [format_plain(x) for x in (1234567, 12345.678, 3e-4, True)]
     ['1234567', '12345.7', '0.0003', '1']
@@ -84,7 +84,7 @@ def format_plain(value: Scalar) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Writes a duration as `m:ss`, `h:mm:ss` or `d days h:mm:ss`.
+    """Format a duration as `m:ss`, `h:mm:ss` or `{days}d h:mm:ss`.
 
     Args:
         seconds: Seconds; negative ones (a clock that was set back) count as 0.
@@ -106,7 +106,7 @@ def format_duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Escapes what would move a terminal's cursor or break a line.
+    r"""Escape characters that would move a terminal's cursor or break a line.
 
     >>> printable("a\nb\x1b[2J")
     'a\\nb\\x1b[2J'
@@ -117,7 +117,7 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, width: int, ellipsis: str = "…") -> str:
-    """Cuts the middle out of a text that is wider than `width` cells; both ends tell more.
+    """Shorten a text to `width` cells by cutting its middle; the ends are more telling.
 
     >>> shorten("value_function_explained_variance", 16)
     'value_f…variance'
@@ -134,7 +134,7 @@ def shorten(text: str, width: int, ellipsis: str = "…") -> str:
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Splits a tag into its group (everything before the last `/`) and its name.
+    """Split a tag into its group (the text before the last `/`) and its name.
 
     >>> split_tag("train/policy/loss"), split_tag("loss")
     (('train/policy', 'loss'), ('', 'loss'))
@@ -144,10 +144,10 @@ def split_tag(tag: str) -> tuple[str, str]:
 
 
 def key_values(pairs: Iterable[tuple[str, str]], reserved: Container[str] = ()) -> str:
-    r"""Joins names and values into one line that programs take apart: `a=1 b=2`.
+    r"""Join names and values into one line that programs can parse: `a=1 b=2`.
 
-    In a name, what would end it is escaped, and the beginning of one that is `reserved`; a value
-    with spaces is quoted as Python does.
+    In a name, characters that would end it are escaped, and so is the first character of a
+    `reserved` name. A value with spaces is quoted as in Python.
 
     >>> print(key_values([("a b", "1"), ("c=\n", "two words"), ("step", "2")], reserved={"step"}))
     a\x20b=1 c\x3d\n='two words' \x73tep=2
@@ -173,7 +173,7 @@ def _value(text: str) -> str:
 
 
 def format_hparams(hparams: Mapping[str, Scalar | str]) -> str:
-    """Writes hyper-parameters as one line; a text with spaces is quoted.
+    """Format hyper-parameters as one line; a text with spaces is quoted.
 
     >>> format_hparams({"lr": 3e-4, "env": "CartPole", "note": "try 2"})
     "lr=0.0003 env=CartPole note='try 2'"

@@ -1,4 +1,4 @@
-"""The live display: one picture at the bottom of the terminal, redrawn by a thread of its own."""
+"""The live display: a picture at the bottom of the terminal, drawn by a thread of its own."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from metriplex import RunInfo, Scalar, Scalars
 
 _CLOCK_SECONDS = 1.0
-"""How often the elapsed time is redrawn while nothing else changes."""
+"""Seconds between redraws of the elapsed time while nothing else changes."""
 
 _PATIENCE = 1.0
-"""How long, in seconds, who prints waits to see the line written; it may hold a lock that drawing
-needs, a log handler's for example."""
+"""Seconds that a thread that prints waits until its line is written. The limit is needed because
+the thread may hold a lock that drawing needs, such as a log handler's."""
 
 _terminal = threading.Lock()
-"""Held by the one live display of this process."""
+"""The lock of the process's only live display."""
 
 
 @final
 class _Verbatim:
-    """Text that rich writes as it is: no wrapping, no markup, the user's own colours kept."""
+    """Text that rich writes unchanged: no wrapping, no markup, the user's own colors kept."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -51,7 +51,7 @@ class _Verbatim:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Print:
-    """Lines that the user prints, and whether they are on the terminal."""
+    """Lines that the user prints, and an event for when the terminal shows them."""
 
     lines: str
     done: threading.Event = field(default_factory=threading.Event)
@@ -59,15 +59,15 @@ class _Print:
 
 @final
 class LiveView:
-    """Shows a run on a terminal until it is closed; the last picture stays.
+    """Show a run on a terminal until the run is closed; the last picture stays.
 
-    One thread alone writes to the terminal, so a print never comes between measuring the picture
-    that stands and drawing over it, and Ctrl-C, which strikes the main thread, tears neither.
+    Only one thread writes to the terminal. So no print comes between measuring the old picture and
+    drawing over it, and Ctrl-C, which interrupts the main thread, interrupts neither.
 
     Args:
         run: The run.
         file: The terminal.
-        refresh_per_second: How often the picture is redrawn while records arrive.
+        refresh_per_second: Redraws a second while records arrive.
         max_rows: The most lines that the table may take.
         charted: The tag that is charted; None for no chart.
     """
@@ -82,7 +82,7 @@ class LiveView:
         max_rows: int | None,
         charted: str | None,
     ) -> LiveView | None:
-        """Starts a display, or returns None where this process shows another run already."""
+        """Start a display; return None if this process shows another run already."""
         if not _terminal.acquire(blocking=False):
             return None
         try:
@@ -130,24 +130,24 @@ class LiveView:
         self._thread.start()
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Prints the hyper-parameters as one line."""
+        """Print the hyper-parameters as one line."""
         self._write_above(f"hparams {format_hparams(hparams)}\n")
 
     def update(self, records: Sequence[Scalars]) -> None:
-        """Takes records in; the thread draws them.
+        """Add records; the thread draws them.
 
         Raises:
-            Exception: What ended the thread, an `OSError` where the terminal is gone.
+            Exception: The error that ended the thread: an `OSError` if the terminal is gone.
         """
         if self._error is not None:
             raise self._error
         self._board.update(records)
 
     def flush(self) -> None:
-        """Does nothing: the thread redraws soon enough."""
+        """Do nothing: the thread redraws soon enough."""
 
     def close(self, status: str) -> None:
-        """Draws the last picture, which stays, and restores the terminal and the streams."""
+        """Draw the last picture, which stays, and restore the terminal and the streams."""
         self._status = status
         self._prints.put(None)
         self._thread.join()
@@ -220,20 +220,20 @@ class LiveView:
         finally:
             item.done.set()
 
-    # ---- whichever thread prints ----------------------------------------------------------------
+    # ---- any thread that prints -----------------------------------------------------------------
 
     def _write_above(self, lines: str) -> None:
-        """Has whole lines written above the picture, and waits for that."""
+        """Queue whole lines to be written above the picture, and wait until they are."""
         item = _Print(lines)
         self._prints.put(item)
-        if threading.current_thread() is self._thread:  # a finaliser's; its turn comes
+        if threading.current_thread() is self._thread:  # a finalizer's print
             return
         item.done.wait(_PATIENCE if self._thread.is_alive() else 0.0)
         if not self._thread.is_alive():  # also in a forked child
             self._write_through()
 
     def _write_through(self) -> None:
-        """Writes what no thread will: there is no picture any more."""
+        """Write the remaining lines directly, after the thread has ended."""
         with contextlib.suppress(queue.Empty):
             while True:
                 item = self._prints.get_nowait()
@@ -242,6 +242,6 @@ class LiveView:
                     self._file.write(item.lines)
 
     def _show_cursor(self) -> None:
-        """The last resort for a process that ends without closing its run."""
+        """Restore the cursor in a process that ends without closing its run."""
         with contextlib.suppress(OSError, ValueError):
             self._console.show_cursor(True)

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from metriplex import RunInfo, Scalar, Scalars
 
 _WORDS = frozenset({"run", "step", "iteration", "lanes"})
-"""What a line begins with, before its tags."""
+"""Names at the start of a line, before its tags."""
 
 
 @final
 class PlainView:
-    """One line of `tag=value` at most every `every_secs`; the last state always gets its line.
+    """Print a line of `tag=value` at most every `every_secs`; the last state is always printed.
 
-    A line holds the newest value of every tag that was logged since the line before, so that what
-    is logged seldom is never skipped.
+    A line holds the newest value of every tag that was logged since the previous line, so that no
+    tag is skipped, however seldom it is logged.
 
     Args:
         run: The run.
-        file: Where the lines go, each flushed at once.
+        file: The output; every line is flushed.
         every_secs: The shortest time between two lines, in seconds.
-        is_alone: Whether no other run is open in this process; where one is, lines begin with the
-            run's name.
+        is_alone: Returns True if no other run is open in this process; otherwise lines begin with
+            the run's name.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class PlainView:
         self._write([("run", run.name), ("directory", str(run.directory))])
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Prints the hyper-parameters as one line."""
+        """Print the hyper-parameters as one line."""
         self._write_line(f"{self._label()}hparams {format_hparams(hparams)}")
 
     def update(self, records: Sequence[Scalars]) -> None:
-        """Takes records in, and prints the lines that are due."""
+        """Add records, and print the lines that are due."""
         for record in records:
             if record.step != self._step and self._is_due():
                 self._write_newest()
@@ -68,12 +68,12 @@ class PlainView:
         self.flush()
 
     def flush(self) -> None:
-        """Prints the line that has waited long enough."""
+        """Print the line that has waited for `every_secs`, if there is one."""
         if self._is_due():
             self._write_newest()
 
     def close(self, status: str) -> None:
-        """Prints what is still to be printed, and how the run ended."""
+        """Print the remaining values and the status of the run."""
         if self._changed:
             self._write_newest()
         facts = [("status", status)]
@@ -99,7 +99,7 @@ class PlainView:
         self._printed_at = time.monotonic()
 
     def _label(self) -> str:
-        """Says whose line it is while several runs are open in this process."""
+        """Return the run's name as a prefix if several runs are open in this process."""
         return "" if self._is_alone() else f"{key_values([('run', self._run.name)])} "
 
     def _write(self, facts: Sequence[tuple[str, str]], *, labelled: bool = False) -> None:
@@ -113,7 +113,7 @@ class PlainView:
 
 
 def _format(values: TagValues) -> str:
-    """`value`, or `mean+-std` over lanes."""
+    """Format a value, or `mean+-std` over lanes."""
     summary = values.summary()
     value = summary.value
     if isinstance(value, float) and math.isnan(value) and is_learning_rate(values.tag):

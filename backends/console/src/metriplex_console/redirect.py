@@ -1,4 +1,4 @@
-"""The user's own prints and log lines, while a picture stands at the bottom of the terminal."""
+"""Redirection of the user's own prints and log lines while a live display is shown."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ _NAMES = ("stdout", "stderr")
 
 @final
 class StreamProxy:
-    """Stands in for a text stream and passes whole lines to `emit`; thread-safe.
+    """Replace a text stream and pass whole lines to `emit`; thread-safe.
 
-    After `detach` it writes to the stream itself, so whoever still holds it loses nothing. Text
-    without a line end waits for one, or for a `flush`. Of what was overwritten with carriage
-    returns (progress bars) only the last state is shown.
+    After `detach` the proxy writes to the stream itself, so code that still holds the proxy loses
+    no output. Text without a line end waits for one, or for `flush`. Of a line that is overwritten
+    with carriage returns (a progress bar) only the last state is shown.
 
     Args:
-        stream: The stream that is stood in for; what isn't about writing is asked of it.
-        emit: Called with one or more whole lines, their line ends included.
+        stream: The stream that is replaced; attributes other than the writing methods are its own.
+        emit: Called with one or more whole lines, including their line ends.
     """
 
     def __init__(self, stream: TextIO, emit: Callable[[str], None]) -> None:
         self.stream = stream
         self._emit: Callable[[str], None] | None = emit
-        # By thread: `print` writes a text and its line end apart, and another may come between. No
-        # lock: a finaliser or a signal handler may print while its thread is in here.
+        # Keyed by thread: `print` writes a text and its line end separately, and another thread may
+        # print in between. No lock: a finalizer or signal handler may print while its thread is in
+        # this class.
         self._partial: dict[int, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Writes text; returns its length."""
+        """Write text; return its length."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         emit = self._emit
@@ -59,12 +60,12 @@ class StreamProxy:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Writes texts one after another."""
+        """Write texts one after another."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Shows what has no line end yet as a line of its own, unless it is being overwritten."""
+        """Show text that has no line end yet as a line, unless it is being overwritten."""
         emit = self._emit
         if emit is None:
             self.stream.flush()
@@ -72,7 +73,7 @@ class StreamProxy:
             emit(f"{self._partial.pop(threading.get_ident())}\n")
 
     def detach(self) -> None:
-        """Writes to the stream itself from now on."""
+        """Write to the stream itself from now on."""
         self._emit = None
         self._write_partial()
 
@@ -89,10 +90,10 @@ def _last_state(line: str) -> str:
 
 @final
 class Redirection:
-    """Puts proxies in the place of `sys.stdout` and `sys.stderr` where they are terminals.
+    """Replace `sys.stdout` and `sys.stderr` by proxies if they are terminals.
 
-    A stream that goes to a file or a pipe is left alone: what the user sends there must arrive
-    there. Handlers of the `logging` module that hold one of the streams are moved along.
+    A stream that goes to a file or a pipe is not replaced: the user's output must arrive there.
+    Handlers of the `logging` module that hold one of the streams get its proxy.
 
     Args:
         emit: Writes whole lines above the picture.
@@ -109,7 +110,7 @@ class Redirection:
             _move_log_handlers(stream, proxy)
 
     def undo(self) -> None:
-        """Restores what is still in place; a proxy that others hold writes through from now on."""
+        """Restore the streams; a proxy that other code holds writes to its stream from now on."""
         while self._proxies:
             name, proxy = self._proxies.popitem()
             if getattr(sys, name) is proxy:
@@ -119,7 +120,7 @@ class Redirection:
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether a stream is a terminal; a closed one, or one that can't tell, is not."""
+    """Return True if a stream is a terminal; False if it is closed or has no `isatty`."""
     try:
         return bool(cast("TextIO", stream).isatty())
     except (AttributeError, ValueError):

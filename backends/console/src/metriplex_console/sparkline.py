@@ -1,4 +1,4 @@
-"""The history of one metric in bounded memory, and the small chart that is drawn of it."""
+"""The history of one metric in bounded memory, and a small chart of the history."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ ASCII_BLOCKS = " _.-=*#%@"
 
 @final
 class History:
-    """Means of a metric over equal ranges of steps, for the whole of a run.
+    """Means of a metric over equal ranges of steps, for a whole run.
 
-    The ranges start one step wide; whenever more than `capacity` of them are filled, neighbours are
-    merged into ranges twice as wide. So memory is bounded, adding costs O(1) amortised, the values
+    The ranges start one step wide; whenever more than `capacity` of them are filled, neighbors are
+    merged into ranges twice as wide. So memory is bounded, adding costs O(1) amortized, the values
     of all lanes at one step become one point, and records may come in any order.
 
-    Not thread-safe: whoever owns it guards it.
+    Not thread-safe: the owner guards it by a lock.
 
     Args:
-        capacity: The most ranges that are kept.
+        capacity: The largest number of ranges.
     """
 
     __slots__ = ("_buckets", "_capacity", "_width")
@@ -34,7 +34,7 @@ class History:
         self._buckets: dict[int, tuple[float, int]] = {}
 
     def add(self, step: int, value: float) -> None:
-        """Adds a value at a step; values that are not finite are left out."""
+        """Add a value at a step; values that are not finite are ignored."""
         if not math.isfinite(value):
             return
         index = step // self._width
@@ -52,20 +52,20 @@ class History:
         self._buckets = merged
 
     def points(self) -> list[tuple[int, float]]:
-        """The first step of every filled range with the mean over it, by step."""
+        """Return the first step of every filled range and the mean over the range, by step."""
         return [(i * self._width, t / n) for i, (t, n) in sorted(self._buckets.items())]
 
 
 def resample(points: Sequence[tuple[int, float]], width: int) -> list[float]:
-    """Brings points to at most `width` values, equally spaced along the steps.
+    """Resample points to at most `width` values, equally spaced along the steps.
 
     Args:
         points: Pairs of step and value, by step.
-        width: The most values to return.
+        width: The largest number of values.
 
     Returns:
-        `min(width, len(points))` values: the mean of the points that fall into each range of steps;
-        where none does, the value before.
+        `min(width, len(points))` values: the mean of the points in each range of steps; the
+        previous value for a range without points.
     """
     columns = min(width, len(points))
     if columns < 1:
@@ -85,7 +85,7 @@ def resample(points: Sequence[tuple[int, float]], width: int) -> list[float]:
 
 
 def sparkline(values: Sequence[float], rows: int = 1, blocks: str = BLOCKS) -> list[str]:
-    """Draws values as a chart of block characters, one column a value.
+    """Draw values as a chart of block characters, one column a value.
 
     The lowest value is one eighth of a row high and the highest fills all rows; a series that never
     changes is drawn half high.
@@ -110,7 +110,7 @@ def sparkline(values: Sequence[float], rows: int = 1, blocks: str = BLOCKS) -> l
 
 
 def _relative(values: Sequence[float]) -> list[float]:
-    """Heights in [0, 1]."""
+    """Return heights in [0, 1]."""
     if not values:
         return []
     low, high = min(values), max(values)

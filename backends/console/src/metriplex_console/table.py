@@ -1,4 +1,4 @@
-"""Which tag goes where: groups under headings, flowed into as many columns as there is room for."""
+"""Layout of the table: groups of tags under headings, in as many columns as there is room for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Entry:
         std: Standard deviation over lanes; empty for one lane.
         low: The lowest value of a lane; empty for one lane.
         high: The highest value of a lane; empty for one lane.
-        unusual: Whether the value is unknown or not finite.
+        unusual: True if the value is unknown or not finite.
     """
 
     group: str
@@ -60,7 +60,7 @@ class Widths:
 
     @property
     def numbers(self) -> int:
-        """Cells right of the name, with the gaps before each part."""
+        """Return the cells right of the name, with the gap before each part."""
         width = 2 + self.value
         if self.std:
             width += 3 + self.std
@@ -70,20 +70,20 @@ class Widths:
 
     @property
     def natural(self) -> int:
-        """Cells of a column in which no name is shortened."""
+        """Return the cells of a column in which no name is shortened."""
         return INDENT + self.name + self.numbers
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything goes.
+    """The positions of all headings and entries.
 
     Attributes:
-        columns: Per column its lines: a heading (str), an entry, or None for an empty line.
+        columns: The lines of each column: a heading (str), an entry, or None for an empty line.
         width: Cells of one column.
         widths: Widths within one column.
-        hidden: Tags for which there was no room.
+        hidden: Number of tags for which there is no room.
     """
 
     columns: tuple[tuple[str | Entry | None, ...], ...]
@@ -93,7 +93,7 @@ class Layout:
 
 
 def to_entry(values: TagValues) -> Entry:
-    """Writes the newest values of a tag as text."""
+    """Return the newest values of a tag as text."""
     group, name = split_tag(values.tag)
     summary: Summary = values.summary()
     value = format_value(values.tag, summary.value)
@@ -105,15 +105,15 @@ def to_entry(values: TagValues) -> Entry:
 
 
 def arrange(entries: Sequence[Entry], width: int, height: int) -> Layout:
-    """Lays tags out in a field.
+    """Arrange tags in a field.
 
     Args:
-        entries: The tags, in the order in which they appeared.
+        entries: The tags, in the order of first appearance.
         width: Cells of the field.
         height: Lines of the field.
 
     Returns:
-        The layout; no column is longer than `height`, all of them fit into `width`.
+        The layout; no column is longer than `height`, and all columns fit into `width`.
     """
     groups = _grouped(entries)
     widths = _measure(entries, width)
@@ -145,7 +145,7 @@ def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _measure(entries: Sequence[Entry], width: int) -> Widths:
-    """Widths of all parts, without those that would leave no room for the names."""
+    """Return the widths of all parts; a part that leaves no room for the names gets 0."""
 
     def widest(part: str) -> int:
         return max((cell_len(getattr(entry, part)) for entry in entries), default=0)
@@ -162,7 +162,7 @@ def _measure(entries: Sequence[Entry], width: int) -> Widths:
         ]
     needed = INDENT + min(name, _SHORTEST_NAME)
     for widths in candidates[:-1]:
-        # A range is worth less than whole names, a standard deviation more.
+        # Whole names matter more than a range, and less than a standard deviation.
         if (widths.natural if widths.low else needed + widths.numbers) <= width:
             return widths
     return candidates[-1]
@@ -172,9 +172,9 @@ _Column = list["str | Entry | None"]
 
 
 def _fit(groups: Sequence[list[Entry]], count: int, height: int) -> list[_Column] | None:
-    """The lowest arrangement in `count` columns that shows everything; None if there is none.
+    """Return the lowest arrangement of all tags in `count` columns; None if there is none.
 
-    Groups are kept whole and apart from each other where that does not cost much height.
+    Groups stay whole, with empty lines between them, if that does not cost much height.
     """
     total = sum(len(group) + 1 for group in groups)
     lowest = max(1, math.ceil(total / count))
@@ -205,7 +205,7 @@ def _whole(groups: Sequence[list[Entry]], height: int, *, spaced: bool) -> list[
 
 
 def _split(groups: Sequence[list[Entry]], count: int, height: int) -> list[_Column]:
-    """Fills column after column; a group that goes on in the next one repeats its heading."""
+    """Fill column after column; a group that continues in a column repeats its heading."""
     columns: list[_Column] = [[]]
     for group in groups:
         for index, entry in enumerate(group):

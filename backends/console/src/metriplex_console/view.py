@@ -1,4 +1,4 @@
-"""What shows one run: either live on a terminal, or line by line."""
+"""The protocol of the two views of a run: the live display, and plain lines."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 class View(Protocol):
-    """Shows one run. All methods are called from the worker thread of that run."""
+    """A view of one run. All methods are called from the worker thread of that run."""
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Shows the hyper-parameters."""
+        """Show the hyper-parameters."""
 
     def update(self, records: Sequence[Scalars]) -> None:
-        """Takes records in."""
+        """Add records."""
 
     def flush(self) -> None:
-        """Shows what has waited long enough."""
+        """Show values that have waited for `every_secs`."""
 
     def close(self, status: str) -> None:
-        """Shows the final state and lets go of the output."""
+        """Show the final state and release the output."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - hook signatures are public
 from typing import TYPE_CHECKING, TypeVar, final
 from urllib.parse import urlsplit
@@ -17,11 +16,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
 from metriplex import (
     Artifact,
-    ClosedError,
     ConfigurationError,
     Diagnosis,
     Histogram,
     Image,
+    OpenRuns,
     RunInfo,
     Scalar,
     Scalars,
@@ -46,17 +45,16 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 @final
 class MlflowBackend:
-    """Logs runs to an MLflow tracking server.
+    """Log runs to an MLflow tracking server.
 
-    A lane of a vmapped axis is a run of its own (`seed_000`, ..., or as it was named) below the
-    run. Metrics wait in
-    memory for `flush`, or until a thousand of them fill a request. Nothing global of MLflow is
-    touched: no active run, no tracking URI.
+    A lane of a vmapped axis is a run of its own (`seed_000`, ..., or the lane's name) below the
+    run. Metrics wait in memory until `flush`, or until a thousand of them fill a request. Nothing
+    global of MLflow changes: neither the active run nor the tracking URI.
 
     Args:
-        tracking_uri: The server, such as `"http://127.0.0.1:5000"`. None: what MLflow is set to,
-            by `MLFLOW_TRACKING_URI` for example.
-        experiment: Name of the experiment, which is created if there is none. None: the
+        tracking_uri: The server, such as `"http://127.0.0.1:5000"`. None: MLflow's own setting,
+            for example by `MLFLOW_TRACKING_URI`.
+        experiment: Name of the experiment, which is created if it does not exist. None: the
             environment variable `MLFLOW_EXPERIMENT_NAME`, else `"metriplex"`.
         tags: Tags of the run and of its lanes.
         flush_secs: The longest time in seconds that metrics wait in memory.
@@ -91,63 +89,36 @@ class MlflowBackend:
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "metriplex"
         self.flush_secs = float(flush_secs)
         self.timeout_secs = float(timeout_secs)
-        self._lock = threading.Lock()
-        self._open: dict[str, MlflowRuns] = {}
-        self._closed: set[str] = set()
+        self._runs = OpenRuns[MlflowRuns]()
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """Creates the run, or continues the one that has the tag `metriplex.run_id` of this one.
+        """Create the run, or continue the run whose tag `metriplex.run_id` has this id.
 
-        Args:
-            run: The run; what the server holds at its `resume_step` and beyond is marked as
-                superseded.
-
-        Raises:
-            TransientError: The server can't be reached.
-            ClosedError: The run was closed before.
-            ConfigurationError: The experiment was deleted.
+        Metrics at `resume_step` and later that the server holds are marked as superseded.
         """
-        if run.id in self._closed:
-            raise _closed_error(run)
-        if run.id in self._open:
-            return
+        self._runs.open(run, self._open)
+
+    def _open(self, run: RunInfo) -> MlflowRuns:
+        client = MlflowClient(self.tracking_uri)
+        runs = MlflowRuns(client, run, experiment=self.experiment, tags=self.tags)
         with self._calling(retries=0):
-            runs = MlflowRuns(
-                MlflowClient(self.tracking_uri), run, experiment=self.experiment, tags=self.tags
-            )
             runs.open()
-        with self._lock:
-            self._open[run.id] = runs
+        return runs
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Stores hyper-parameters: as the run's parameters, and exactly in `hparams.json`.
+        """Store hyper-parameters as parameters, cut to MLflow's limits, and whole in a file.
 
-        Args:
-            run: The run; lanes that are described get those of the run and their own.
-            hparams: Name to value.
-
-        Raises:
-            TransientError: The server can't be reached.
+        A lane that is described gets those of the run and its own.
         """
-        runs = self._find(run)
         with self._calling(retries=0):
-            runs.log_hparams(hparams)
+            self._runs.find(run).log_hparams(hparams)
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Keeps records for the next request; sends those that fill one already.
-
-        Args:
-            run: The run.
-            records: The records.
-
-        Raises:
-            TransientError: The server can't be reached. None of the records was taken.
-            LoggingError: A step is no int64, or a tag is empty. None of the records was taken.
-        """
-        runs = self._find(run)
+        """Keep all records for the next request, or none if it raises; send full requests."""
+        runs = self._runs.find(run)
         check(records)
         by_lane: dict[int | None, list[Scalars]] = {}
         for record in records:
@@ -163,70 +134,24 @@ class MlflowBackend:
 
     @hookimpl
     def log_text(self, run: RunInfo, text: Text) -> None:
-        """Stores a text as an artifact.
-
-        Args:
-            run: The run.
-            text: The record.
-
-        Raises:
-            TransientError: The server can't be reached.
-        """
         self._upload(run, text, files.text_files)
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:
-        """Stores a clip as an artifact, encoded already or here.
-
-        Args:
-            run: The run.
-            video: The record.
-
-        Raises:
-            VideoError: The clip can't be encoded.
-            TransientError: The server can't be reached.
-        """
         self._upload(run, video, files.video_files)
 
     @hookimpl
     def log_image(self, run: RunInfo, image: Image) -> None:
-        """Stores a picture as an artifact that MLflow's image charts show.
-
-        Args:
-            run: The run.
-            image: The record.
-
-        Raises:
-            TransientError: The server can't be reached.
-        """
+        """Store a picture that MLflow's image charts show."""
         self._upload(run, image, files.image_files, {MLFLOW_LOGGED_IMAGES: "True"})
 
     @hookimpl
     def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
-        """Stores a histogram as an artifact.
-
-        Args:
-            run: The run.
-            histogram: The record.
-
-        Raises:
-            TransientError: The server can't be reached.
-        """
         self._upload(run, histogram, files.histogram_files)
 
     @hookimpl
     def log_artifact(self, run: RunInfo, artifact: Artifact) -> None:
-        """Stores a file, or what is in a directory.
-
-        Args:
-            run: The run.
-            artifact: The record.
-
-        Raises:
-            TransientError: The server can't be reached.
-            OSError: The file can't be read.
-        """
-        runs = self._find(run)
+        runs = self._runs.find(run)
         found = files.artifact_files(artifact)
         with self._calling(retries=0):
             writer = runs.writer(artifact.lane)
@@ -236,48 +161,18 @@ class MlflowBackend:
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
-        """Stores everything that was logged.
-
-        Args:
-            run: The run.
-
-        Raises:
-            TransientError: The server can't be reached; what it doesn't have waits for the next
-                call.
-        """
-        runs = self._find(run)
         with self._calling():
-            runs.send()
+            self._runs.find(run).send()
 
     @hookimpl
     def close_run(self, run: RunInfo, status: str) -> None:
-        """Stores everything and ends the run and its lanes; closing a run again does nothing.
-
-        Args:
-            run: The run.
-            status: `"finished"`, `"failed"` or `"interrupted"`.
-
-        Raises:
-            TransientError: The server can't be reached; the run is open still.
-        """
-        if status not in _STATUSES:
-            raise ConfigurationError(f"`status` must be one of {[*_STATUSES]}; got {status!r}")
-        if run.id in self._closed:
-            return
-        runs = self._find(run)
+        """Store everything, then end the run and its lanes."""
         with self._calling():
-            runs.close(_STATUSES[status])
-        with self._lock:
-            self._closed.add(run.id)
-            del self._open[run.id]
+            self._runs.close(run, status, lambda runs: runs.close(_STATUSES[status]))
 
     @hookimpl
     def diagnose(self) -> Diagnosis:
-        """Asks the server for the experiment.
-
-        Returns:
-            Whether it answers.
-        """
+        """Ask the server for the experiment."""
         try:
             with self._calling():
                 found = MlflowClient(self.tracking_uri).get_experiment_by_name(self.experiment)
@@ -304,7 +199,7 @@ class MlflowBackend:
         make: Callable[[Shown, str, int], files.Files],
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        runs = self._find(run)
+        runs = self._runs.find(run)
         with self._calling(retries=0):
             writer = runs.writer(record.lane)
         folder = writer.name(record.tag, files.TAG_BYTES)
@@ -313,20 +208,6 @@ class MlflowBackend:
             writer.add_tag(key, value)
         with self._calling():
             writer.upload(made)
-
-    def _find(self, run: RunInfo) -> MlflowRuns:
-        opened = self._open.get(run.id)
-        if opened is not None:
-            return opened
-        if run.id in self._closed:
-            raise _closed_error(run)
-        raise ClosedError(f"run `{run.name}` is not open: call `open_run` before any other hook")
-
-
-def _closed_error(run: RunInfo) -> ClosedError:
-    return ClosedError(
-        f"run `{run.name}` was closed: log before `close`, or start a new run to log more"
-    )
 
 
 def _check_uri(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""The contract of backends, for MLflow: what a tracking server has stored of a run."""
+"""The contract of backends for MLflow, which reads a tracking server's database and artifacts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _STATUSES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"
 
 @final
 class Contract(BackendContract):
-    """What MLflow keeps: every value as float64, hyper-parameters exactly in a file.
+    """MLflow keeps every value as float64, and hyper-parameters exactly in a file.
 
     Attributes:
-        uri: The address of a server that is started for it.
+        uri: The address of a server that is started for the tests.
     """
 
     precision = np.float64
@@ -46,23 +46,23 @@ class Contract(BackendContract):
         self.uri = shared_server().uri
 
     def make_backend(self) -> MlflowBackend:
-        """A backend of the server."""
+        """Return a backend that logs to the server."""
         return MlflowBackend(self.uri, timeout_secs=60.0)
 
     def stored_value(self, value: Scalar) -> float:
-        """A float64; MLflow's stores have the largest numbers in place of the infinities."""
+        """Return a float64; MLflow's stores replace infinities by the largest numbers."""
         stored = float(super().stored_value(value))
         return math.copysign(sys.float_info.max, stored) if math.isinf(stored) else stored
 
     def read_back(self, run: RunInfo) -> Stored:
-        """Reads the server's database, and the directory of its artifacts."""
+        """Read the server's database, and the directory of its artifacts."""
         return read_run(shared_server(), run)
 
 
 def read_run(server: TrackingServer, run: RunInfo) -> Stored:
-    """What a server has stored of a run: from its database, and from its artifacts' directory.
+    """Read a run from a server's database and from the directory of its artifacts.
 
-    What the tag `metriplex.superseded` makes void is left out.
+    Metrics and files that the tag `metriplex.superseded` makes void are left out.
     """
     engine = sqlalchemy.create_engine(server.database)
     try:

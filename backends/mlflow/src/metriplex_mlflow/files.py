@@ -1,7 +1,7 @@
 """Records as files among the artifacts of an MLflow run.
 
-The name of a file follows from its record alone, so a record that is uploaded again replaces
-itself; `timestamp` is in it because what a continued run logs again must not replace anything.
+The name of a file depends only on its record, so a record that is uploaded again replaces itself.
+The name contains the timestamp because a record of a continued run must not replace an older one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from PIL import Image as PillowImage
 from metriplex import Artifact, Histogram, Image, Text, Video, encode_video
 
 Files: TypeAlias = Mapping[str, bytes | Path]
-"""Path among the artifacts to the content, or to the file that has it."""
+"""Path among the artifacts to the content, or to a file with the content."""
 
 TAG_BYTES = 150
-"""Bytes of a tag in a path; the parts of a path have 255 on most file systems."""
+"""Largest number of bytes of a tag in a path; most file systems allow 255 for a part of a path."""
 
 PART_BYTES = 200
 
@@ -30,23 +30,23 @@ _THUMBNAIL = 256
 
 
 def text_files(text: Text, folder: str, timestamp: int) -> Files:
-    """A text as Markdown."""
+    """Return a text as Markdown."""
     content = text.text.encode("utf-8", "surrogatepass")
     return {_path("texts", folder, text.step, timestamp, content, "md"): content}
 
 
 def video_files(video: Video, folder: str, timestamp: int) -> Files:
-    """A clip as MP4.
+    """Return a clip as MP4.
 
     Raises:
-        VideoError: It can't be encoded.
+        VideoError: The clip can't be encoded.
     """
     content = encode_video(video, "mp4").data
     return {_path("videos", folder, video.step, timestamp, content, "mp4"): content}
 
 
 def histogram_files(histogram: Histogram, folder: str, timestamp: int) -> Files:
-    """A histogram as JSON: `counts` `[bins]` and `edges` `[bins + 1]`."""
+    """Return a histogram as JSON: `counts` `[bins]` and `edges` `[bins + 1]`."""
     content = json.dumps(
         {
             "tag": histogram.tag,
@@ -60,10 +60,10 @@ def histogram_files(histogram: Histogram, folder: str, timestamp: int) -> Files:
 
 
 def image_files(image: Image, folder: str, timestamp: int) -> Files:
-    """A picture as PNG, with the small one that MLflow's image charts show beside it.
+    """Return a picture as PNG, and a small copy for MLflow's image charts.
 
-    The names are those of `MlflowClient.log_image`, except that what it draws by chance is the
-    digest of the picture here.
+    The names are those of `MlflowClient.log_image`, with the picture's digest in place of the
+    random part.
     """
     picture = PillowImage.fromarray(np.ascontiguousarray(image.pixels))
     content = _encoded(picture, "PNG")
@@ -74,10 +74,10 @@ def image_files(image: Image, folder: str, timestamp: int) -> Files:
 
 
 def artifact_files(artifact: Artifact) -> Mapping[str, Path]:
-    """A file, or what is in a directory, by name.
+    """Return a file, or the files in a directory, by name.
 
     Raises:
-        OSError: It can't be read.
+        OSError: The directory can't be read.
     """
     if not artifact.path.is_dir():
         return {artifact.name: artifact.path}
@@ -86,7 +86,7 @@ def artifact_files(artifact: Artifact) -> Mapping[str, Path]:
 
 
 def artifact_folder(step: int) -> str:
-    """Where artifacts go: a folder for each step, as in the run's directory."""
+    """Return the folder of a step's artifacts, named as in the run's directory."""
     return f"artifacts/{_step(step)}"
 
 
@@ -95,7 +95,7 @@ def _path(kind: str, folder: str, step: int, timestamp: int, content: bytes, suf
 
 
 def _step(step: int) -> str:
-    return f"step_{step:012d}"  # so that names are in order
+    return f"step_{step:012d}"  # names sort by step
 
 
 def _digest(content: bytes) -> str:

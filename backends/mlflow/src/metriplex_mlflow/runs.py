@@ -1,4 +1,4 @@
-"""The MLflow runs of one metriplex run: its own, and one below it for each lane."""
+"""The MLflow runs of one metriplex run: a parent, and a child for each lane."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_ID = "metriplex.run_id"
-"""The tag by which a run is found again: the run's id, and `/seed_000` for a lane."""
+"""The tag that identifies a run: the run's id, with `/seed_000` for a lane."""
 
 LANE = "metriplex.lane"
 
 SUPERSEDED = "metriplex.superseded"
-"""The tag that says what a run which was continued has logged again: `[[step, timestamp], ...]`,
-each of which makes void what was stored at `step` and beyond before `timestamp` (milliseconds)."""
+"""The tag of a continued run, `[[step, timestamp], ...]`: each pair makes void what was stored at
+`step` and beyond before `timestamp` (milliseconds)."""
 
 HPARAMS = "hparams.json"
 
@@ -35,10 +35,10 @@ Calling: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 @final
 class MlflowRuns:
-    """Opens, continues and ends the MLflow runs of one metriplex run.
+    """Open, continue and end the MLflow runs of one metriplex run.
 
-    Its methods raise what `calling` makes of the client's errors; made again after a
-    `TransientError`, they store nothing twice.
+    Call the methods within `calling`, which translates the client's errors. A call that is repeated
+    after a `TransientError` stores nothing twice.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class MlflowRuns:
         experiment: str,
         tags: Mapping[str, str],
     ) -> None:
-        """Asks nothing of the server.
+        """Prepare; `open` sends the first request.
 
         Args:
             client: The client.
             run: The run.
             experiment: The experiment's name.
-            tags: Of the run and its lanes.
+            tags: Tags of the run and its lanes.
         """
         self._client = client
         self._run = run
@@ -71,7 +71,7 @@ class MlflowRuns:
         self._ended: set[str] = set()
 
     def open(self) -> None:
-        """Continues the run if the experiment has it, else creates it."""
+        """Continue the run if the experiment has it, else create it."""
         self._experiment_id = self._find_experiment()
         found = self._find()
         if found is None:
@@ -83,25 +83,25 @@ class MlflowRuns:
         self._writers[None] = RunWriter(self._client, run_id, self._mark)
 
     def writer(self, lane: int | None) -> RunWriter:
-        """The writer of the run itself or of a lane, whose run is created where there is none."""
+        """Return the writer of the run itself or of a lane; create the lane's run if needed."""
         if lane is not None and lane not in self._writers:
             run_id = self._open_lane(lane)
             self._writers[lane] = RunWriter(self._client, run_id, self._mark)
         return self._writers[lane]
 
     def send(self) -> None:
-        """Stores everything that waits."""
+        """Store everything that waits."""
         for writer in self._writers.values():
             writer.send()
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Stores hyper-parameters with the run, and with each lane that is described."""
+        """Store hyper-parameters with the run, and with each lane that is described."""
         self._log_hparams(None, hparams)
         for lane, described in enumerate(self._run.lanes):
             self._log_hparams(lane, {**hparams, **described.hparams})
 
     def close(self, status: str) -> None:
-        """Stores everything and ends the lanes' runs, then the run itself."""
+        """Store everything and end the lanes' runs, then the run itself."""
         self.send()
         for run_id in (*self._lanes.values(), self._writers[None].run_id):
             if run_id not in self._ended:
@@ -125,7 +125,7 @@ class MlflowRuns:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(self._experiment)  # by another process
+                found = self._client.get_experiment_by_name(self._experiment)  # another's
         if found is None or found.lifecycle_stage != "active":
             raise ConfigurationError(
                 f"the MLflow experiment `{self._experiment}` was deleted: restore it with `mlflow "
@@ -161,7 +161,7 @@ class MlflowRuns:
                 return
 
     def _create(self, identity: str, name: str, tags: Mapping[str, str]) -> str:
-        self._stale = True  # where the answer gets lost, the run is there
+        self._stale = True  # if the answer is lost, the run exists
         created = self._client.create_run(
             self._experiment_id,
             start_time=round(self._run.start_time * 1000),
@@ -184,7 +184,7 @@ class MlflowRuns:
         return self._lanes[lane]
 
     def _log_hparams(self, lane: int | None, hparams: Mapping[str, Scalar | str]) -> None:
-        """As parameters, which MLflow never changes, and exactly as a file."""
+        """Store hyper-parameters as parameters, which MLflow never changes, and in a file."""
         writer = self.writer(lane)
         run_id = writer.run_id
         if lane not in self._hparams:
@@ -209,6 +209,6 @@ def _marks(run: Run) -> list[Mark]:
 
 
 def _newest(run: Run) -> int:
-    """The latest timestamp in milliseconds of what a run has, as far as MLflow tells."""
+    """Return the latest timestamp of a run's metrics and marks, in milliseconds."""
     stored = [metric.timestamp for metric in run.data.to_proto().metrics]
     return max([0, *stored, *(mark[1] for mark in _marks(run))])

@@ -1,4 +1,4 @@
-"""Calls of the MLflow client that end in time, and failures that a worker understands."""
+"""Calls of the MLflow client with a timeout, and errors that a worker understands."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _settings: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("_
 
 
 def _overridable(name: str) -> None:
-    """Lets `calling` decide about one of MLflow's environment variables.
+    """Let `calling` override one of MLflow's environment variables.
 
-    MLflow reads them at every request and has no other way to be told. Changing the environment
+    MLflow reads the variables at every request and has no other setting. Changing the environment
     would change it for the user's own use of MLflow and for child processes.
     """
     variable = getattr(environment_variables, name)
@@ -46,28 +46,28 @@ for _name in (
 
 
 def may_pass(error: MlflowException) -> bool:
-    """Whether the same request may succeed later."""
+    """Return True if the same request may succeed later."""
     return error.get_http_status_code() in _TRANSIENT
 
 
 @contextlib.contextmanager
 def calling(uri: str, timeout_secs: float, *, retries: int = 1) -> Generator[None]:
-    """Surrounds calls of the MLflow client.
+    """Make calls of the MLflow client in a `with` block.
 
-    By default MLflow tries a request for some minutes by itself, which is the worker's task: here
-    it tries twice, at once, since a connection that was kept open may have been closed meanwhile.
-    Where the user has set MLflow's environment variables, they hold.
+    By default MLflow retries a request for some minutes, but retrying is the worker's job. In the
+    block MLflow tries twice without a pause, since the server may have closed a connection that was
+    kept open. Environment variables of MLflow that the user has set take precedence.
 
     Args:
         uri: The tracking server, for messages.
         timeout_secs: Seconds to wait for an answer.
-        retries: How often MLflow may make a request again.
+        retries: Largest number of MLflow's own retries.
 
     Raises:
-        TransientError: The server can't be reached, doesn't answer in time, or says that it can't
-            serve the request now.
+        TransientError: The server can't be reached, doesn't answer in time, or can't serve the
+            request now.
         LoggingError: The server refused an artifact.
-        MlflowException: It refused another request.
+        MlflowException: The server refused another request.
     """
     token = _settings.set(
         {

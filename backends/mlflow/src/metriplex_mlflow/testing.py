@@ -1,6 +1,6 @@
 """A tracking server on this machine, for tests and benchmarks.
 
-It needs `pip install 'metriplex-mlflow[testing]'`.
+The module needs `pip install 'metriplex-mlflow[testing]'`.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _POSTGRES = "METRIPLEX_TEST_POSTGRES"
 class TrackingServer:
     """`mlflow server` on the loopback interface, on a free port.
 
-    Its store is SQLite in the given directory; or PostgreSQL, in a database of its own, where the
-    environment variable `METRIPLEX_TEST_POSTGRES` has the URL of a cluster.
+    The server's store is SQLite in the given directory. If the environment variable
+    `METRIPLEX_TEST_POSTGRES` has the URL of a cluster, the store is a new database of PostgreSQL.
 
     Attributes:
-        uri: Its address.
-        database: The URL of its store.
-        artifacts: The directory of its artifacts.
+        uri: The server's address.
+        database: The URL of the store.
+        artifacts: The directory of the artifacts.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Prepares; `start` starts it.
+        """Prepare; `start` starts the server.
 
         Args:
-            directory: Where its files go.
+            directory: The directory of the server's files.
         """
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -61,10 +61,10 @@ class TrackingServer:
         )
 
     def start(self) -> None:
-        """Starts the server, again after `kill` or `stop`, and waits until it answers.
+        """Start the server, again after `kill` or `stop`, and wait until it answers.
 
         Raises:
-            RuntimeError: It ends, or doesn't answer in time.
+            RuntimeError: The server ends, or doesn't answer in time.
         """
         places = ["--backend-store-uri", self.database, "--artifacts-destination"]
         address = ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
@@ -92,19 +92,19 @@ class TrackingServer:
                 )
 
     def kill(self) -> None:
-        """Ends the server by SIGKILL, in the middle of what it does."""
+        """Kill the server by SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Ends the server."""
+        """Stop the server by SIGTERM."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Stops the server's processes, so that it takes requests and answers none."""
+        """Suspend the server's processes: requests are accepted and not answered."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Lets them go on."""
+        """Continue the processes after `pause`."""
         self._signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
@@ -121,7 +121,7 @@ class TrackingServer:
             except subprocess.TimeoutExpired:
                 self._signal(signal.SIGKILL)
                 self._process.wait()
-            self._signal(signal.SIGKILL)  # what it started
+            self._signal(signal.SIGKILL)  # its child processes
             self._process = None
 
     def _signal(self, number: int) -> None:
@@ -132,7 +132,7 @@ class TrackingServer:
 
 @functools.cache
 def shared_server() -> TrackingServer:
-    """One server for everybody who leaves it as it is, stopped when this process ends."""
+    """Return the server that tests of this process share; it stops when the process ends."""
     directory = Path(tempfile.mkdtemp(prefix="metriplex-mlflow-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     server = TrackingServer(directory)

@@ -1,4 +1,4 @@
-"""What waits for one MLflow run, and how it gets there."""
+"""The queue of one MLflow run's metrics, and the requests that send them."""
 
 from __future__ import annotations
 
@@ -23,47 +23,48 @@ if TYPE_CHECKING:
     from mlflow.client import MlflowClient
 
 BATCH = 1000
-"""Metrics in a request: the server's limit. Their names are so short that it stays under 1 MB."""
+"""Metrics in a request: the server's limit. Names are short enough for requests below 1 MB."""
 
 REQUEST_BYTES = 900_000
 PARAMS = 100
 """Parameters or tags in a request: the server's limit."""
 
 VALUE_CHARACTERS = 6000
-"""Of a parameter's value: the server's limit."""
+"""Characters of a parameter's value: the server's limit."""
 
 TAG_CHARACTERS = 5000
-"""Of a tag's value: the least limit that servers have had."""
+"""Characters of a tag's value: the lowest limit of any server's version."""
 
 LONG_NAME = "metriplex.name."
-"""With a digest and a number from 0 on, the tags that hold the name which was shortened to it."""
+"""Prefix of the tags that hold the full form of a shortened name; a digest and a number from 0 on
+follow."""
 
 Mark: TypeAlias = tuple[int, int]
-"""A step, and a timestamp in milliseconds: what is at this step and beyond, and older, is void."""
+"""A step and a timestamp in milliseconds: older metrics at this step and beyond are void."""
 
 Item = TypeVar("Item")
 
 
 @final
 class RunWriter:
-    """Batches what is logged to one MLflow run.
+    """Batch the requests of one MLflow run.
 
-    Metrics wait in memory until `send`. One that is sent again, because the answer to the first
-    request was lost, is stored once: the server knows it by its name, timestamp, step and value,
-    which follow from the record.
+    Metrics wait in memory until `send`. A metric that is sent again, because the answer to the
+    first request was lost, is stored once: the server identifies it by name, timestamp, step and
+    value, which depend only on the record.
 
     Attributes:
         run_id: MLflow's own id of the run.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, mark: Mark | None) -> None:
-        """Writes to a run that is there.
+        """Write to an existing run.
 
         Args:
             client: The client.
             run_id: MLflow's own id of the run.
-            mark: From which step on the run supersedes what it has, and the least timestamp that
-                anything gets there.
+            mark: The step from which on the run supersedes earlier metrics, and the least timestamp
+                of metrics from there on.
         """
         self.run_id = run_id
         self._client = client
@@ -74,18 +75,18 @@ class RunWriter:
 
     @property
     def full(self) -> bool:
-        """Whether a whole request of metrics waits."""
+        """True if the metrics that wait fill a request."""
         return len(self._metrics) >= BATCH
 
     def timestamp(self, step: int, wall_time: float) -> int:
-        """Milliseconds since the Unix epoch, after everything that is superseded."""
+        """Return milliseconds since the Unix epoch, later than all superseded metrics."""
         timestamp = max(round(wall_time * 1000), 0)
         if self._mark is not None and step >= self._mark[0]:
             return max(timestamp, self._mark[1])
         return timestamp
 
     def take(self, records: Sequence[Scalars]) -> None:
-        """Keeps the values of records until `send`. All records were checked by `check`."""
+        """Keep the values of records until `send`. The caller has passed them to `check`."""
         for record in records:
             timestamp = self.timestamp(record.step, record.wall_time)
             for tag, value in record.values.items():
@@ -93,7 +94,7 @@ class RunWriter:
                 self._metrics.append((name, _to_float(value), timestamp, record.step))
 
     def name(self, tag: str, limit: int) -> str:
-        """A name of at most `limit` bytes for a tag; how it was shortened becomes a tag."""
+        """Return a name of at most `limit` bytes for a tag; MLflow tags keep a longer one."""
         whole = encode(tag)
         short = shorten(whole, limit)
         if short != whole and short not in self._named:
@@ -104,11 +105,11 @@ class RunWriter:
         return short
 
     def add_tag(self, key: str, value: str) -> None:
-        """Keeps a tag until `send`."""
+        """Keep a tag until `send`."""
         self._tags[key] = value
 
     def send(self) -> None:
-        """Stores everything that waits. What was stored when it raises is not sent again."""
+        """Store everything that waits. After an error, stored batches are not sent again."""
         tags = [RunTag(key, value) for key, value in self._tags.items()]
         for batch in _batches(tags, lambda tag: len(tag.key) + len(json.dumps(tag.value))):
             self._client.log_batch(self.run_id, tags=batch)
@@ -120,17 +121,17 @@ class RunWriter:
             try:
                 self._client.log_batch(self.run_id, metrics=metrics)
             except MlflowException as error:
-                if not may_pass(error):  # these are lost, but don't stand in the way of others
+                if not may_pass(error):  # drop metrics that the server refuses
                     del self._metrics[: len(batch)]
                 raise
             del self._metrics[: len(batch)]
 
     def send_params(self, hparams: Mapping[str, Scalar | str], stored: set[str]) -> None:
-        """Stores hyper-parameters that the run doesn't have; it never changes one.
+        """Store hyper-parameters that the run lacks; existing ones never change.
 
         Args:
-            hparams: Name to value; one that is too long is cut.
-            stored: Those that the run has, by MLflow's name; those that it gets are added.
+            hparams: Name to value; a value that is too long is cut.
+            stored: MLflow's names of the run's parameters; new names are added.
         """
         params = [
             Param(name, _to_param(value))
@@ -143,7 +144,7 @@ class RunWriter:
             stored.update(param.key for param in batch)
 
     def upload(self, files: Files) -> None:
-        """Stores files among the run's artifacts, replacing those of the same name."""
+        """Store files among the run's artifacts, replacing files of the same name."""
         self.send()
         with tempfile.TemporaryDirectory(prefix="metriplex-mlflow-") as folder:
             for path, content in files.items():
@@ -156,13 +157,13 @@ class RunWriter:
             self._client.log_artifacts(self.run_id, folder)
 
     def path(self, step_folder: str, name: str) -> str:
-        """A path below a folder whose parts file systems take."""
+        """Return a path below a folder, with parts short enough for file systems."""
         parts = name.split("/")
         return "/".join([step_folder, *(self.name(part, PART_BYTES) for part in parts)])
 
 
 def check(records: Iterable[Scalars]) -> None:
-    """Refuses what the store can't hold.
+    """Check that the store can hold the records.
 
     Raises:
         LoggingError: A step is no int64, or a tag is empty.
@@ -180,7 +181,7 @@ def check(records: Iterable[Scalars]) -> None:
 def _link(original: Path, local: Path) -> None:
     try:
         local.symlink_to(original.absolute())
-    except OSError:  # Windows lets few users do so
+    except OSError:  # on Windows few users may create links
         shutil.copyfile(original, local)
 
 
@@ -192,13 +193,13 @@ def _to_float(value: Scalar) -> float:
 
 
 def _to_param(value: Scalar | str) -> str:
-    # PostgreSQL takes no NUL, and UTF-8 no half of a surrogate pair.
+    # PostgreSQL accepts no NUL, and UTF-8 has no lone surrogates.
     text = str(value).replace("\0", "\ufffd").encode(errors="replace").decode()
     return text if len(text) <= VALUE_CHARACTERS else f"{text[: VALUE_CHARACTERS - 3]}..."
 
 
 def _batches(items: Iterable[Item], size: Callable[[Item], int]) -> list[list[Item]]:
-    """Groups of at most `PARAMS` items and `REQUEST_BYTES` bytes."""
+    """Group items into batches of at most `PARAMS` items and `REQUEST_BYTES` bytes."""
     batches: list[list[Item]] = []
     room = 0
     for item in items:

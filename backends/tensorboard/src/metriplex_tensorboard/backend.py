@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
 from dataclasses import dataclass, field
 from typing import Literal, final
@@ -11,10 +10,10 @@ from typing import Literal, final
 from tensorboardX import SummaryWriter  # noqa: TC002 - part of public annotations
 
 from metriplex import (
-    ClosedError,
     ConfigurationError,
     Histogram,
     Image,
+    OpenRuns,
     RunInfo,
     Scalar,
     Scalars,
@@ -26,17 +25,15 @@ from metriplex_tensorboard import events
 from metriplex_tensorboard.run_files import RunFiles
 from metriplex_tensorboard.writer import RunWriter
 
-_STATUSES = ("finished", "failed", "interrupted")
-
 
 @final
 class TensorBoardBackend:
-    """Writes runs as event files that TensorBoard shows.
+    """Write runs as event files that TensorBoard shows.
 
     A run is written into `run.directory`; a lane of a vmapped axis into a directory below it
-    (`seed_000`, ..., or as it was named), which TensorBoard shows as a run of its own. All the
-    values of a step make one event. Events wait in memory, about a megabyte of them, for `flush`;
-    once it has returned they survive the end of this process, whatever ends it.
+    (`seed_000`, ..., or the lane's name), which TensorBoard shows as a run of its own. All the
+    values of a step make one event. Events wait in memory, about a megabyte of them, until `flush`;
+    after `flush` they survive the end of this process, also by SIGKILL.
 
     Args:
         flush_secs: The longest time in seconds that events wait in memory.
@@ -44,7 +41,7 @@ class TensorBoardBackend:
             and beyond. None: `run.resume_step`, if the run continues an earlier one.
         filename_suffix: Ends the names of the event files, which are unique without it.
         hparam_metrics: Tags of the scalars that the HPARAMS tab shows beside the hyper-parameters.
-        video_format: How clips are stored: `"gif"`, or animated `"webp"`, which is smaller and
+        video_format: Format of stored clips: `"gif"`, or animated `"webp"`, which is smaller and
             which Chromium plays, but not every browser.
 
     Raises:
@@ -87,36 +84,21 @@ class TensorBoardBackend:
         self.purge_step = purge_step
         self.filename_suffix = filename_suffix
         self.hparam_metrics = tuple(hparam_metrics)
-        self._lock = threading.Lock()
-        self._open: dict[str, _OpenRun] = {}
-        self._closed: set[str] = set()
+        self._runs = OpenRuns[_OpenRun]()
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """Creates the run's event file.
-
-        Args:
-            run: The run; `run.directory` exists.
-
-        Raises:
-            OSError: The file can't be created or written.
-            ClosedError: The run was closed before.
-        """
-        self._opened(run).files.open()
+        """Create the run's event file now, to fail early if the directory can't be written."""
+        self._open(run).files.open()
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Stores hyper-parameters for the HPARAMS tab: in the run's own file, or with each lane.
+        """Store hyper-parameters for the HPARAMS tab, in the run's own file.
 
-        Args:
-            run: The run; where its lanes are described, the tab compares them, each with the
-                hyper-parameters of its own.
-            hparams: Name to value.
-
-        Raises:
-            OSError: There is no room left in memory, and the disk takes nothing.
+        If the run's lanes are described, the file of each lane gets them instead, with the lane's
+        own, and the tab compares the lanes.
         """
-        opened = self._find(run)
+        opened = self._runs.find(run)
         sessions: dict[int | None, dict[str, Scalar | str]] = {
             index: {**hparams, **lane.hparams} for index, lane in enumerate(run.lanes)
         }
@@ -127,126 +109,46 @@ class TensorBoardBackend:
                 for lane, of_lane in sessions.items()
             }
         )
-        opened.sessions |= set(sessions)
+        opened.sessions.update(sessions)
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Stores records, each as one event in the file of its lane.
-
-        Args:
-            run: The run.
-            records: In the order in which they are stored, lane by lane.
-
-        Raises:
-            OSError: There is no room left in memory, and the disk takes nothing. None of the
-                records was taken.
-            LoggingError: A step is no int64. None of the records was taken.
-        """
-        files = self._find(run).files
+        """Store each record as one event in the file of its lane; all records, or none."""
         encoded: dict[int | None, list[bytes]] = {}
         for record in records:
             encoded.setdefault(record.lane, []).append(events.scalar_event(record))
-        files.append(encoded)
+        self._runs.find(run).files.append(encoded)
 
     @hookimpl
     def log_text(self, run: RunInfo, text: Text) -> None:
-        """Stores a text for the TEXT tab.
-
-        Args:
-            run: The run.
-            text: Its `text` is shown as Markdown.
-
-        Raises:
-            OSError: There is no room left in memory, and the disk takes nothing.
-        """
-        self._find(run).files.append({text.lane: [events.text_event(text)]})
+        self._append(run, text, events.text_event(text))
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:
-        """Stores a clip for the IMAGES tab, encoded already or here.
-
-        Args:
-            run: The run.
-            video: The record.
-
-        Raises:
-            VideoError: The clip can't be encoded.
-            OSError: There is no room left in memory, and the disk takes nothing.
-        """
-        files = self._find(run).files
-        files.append({video.lane: [events.video_event(video, self.video_format)]})
+        self._append(run, video, events.video_event(video, self.video_format))
 
     @hookimpl
     def log_image(self, run: RunInfo, image: Image) -> None:
-        """Stores a picture for the IMAGES tab.
-
-        Args:
-            run: The run.
-            image: The record.
-
-        Raises:
-            OSError: There is no room left in memory, and the disk takes nothing.
-        """
-        self._find(run).files.append({image.lane: [events.image_event(image)]})
+        self._append(run, image, events.image_event(image))
 
     @hookimpl
     def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
-        """Stores a histogram for the HISTOGRAMS tab.
-
-        Args:
-            run: The run.
-            histogram: The record.
-
-        Raises:
-            OSError: There is no room left in memory, and the disk takes nothing.
-        """
-        self._find(run).files.append({histogram.lane: [events.histogram_event(histogram)]})
+        self._append(run, histogram, events.histogram_event(histogram))
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
-        """Writes everything that was logged; then it survives a SIGKILL of this process.
-
-        Args:
-            run: The run.
-
-        Raises:
-            OSError: What could not be written is kept for the next call.
-        """
-        self._find(run).files.flush()
+        self._runs.find(run).files.flush()
 
     @hookimpl
     def close_run(self, run: RunInfo, status: str) -> None:
-        """Ends the HPARAMS session, writes everything and closes the run's `SummaryWriter`.
-
-        Closing a run again does nothing.
-
-        Args:
-            run: The run.
-            status: `"finished"`, `"failed"` or `"interrupted"`.
-
-        Raises:
-            OSError: Something could not be written; the run is open still.
-        """
-        if status not in _STATUSES:
-            raise ConfigurationError(f"`status` must be one of {_STATUSES}; got {status!r}")
-        if run.id in self._closed:
-            return
-        opened = self._find(run)
-        if opened.writer is not None:
-            opened.writer.close()
-        end = [events.session_end_event(status)]
-        opened.files.append(dict.fromkeys(opened.sessions, end))
-        opened.sessions.clear()
-        opened.files.close()
-        with self._lock:
-            self._closed.add(run.id)
-            del self._open[run.id]
+        """End the HPARAMS session, write everything and close the run's `SummaryWriter`."""
+        self._runs.close(run, status, lambda opened: opened.close(status))
 
     def writer(self, run: RunInfo) -> SummaryWriter:
-        """Hands out a tensorboardX `SummaryWriter` on the run, for whatever has no hook.
+        """Return a tensorboardX `SummaryWriter` on the run, for data without a hook.
 
-        For any thread, and at any time before the run is closed. It writes into the run's own
-        event file; `close_run` closes it.
+        Any thread may call it, at any time before the run is closed. The writer writes into the
+        run's own event file; after `close_run` it raises `metriplex.ClosedError`.
 
         Args:
             run: The run.
@@ -257,40 +159,29 @@ class TensorBoardBackend:
         Raises:
             ClosedError: The run was closed.
         """
-        opened = self._opened(run)
-        with self._lock:
-            if opened.writer is None:
-                opened.writer = RunWriter(run.directory, opened.files)
-            return opened.writer
+        return self._open(run).writer
 
-    def _opened(self, run: RunInfo) -> _OpenRun:
-        with self._lock:
-            if run.id in self._closed:
-                raise _closed_error(run)
-            if run.id not in self._open:
-                purge_step = run.resume_step if self.purge_step is None else self.purge_step
-                files = RunFiles(run, self.filename_suffix, purge_step)
-                self._open[run.id] = _OpenRun(files)
-            return self._open[run.id]
+    def _open(self, run: RunInfo) -> _OpenRun:
+        return self._runs.open(run, self._make)
 
-    def _find(self, run: RunInfo) -> _OpenRun:
-        opened = self._open.get(run.id)
-        if opened is not None:
-            return opened
-        if run.id in self._closed:
-            raise _closed_error(run)
-        raise ClosedError(f"run `{run.name}` is not open: call `open_run` before any other hook")
+    def _make(self, run: RunInfo) -> _OpenRun:
+        purge_step = run.resume_step if self.purge_step is None else self.purge_step
+        files = RunFiles(run, self.filename_suffix, purge_step)
+        return _OpenRun(files, RunWriter(run.directory, files))
+
+    def _append(self, run: RunInfo, record: Text | Video | Image | Histogram, event: bytes) -> None:
+        self._runs.find(run).files.append({record.lane: [event]})
 
 
 @final
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _OpenRun:
     files: RunFiles
-    writer: RunWriter | None = None
+    writer: RunWriter
     sessions: set[int | None] = field(default_factory=set)
 
-
-def _closed_error(run: RunInfo) -> ClosedError:
-    return ClosedError(
-        f"run `{run.name}` was closed: log before `close`, or start a new run to log more"
-    )
+    def close(self, status: str) -> None:
+        end = [events.session_end_event(status)]
+        self.files.append(dict.fromkeys(self.sessions, end))
+        self.sessions.clear()  # `close` may be called again after an `OSError`
+        self.files.close()

@@ -1,4 +1,4 @@
-"""The contract of backends, for TensorBoard: what its own reader finds in the event files."""
+"""The contract of backends for TensorBoard, which reads event files by TensorBoard's reader."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
     from metriplex import RunInfo, Scalar
 
-_STATUS = ("interrupted", "finished", "failed", "running")  # of the protocol's numbers, from 0
+_STATUS = ("interrupted", "finished", "failed", "running")  # by the protocol's number
 _TEXT = "/text_summary"
 _PNG = b"\x89PNG"
 
 
 @final
 class Contract(BackendContract):
-    """What TensorBoard keeps: every value as float32, hyper-parameters as float64 or text."""
+    """TensorBoard keeps every value as float32, hyper-parameters as float64 or text."""
 
     precision = np.float32
 
     def make_backend(self) -> TensorBoardBackend:
-        """A backend with the options that it has by default."""
+        """Return a backend with default options."""
         return TensorBoardBackend()
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
-        """Integers come back as floats."""
+        """Return integers as floats."""
         return {
             name: value if isinstance(value, bool | str) else float(value)
             for name, value in hparams.items()
@@ -47,11 +47,11 @@ class Contract(BackendContract):
 
     @pytest.mark.xfail(reason="TensorBoard shows a directory's first hyper-parameters for ever")
     def test_hparams_of_a_resumed_run(self) -> None:
-        """As the contract's."""
+        """Run the test of the contract."""
         super().test_hparams_of_a_resumed_run()
 
     def read_back(self, run: RunInfo) -> Stored:
-        """Reads the run's directory, and those of its lanes, as TensorBoard does."""
+        """Read the directories of the run and of its lanes as TensorBoard does."""
         scalars: dict[Series, Any] = {}
         texts: dict[Series, Any] = {}
         videos: dict[Series, Any] = {}

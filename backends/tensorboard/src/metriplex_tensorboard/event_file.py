@@ -1,7 +1,11 @@
-"""One event file: TFRecord framing, and writing that a full disk can't tear or double.
+"""One event file: TFRecord framing, and writes that a full disk can neither tear nor repeat.
 
-The framing is that of TensorFlow's `record_writer.h`: length (uint64), masked checksum of the
-length, data, masked checksum of the data; all little-endian, checksums CRC-32C.
+A record is: length (uint64), masked checksum of the length, data, masked checksum of the data; all
+little-endian, checksums CRC-32C. The records are not written by tensorboardX's `RecordWriter`: it
+can't repeat a write that failed halfway, and calls fsync at every flush.
+
+References:
+    TFRecord: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
 
 from __future__ import annotations
@@ -25,14 +29,7 @@ _NAME = re.compile(r"events\.out\.tfevents\.(\d+)(?:\.(\d{9})\.)?")
 
 
 def frame(data: bytes) -> bytes:
-    """Frames one record.
-
-    Args:
-        data: A serialized event.
-
-    Returns:
-        The bytes that go into the file.
-    """
+    """Return the TFRecord of a serialized event."""
     return b"".join((_header(len(data)), data, _checksum(data)))
 
 
@@ -49,15 +46,15 @@ def _checksum(data: bytes) -> bytes:
 
 @final
 class EventFile:
-    """An event file of its own, created when it is first written.
+    """A new event file, created by the first write.
 
-    Records wait in memory for `write`, which stores all of them or, for what a reader of the file
-    can see, none. No descriptor stays open in between, so there may be hundreds of files. Not for
-    several threads at once.
+    Records wait in memory until `write`, which stores all of them or, for a reader of the file,
+    none. No descriptor stays open between writes, so there may be hundreds of files. Not
+    thread-safe.
 
     Attributes:
-        directory: Where the file is created; made if only its parent exists.
-        suffix: Ends the file's name.
+        directory: The directory of the file; created if only its parent exists.
+        suffix: The end of the file's name.
     """
 
     def __init__(self, directory: Path, suffix: str = "") -> None:
@@ -68,15 +65,15 @@ class EventFile:
         self._stored = 0
 
     def append(self, records: Iterable[bytes]) -> None:
-        """Takes framed records; does no I/O."""
+        """Add framed records; no I/O."""
         self._pending.extend(records)
 
     def write(self) -> None:
-        """Writes everything that was appended; then it survives this process.
+        """Write all records that were appended; then they survive this process.
 
         Raises:
-            OSError: Nothing was stored, and everything is kept for the next call. That one begins
-                at the same offset, so what the first left behind is overwritten, not repeated.
+            OSError: No record was stored, and all are kept for the next call, which begins at the
+                same offset and overwrites the bytes of the failed one.
         """
         if not self._pending:
             return
@@ -107,10 +104,10 @@ class EventFile:
 
 
 def _file_name(directory: Path, suffix: str) -> str:
-    """Names a file later, in name order, than all the event files of the directory.
+    """Return a file name that sorts after all event files of the directory.
 
-    TensorBoard reads files in the order of their names, which must be that of their events for a
-    continued run to supersede what came before, even if the clock was set back meanwhile.
+    TensorBoard reads files in the order of their names. A continued run supersedes earlier events
+    only if its file is the last one, even if the clock was set back meanwhile.
     """
     stamp = time.time_ns()
     for name in os.listdir(directory):  # noqa: PTH208 - names are all that is needed

@@ -1,7 +1,7 @@
-"""The messages of TensorBoard's event files, as tensorboardX brings them.
+"""tensorboardX's message classes for event files.
 
-In a module of their own because protobuf makes these classes at import, where no type checker finds
-them.
+protobuf makes these classes at import, so type checkers don't find them; this module gives them a
+type.
 """
 
 from __future__ import annotations

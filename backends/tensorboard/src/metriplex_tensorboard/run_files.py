@@ -1,4 +1,4 @@
-"""The event files of one run: its own and one a lane."""
+"""The event files of one run: the run's own, and one for each lane."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PENDING_BYTES = 2**20
 
 @final
 class RunFiles:
-    """Takes events by lane, keeps about a megabyte of them and writes them in one go a file.
+    """Collect events by lane, up to about a megabyte, and write them in one piece per file.
 
-    For several threads: the backend's worker, and whoever uses the run's `SummaryWriter`.
+    Thread-safe: the backend's worker and users of the run's `SummaryWriter` share the files.
     """
 
     def __init__(self, run: RunInfo, suffix: str, purge_step: int | None) -> None:
@@ -30,24 +30,24 @@ class RunFiles:
         self._closed = False
 
     def open(self) -> None:
-        """Creates the run's own file, so that a directory that can't be written is known at once.
+        """Create the run's own file, to fail early if the directory can't be written.
 
         Raises:
-            OSError: It can't be created or written.
+            OSError: The file can't be created or written.
         """
         with self._lock:
             self._file(None)
             self._write()
 
     def append(self, events: Mapping[int | None, Sequence[bytes]]) -> None:
-        """Takes all of the events, or none if it raises, so that a call may be made again.
+        """Add all of the events, or none if it raises, so that a call may be made again.
 
         Args:
             events: Lane (None for the run itself) to serialized events in their order.
 
         Raises:
             ClosedError: The run was closed.
-            OSError: There was no room left for them, because what waits can't be written.
+            OSError: The buffer is full, and its events can't be written.
         """
         framed = {lane: [frame(event) for event in batch] for lane, batch in events.items()}
         with self._lock:
@@ -63,19 +63,19 @@ class RunFiles:
                 self._pending += sum(map(len, records))
 
     def flush(self) -> None:
-        """Writes everything that was appended; then it survives this process.
+        """Write all events that were appended; then they survive this process.
 
         Raises:
-            OSError: What could not be written is kept for the next call.
+            OSError: Events that could not be written are kept for the next call.
         """
         with self._lock:
             self._write()
 
     def close(self) -> None:
-        """Writes everything that was appended, after which nothing more can be.
+        """Write all events that were appended; `append` then raises `ClosedError`.
 
         Raises:
-            OSError: As `flush`; the files are still open then.
+            OSError: Events could not be written; the files stay open.
         """
         with self._lock:
             self._write()

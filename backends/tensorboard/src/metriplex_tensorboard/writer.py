@@ -14,12 +14,12 @@ from metriplex_tensorboard.run_files import RunFiles  # noqa: TC001 - part of pu
 
 @final
 class RunWriter(SummaryWriter):
-    """A `SummaryWriter` whose events go into the file that the backend writes.
+    """A tensorboardX `SummaryWriter` whose events go into the backend's own file.
 
     TensorBoard follows one file of a directory at a time, the one with the last name; a second
-    writer's file would end the live view of the first. Nor has this writer a thread or a queue:
-    `add_*` puts the event into memory, `flush` returns when it is in the file, and a failure to
-    write is raised here. After the run is closed `add_*` raises `metriplex.ClosedError`.
+    writer's file would end the live view of the first. This writer has no thread and no queue:
+    `add_*` puts the event into memory, `flush` returns when the events are in the file, and both
+    raise the errors of writing. After the run is closed, `add_*` raises `metriplex.ClosedError`.
 
     Args:
         directory: The run's directory.
@@ -31,7 +31,7 @@ class RunWriter(SummaryWriter):
         super().__init__(logdir=str(directory))
 
     def _get_file_writer(self) -> FileWriter:
-        """Overrides the one place where a `SummaryWriter` makes its file."""
+        """Override the only method in which a `SummaryWriter` makes its file."""
         if not isinstance(self.file_writer, FileWriter) or self.all_writers is None:
             self.file_writer = _RunFileWriter(self.logdir, self._files)
             self.all_writers = {self.logdir: self.file_writer}
@@ -47,7 +47,7 @@ class _RunFileWriter(FileWriter):
 
 @final
 class _EventSink:
-    """What a `FileWriter` expects of its event writer."""
+    """The event writer of a `FileWriter`."""
 
     def __init__(self, logdir: str, files: RunFiles) -> None:
         self._logdir = logdir

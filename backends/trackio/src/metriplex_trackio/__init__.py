@@ -11,9 +11,9 @@ __all__ = ["TrackioBackend"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the backend when it is asked for.
+    """Import the backend at its first use.
 
-    Trackio takes long to import, and reads then, once, where its files are.
+    Trackio takes long to import, and reads the directory of its files only then.
     """
     if name not in __all__:
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

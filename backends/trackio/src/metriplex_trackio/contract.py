@@ -1,4 +1,4 @@
-"""The contract of backends, for Trackio: what its database and the files beside it hold."""
+"""The contract of backends for Trackio, which reads its database and the files beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metriplex import RunInfo, Scalar
 
 if "TRACKIO_DIR" not in os.environ:
-    # Trackio looks when it is imported, once; so do the processes that tests start.
+    # Trackio reads the variable only when it is imported; so do processes that tests start.
     os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="metriplex-trackio-")
     atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
@@ -36,25 +36,25 @@ _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 @final
 class Contract(BackendContract):
-    """Trackio keeps everything but how a run ended."""
+    """Trackio keeps everything but the status of a run."""
 
     def make_backend(self) -> TrackioBackend:
-        """A backend on the project of all these tests."""
+        """Return a backend that logs to the project of these tests."""
         return TrackioBackend(_PROJECT)
 
     def stored_value(self, value: Scalar) -> Scalar:
-        """Integers beyond 64 bits are rounded to a float."""
+        """Return an integer beyond 64 bits as a float."""
         return value if isinstance(value, float) or -(2**63) <= value < 2**64 else float(value)
 
     def stored_tag(self, tag: str) -> str:
-        """Names that Trackio keeps for itself get another one, as its client gives them."""
+        """Return another name for names that Trackio reserves, as its client does."""
         return f"__{tag}" if tag in _RESERVED or tag.startswith("__") else tag
 
     def stored_status(self, status: str) -> str | None:
-        """There is no place for it."""
+        """Return None: Trackio stores no status."""
 
     def read_back(self, run: RunInfo) -> Stored:
-        """Reads the project's database by SQLite alone, and the files that it names."""
+        """Read the project's database by SQLite alone, and the files that it names."""
         root = Path(os.environ["TRACKIO_DIR"])
         stored = Stored()
         with closing(sqlite3.connect(root / f"{_PROJECT}.db")) as connection:

@@ -1,4 +1,4 @@
-"""What becomes a row of Trackio's table `metrics`: the values that one lane logs at one step."""
+"""Rows of Trackio's table `metrics`, each with the values that one lane logs at one step."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from metriplex import LoggingError, Scalar
 @final
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row.
+    """A row of the table.
 
     Attributes:
         lane: The lane; None for the run itself.
         step: The step, an integer of 64 bits.
         timestamp: ISO 8601, UTC.
         metrics: JSON: name to value.
-        key: What Trackio stores once, however often it is sent; None for a row without a time of
-            its own.
+        key: Trackio stores rows of one key once, however often they are sent; None for a row
+            without a time of its own.
     """
 
     lane: int | None
@@ -41,7 +41,7 @@ class Row:
 def make_row(
     run_id: str, lane: int | None, step: int, wall_time: float, values: Mapping[str, Any]
 ) -> Row:
-    """Encodes values as Trackio does.
+    """Encode values as Trackio does.
 
     Args:
         run_id: The id of the whole run.
@@ -68,7 +68,7 @@ def make_row(
 
 
 def encode_config(hparams: Mapping[str, Scalar | str | None]) -> bytes:
-    """Encodes the configuration of a run as Trackio does."""
+    """Encode the configuration of a run as Trackio does."""
     plain = {
         _text(name): _text(value) if isinstance(value, str) else _plain(value)
         for name, value in hparams.items()
@@ -78,10 +78,10 @@ def encode_config(hparams: Mapping[str, Scalar | str | None]) -> bytes:
 
 @functools.lru_cache(maxsize=2**14)
 def stored_name(tag: str) -> str:
-    """The name that a tag has in Trackio, which keeps some for itself.
+    """Return Trackio's name for a tag; names that Trackio reserves are changed.
 
     Raises:
-        LoggingError: It is empty.
+        LoggingError: The tag is empty.
     """
     if not tag:
         raise LoggingError("a tag must not be empty: name what is logged")
@@ -90,19 +90,19 @@ def stored_name(tag: str) -> str:
 
 
 def timestamp(wall_time: float) -> str:
-    """A time as Trackio writes it; 0 stands for now."""
+    """Return a time in Trackio's format; 0 stands for now."""
     return datetime.fromtimestamp(wall_time or time.time(), UTC).isoformat()
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has a word for; Trackio's own words for numbers that are not finite."""
+    """Return a value that JSON can hold; Trackio has words for numbers that are not finite."""
     if isinstance(value, float):
-        value = float(value)  # of NumPy's floats, which are floats too
+        value = float(value)  # NumPy's float64 is a float too
         if math.isfinite(value):
             return value
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
-        return _plain(_float(value))  # Trackio's JSON has integers of 64 bits
+        return _plain(_float(value))  # Trackio's JSON limits integers to 64 bits
     return value
 
 
@@ -114,5 +114,5 @@ def _float(value: int) -> float:
 
 
 def _text(text: str) -> str:
-    """Text in UTF-8; a lone surrogate, which has none, becomes its escape."""
+    """Return text that UTF-8 can encode; lone surrogates are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,9 +1,9 @@
 """Trackio's database of one project, and the files beside it.
 
-The client that `trackio.init` makes keeps one current run a process, sends from a thread of its own
-and leaves out, with a warning, what it can't store. So the backend writes where the client would:
-into the project's SQLite database, by Trackio's own connection, lock and schema, a transaction a
-call. What is committed survives this process.
+The client that `trackio.init` makes has one current run per process, sends from a thread of its own
+and, with a warning, skips values that it can't store. So the backend does not use the client. It
+writes into the project's SQLite database by Trackio's own connection, lock and schema, in one
+transaction per call. Committed rows survive this process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LATER = (
 
 @final
 class Store:
-    """One project. Several of them, in several processes, may write at once.
+    """Trackio's database of one project. Stores of several processes may write at once.
 
     Args:
         project: Name of the project.
@@ -45,16 +45,16 @@ class Store:
         self.path = Path(SQLiteStorage.get_project_db_path(project))
 
     def create(self) -> None:
-        """Makes the database, or brings an older one up to date.
+        """Create the database, or migrate an older one.
 
         Raises:
-            OSError: It can't be written, or somebody else is writing.
+            OSError: The database can't be written, or another writer has the lock.
         """
         with self._failures():
             SQLiteStorage.init_db(self.project)
 
     def read_configs(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """The configurations that a run and its lanes have, by their ids in Trackio."""
+        """Return the configurations of a run and its lanes, by their ids in Trackio."""
         with self._writing() as connection:
             found = connection.execute(_CONFIGS, _of_run(run_id)).fetchall()
         return {one: json.loads(config) for one, config in found}
@@ -65,15 +65,15 @@ class Store:
         rows: Sequence[Row],
         configs: Mapping[int | None, bytes],
     ) -> None:
-        """Stores all of it, or nothing if it raises.
+        """Store everything in one transaction, or nothing if it raises.
 
         Args:
             names: Lane to the id and the name of its run in Trackio.
-            rows: In their order.
-            configs: Lane to its run's configuration, which takes the place of an earlier one.
+            rows: The rows, in their order.
+            configs: Lane to its run's configuration, which replaces an earlier one.
 
         Raises:
-            OSError: It can't be written, or somebody else is writing.
+            OSError: The database can't be written, or another writer has the lock.
         """
         with self._writing() as connection:
             connection.executemany(
@@ -88,10 +88,10 @@ class Store:
             )
 
     def supersede(self, run_id: str, step: int) -> None:
-        """Removes what a run and its lanes have at a step and beyond, with the files.
+        """Remove rows and files of a run and its lanes at a step and beyond.
 
         Raises:
-            OSError: It can't be written, or somebody else is writing.
+            OSError: The database can't be written, or another writer has the lock.
         """
         with self._writing() as connection:
             found = connection.execute(_LATER, {"step": step, **_of_run(run_id)}).fetchall()
@@ -103,20 +103,20 @@ class Store:
             path.unlink(missing_ok=True)
 
     def save(self, run_id: str, run_name: str, step: int, data: bytes, ending: str) -> str:
-        """Writes a file where Trackio keeps those of a run and a step.
+        """Write a file into Trackio's directory of a run and a step.
 
         Args:
             run_id: The run's id.
-            run_name: Its name.
+            run_name: The run's name.
             step: The step.
-            data: The file.
-            ending: That of its name, `mp4` for example.
+            data: The file's content.
+            ending: The end of the file's name, `mp4` for example.
 
         Returns:
-            Its path, as rows refer to it. The same file at the same step has the same path.
+            The file's path, as in rows. The same content at the same step has the same path.
 
         Raises:
-            OSError: It can't be written.
+            OSError: The file can't be written.
         """
         directory = Path(get_project_media_path(project=self.project, run=run_name, step=step))
         digest = hashlib.blake2b(data, digest_size=16, key=run_id.encode()[:64]).hexdigest()
@@ -125,10 +125,10 @@ class Store:
         return path.relative_to(MEDIA_DIR).as_posix()
 
     def keep(self, run_id: str, run_name: str, artifact: Artifact) -> None:
-        """Stores a file or a directory as a version of one of Trackio's artifacts.
+        """Store a file or a directory as a version of one of Trackio's artifacts.
 
         Raises:
-            OSError: It can't be written, or somebody else is writing.
+            OSError: The artifact can't be written, or another writer has the lock.
         """
         is_directory = artifact.path.is_dir()
         bundle = TrackioArtifact(
@@ -155,7 +155,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:
-        """A transaction, alone among all that use Trackio's lock."""
+        """Hold Trackio's lock for one transaction."""
         with (
             self._failures(),
             SQLiteStorage._get_process_lock(self.project),  # noqa: SLF001 - what its own writers use
@@ -166,7 +166,7 @@ class Store:
 
     @contextlib.contextmanager
     def _failures(self) -> Generator[None]:
-        """Makes failures that may pass what a worker tries again."""
+        """Raise failures that may pass as `TransientError`, so that a worker calls again."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -176,7 +176,7 @@ class Store:
 
 
 def lane_id(run_id: str, lane: int) -> str:
-    """The id that the run of a lane has in Trackio."""
+    """Return the id of a lane's run in Trackio."""
     return f"{run_id}-{lane}"
 
 
@@ -185,7 +185,7 @@ def _of_run(run_id: str) -> dict[str, str]:
 
 
 def directory() -> Path:
-    """Where Trackio keeps everything in this process."""
+    """Return the directory of Trackio's files in this process."""
     return Path(TRACKIO_DIR)
 
 
@@ -196,7 +196,7 @@ def _files(metrics: bytes | str) -> list[Path]:
 
 
 def _artifact_name(name: str) -> str:
-    """A name that Trackio takes; different names stay different."""
+    """Return a name that Trackio accepts; different names stay different."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
     if plain == name:
         return name

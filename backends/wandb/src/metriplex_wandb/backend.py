@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from metriplex import (
     Artifact,
-    ClosedError,
     ConfigurationError,
     Diagnosis,
     Histogram,
     Image,
     MetriplexError,
+    OpenRuns,
     RunInfo,
     Scalar,
     Scalars,
@@ -30,10 +29,10 @@ from metriplex import (
 from metriplex_wandb.process import ClientDiedError, Process
 
 _EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
-"""Status to the exit code by which the client tells W&B; its own for Ctrl-C is 255."""
+"""Status of a run to the exit code that W&B stores for it; W&B's own for Ctrl-C is 255."""
 
 _GRACE_SECONDS = 60.0
-"""How much longer than the client's own limits a call may take; a busy machine is slow."""
+"""Seconds that a call may take beyond the client's own limits, since a busy machine is slow."""
 
 _REMEDY = (
     "Log in with `wandb login` or set `WANDB_API_KEY`, and see whether this machine reaches the "
@@ -45,25 +44,25 @@ _LANE_FORMAT = lane_name(0)[:-3] + "{:03d}"
 
 @final
 class WandbBackend:
-    """Logs runs to Weights & Biases.
+    """Log runs to Weights & Biases.
 
-    The wandb client lives in a process of its own, one a run. A run is one W&B run; each lane of a
-    vmapped axis is one more, with the id `{run.id}-seed_000`, in the same group. Every row holds
-    the step under `step_metric`, which is the x axis of everything: rows may come late, repeat
+    Each run has a process of its own for the wandb client. A run is one W&B run; each lane of a
+    vmapped axis is another, with the id `{run.id}-seed_000`, in the same group. Every row holds
+    the step under `step_metric`, which is the x axis of all charts: rows may come late, repeat
     steps or go back.
 
     Args:
-        project: W&B's project. None: what `WANDB_PROJECT` says.
+        project: W&B's project. None: the value of `WANDB_PROJECT`.
         entity: The user or team that the project belongs to. None: `WANDB_ENTITY`, or the account's
             default.
         mode: `"online"` uploads; `"offline"` only writes files, which `wandb sync` uploads. None:
-            what `WANDB_MODE` says, else online.
-        group: What a run and its lanes are grouped by. None: the run's name.
+            the value of `WANDB_MODE`, else online.
+        group: The group of a run and its lanes. None: the run's name.
         tags: Tags of the runs.
         notes: A description of the runs.
         job_type: W&B's kind of job, `"train"` for example.
         step_metric: The key that holds the step in every row.
-        init_timeout: Seconds that W&B has to answer when a run is opened.
+        init_timeout: Seconds to wait for W&B's answer when a run is opened.
         finish_timeout: Seconds that uploading may take when a run is closed.
         settings: Further fields of `wandb.Settings`, `{"base_url": ...}` for example.
 
@@ -120,105 +119,49 @@ class WandbBackend:
             "job_type": job_type,
         }
         self._settings = dict(settings or {})
-        self._lock = threading.Lock()
-        self._open: dict[str, _OpenRun] = {}
-        self._closed: set[str] = set()
+        self._runs = OpenRuns[_OpenRun]()
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """Starts the client's process and opens the W&B run, which continues one of the same id.
+        """Start the client's process and open the W&B run; an existing run of this id continues.
 
-        Args:
-            run: The run; the client's files go into `run.directory`.
-
-        Raises:
-            ConfigurationError: There is no account, or an option that W&B does not take.
-            TransientError: W&B does not answer.
-            ClosedError: The run was closed before.
+        The client's files go into `run.directory`.
         """
-        with self._lock:
-            if run.id in self._closed:
-                raise _closed_error(run)
-            opened = self._open.setdefault(run.id, _OpenRun())
-        self._connect(run, opened)
+        self._connect(run, self._runs.open(run, lambda _: _OpenRun()))
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Stores hyper-parameters in the config of the run and of its lanes, nested by `/`.
-
-        Args:
-            run: The run.
-            hparams: Name to value.
-        """
-        opened = self._find(run)
-        opened.hparams |= hparams
+        """Store hyper-parameters in the config of the run and of its lanes, nested by `/`."""
+        self._runs.find(run).hparams.update(hparams)
         self._call(run, "log_hparams", hparams=dict(hparams))
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Stores records, each as one row of the run of its lane.
-
-        Args:
-            run: The run.
-            records: In the order in which they are stored, lane by lane.
-
-        Raises:
-            TransientError: The run of a lane can't be opened now. None of the records was taken.
-        """
+        """Store each record as one row of its lane's run; all records, or none."""
         rows = [(one.lane, one.step, one.wall_time, dict(one.values)) for one in records]
         self._call(run, "log_scalars", rows=rows)
 
     @hookimpl
     def log_text(self, run: RunInfo, text: Text) -> None:
-        """Stores a text as preformatted HTML.
-
-        Args:
-            run: The run.
-            text: The record.
-        """
+        """Store a text as preformatted HTML."""
         self._log(run, "log_text", text, text=text.text)
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:
-        """Stores a clip as MP4, encoded already or here.
-
-        Args:
-            run: The run.
-            video: The record.
-
-        Raises:
-            VideoError: The clip can't be encoded.
-        """
         self._log(run, "log_video", video, mp4=encode_video(video, "mp4").data)
 
     @hookimpl
     def log_image(self, run: RunInfo, image: Image) -> None:
-        """Stores a picture as PNG.
-
-        Args:
-            run: The run.
-            image: The record.
-        """
         self._log(run, "log_image", image, pixels=image.pixels)
 
     @hookimpl
     def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
-        """Stores a histogram; W&B takes up to 512 bins, so of more, neighbours become one.
-
-        Args:
-            run: The run.
-            histogram: The record.
-        """
+        """Store a histogram; W&B takes up to 512 bins, so neighbours of more bins are merged."""
         self._log(run, "log_histogram", histogram, counts=histogram.counts, edges=histogram.edges)
 
     @hookimpl
     def log_artifact(self, run: RunInfo, artifact: Artifact) -> None:
-        """Stores a file or a directory as a version of an artifact, with the alias `step_{step}`.
-
-        Args:
-            run: The run.
-            artifact: The record.
-        """
+        """Store a file or a directory as a version of an artifact, with the alias `step_{step}`."""
         self._call(
             run,
             "log_artifact",
@@ -230,47 +173,25 @@ class WandbBackend:
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
-        """Returns when everything logged is in the client's transaction logs, on disk.
-
-        Then it survives a SIGKILL of every process; `wandb sync` uploads what was not yet.
-
-        Args:
-            run: The run.
-        """
+        """Write everything to the client's transaction logs; `wandb sync` uploads what is left."""
         self._call(run, "flush")
 
     @hookimpl
     def close_run(self, run: RunInfo, status: str) -> None:
-        """Uploads what is left, finishes the runs and ends the client's process.
-
-        Closing a run again does nothing.
-
-        Args:
-            run: The run.
-            status: `"finished"`, `"failed"` or `"interrupted"`.
+        """Upload everything, finish the runs and end the client's process.
 
         Raises:
-            MetriplexError: Not everything could be uploaded in time; it says how to do it later.
+            MetriplexError: Not everything was uploaded in time; the text has the command for later.
         """
-        if status not in _EXIT_CODES:
-            raise ConfigurationError(
-                f"`status` must be one of {tuple(_EXIT_CODES)}; got {status!r}"
-            )
-        if run.id in self._closed:
+        opened = self._runs.close(run, status)
+        if opened is None or opened.process is None:
             return
-        process = self._find(run).process
-        with self._lock:
-            self._closed.add(run.id)
-            del self._open[run.id]
-        if process is None:
-            return
-        left: list[str] = []
         try:
-            left = process.call(
+            left = opened.process.call(
                 "close", self.finish_timeout + _GRACE_SECONDS, exit_code=_EXIT_CODES[status]
             )
         finally:
-            process.end(_GRACE_SECONDS)
+            opened.process.end(_GRACE_SECONDS)
         if left:
             raise MetriplexError(
                 f"not all data of run `{run.name}` could be uploaded to W&B within "
@@ -280,7 +201,7 @@ class WandbBackend:
 
     @hookimpl
     def diagnose(self) -> Diagnosis:
-        """Asks W&B who is logged in."""
+        """Ask W&B for the user who is logged in."""
         try:
             process = Process()
             try:
@@ -294,7 +215,7 @@ class WandbBackend:
         return Diagnosis(works=True, summary=said)
 
     def _connect(self, run: RunInfo, opened: _OpenRun) -> Process:
-        """The process of the run, which is started if there is none."""
+        """Return the run's process; start one if there is none."""
         if opened.process is not None:
             return opened.process
         process = Process()
@@ -340,21 +261,13 @@ class WandbBackend:
         )
 
     def _call(self, run: RunInfo, method: str, **arguments: Any) -> None:
-        opened = self._find(run)
+        opened = self._runs.find(run)
         process = self._connect(run, opened)
         try:
             process.call(method, self.init_timeout + 2 * _GRACE_SECONDS, **arguments)
         except ClientDiedError:
             opened.process = None  # the next call starts another, which continues the run
             raise
-
-    def _find(self, run: RunInfo) -> _OpenRun:
-        opened = self._open.get(run.id)
-        if opened is not None:
-            return opened
-        if run.id in self._closed:
-            raise _closed_error(run)
-        raise ClosedError(f"run `{run.name}` is not open: call `open_run` before any other hook")
 
     def _all_settings(self) -> dict[str, Any]:
         return {
@@ -370,9 +283,3 @@ class WandbBackend:
 class _OpenRun:
     process: Process | None = None
     hparams: dict[str, Scalar | str] = field(default_factory=dict)
-
-
-def _closed_error(run: RunInfo) -> ClosedError:
-    return ClosedError(
-        f"run `{run.name}` was closed: log before `close`, or start a new run to log more"
-    )

@@ -1,9 +1,9 @@
 """The process of the wandb client: `python client.py DESCRIPTOR PARENT`.
 
-It is run as a file, so that it imports neither metriplex nor jax. On the socket DESCRIPTOR it is
-sent calls, one after another, as `(method, arguments)` of `Client`, and answers each with
-`("done", result)` or with the kind of the failure and its text. It ends when it is told to close,
-or when its parent has died: then every run is finished as failed.
+The process runs this file, so that it imports neither metriplex nor jax. It receives calls on the
+socket DESCRIPTOR, one after another, as `(method, arguments)` of `Client`, and answers each with
+`("done", result)` or with the kind of the failure and its text. The process ends after `close`, or
+when its parent has died: then it finishes every run as failed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from wandb.proto import wandb_internal_pb2
 
 HEADER = struct.Struct("<Q")
 _LOOK_UP_SECONDS = 5.0
-"""How often the parent is looked for: other children of it may hold the socket open."""
+"""Seconds between checks that the parent lives; its other children may hold the socket open."""
 
 _LOG_SECONDS = 0.1
-"""How often the client's service writes its transaction logs."""
+"""Seconds between two writes of the transaction logs by the client's service."""
 
 _AT_ONCE = 16
-"""How many runs are finished at the same time."""
+"""Largest number of runs that are finished at the same time."""
 
 _SETTINGS = {
     "silent": True,
@@ -46,22 +46,22 @@ _SETTINGS = {
 }
 
 _LANE_SETTINGS = {"x_disable_stats": True, "x_save_requirements": False}
-"""The machine is described once, not once a lane."""
+"""Settings of lanes' runs: only the run itself describes the machine."""
 
 _RESERVED = ("_step", "_runtime", "_timestamp", "_wandb")
 
 
 @final
 class Client:
-    """The W&B runs of one metriplex run: its own, and one a lane, each opened when it first logs.
+    """The W&B runs of one metriplex run and its lanes, each opened by its first record.
 
     Args:
         name: The run's name.
-        run_id: The run's id; a lane's is `{run_id}-seed_000`, whatever it is called.
-        lane_format: `str.format` of what a lane is called if it has no name.
+        run_id: The run's id; a lane's id is `{run_id}-seed_000`, whatever the lane's name.
+        lane_format: `str.format` template for the name of a lane without a name.
         lanes: Names and hyper-parameters of the lanes that were described.
-        step_metric: The key of every row that holds the step, the x axis of all others.
-        init: Arguments of `wandb.init` that all of the runs have in common.
+        step_metric: The key that holds the step in every row, the x axis of all other keys.
+        init: Arguments of `wandb.init` for all of the runs.
         settings: Fields of `wandb.Settings`.
         hparams: Hyper-parameters known so far.
     """
@@ -86,40 +86,40 @@ class Client:
         self._run(None)
 
     def log_hparams(self, hparams: dict[str, Any]) -> None:
-        """Adds to the config of every run."""
+        """Add to the config of every run."""
         self._hparams |= hparams
         for lane, run in self._runs.items():
             run.update_config(self._hparams | self._lane(lane)[1])
 
     def log_scalars(self, rows: list[tuple[int | None, int, float, dict[str, Any]]]) -> None:
-        """Logs rows of lane, step, wall time and values: all of them, or none if it raises."""
+        """Log rows of lane, step, wall time and values: all of them, or none if it raises."""
         runs = {lane: self._run(lane) for lane in dict.fromkeys(row[0] for row in rows)}
         for lane, step, wall_time, values in rows:
             runs[lane].log(step, wall_time, values)
 
     def log_text(self, lane: int | None, step: int, wall_time: float, tag: str, text: str) -> None:
-        """Logs a text as preformatted HTML, which W&B shows with a slider over the steps."""
+        """Log a text as preformatted HTML, which W&B shows with a slider over the steps."""
         page = wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False, data_is_not_path=True)
         self._run(lane).log(step, wall_time, {tag: page})
 
     def log_video(
         self, lane: int | None, step: int, wall_time: float, tag: str, mp4: bytes
     ) -> None:
-        """Logs an encoded clip."""
+        """Log an encoded clip."""
         video = wandb.Video(io.BytesIO(mp4), format="mp4")
         self._run(lane).log(step, wall_time, {tag: video})
 
     def log_image(
         self, lane: int | None, step: int, wall_time: float, tag: str, pixels: Any
     ) -> None:
-        """Logs a picture, uint8 `[height, width, 3]`."""
+        """Log a picture, uint8 `[height, width, 3]`."""
         image = wandb.Image(PIL.Image.fromarray(pixels), file_type="png")
         self._run(lane).log(step, wall_time, {tag: image})
 
     def log_histogram(
         self, lane: int | None, step: int, wall_time: float, tag: str, counts: Any, edges: Any
     ) -> None:
-        """Logs counts between edges; several bins become one where W&B has not room for all."""
+        """Log counts between edges; bins are merged if there are more than W&B accepts."""
         width = -(-len(counts) // wandb.Histogram.MAX_LENGTH)
         if width > 1:
             merged = [int(counts[i : i + width].sum()) for i in range(0, len(counts), width)]
@@ -131,19 +131,19 @@ class Client:
         self._run(lane).log(step, wall_time, {tag: histogram})
 
     def log_artifact(self, lane: int | None, step: int, name: str, path: str) -> None:
-        """Logs a file or directory, which nobody changes, as an artifact."""
+        """Log a file or directory, which does not change any more, as an artifact."""
         self._run(lane).log_artifact(step, name, path)
 
     def flush(self) -> None:
-        """Returns when the transaction logs hold everything that was logged before."""
+        """Wait until the transaction logs hold everything that was logged before."""
         for run in self._runs.values():
             run.wait_for_log()
 
     def close(self, exit_code: int) -> list[str]:
-        """Finishes every run.
+        """Finish every run.
 
         Returns:
-            Directories of the runs whose data could not be uploaded in time.
+            The directories of runs whose data could not be uploaded in time.
         """
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             ended = list(pool.map(lambda run: run.finish(exit_code), self._runs.values()))
@@ -167,7 +167,7 @@ class Client:
         return self._runs[lane]
 
     def _lane(self, lane: int | None) -> tuple[str, dict[str, Any]]:
-        """What a lane is called, and the hyper-parameters that it has for itself."""
+        """Return a lane's name and its own hyper-parameters."""
         if lane is None:
             return "", {}
         if 0 <= lane < len(self._lanes):
@@ -184,7 +184,7 @@ class _Run:
         self._step_metric = step_metric
         self._log = _TransactionLog(Path(run.settings.sync_file))
         self._sent: collections.Counter[str] = collections.Counter()
-        # Without this, W&B's x axis is the number of the row, which is not to go back.
+        # Without this, W&B's x axis is the number of the row, which must not decrease.
         run.define_metric(step_metric)
         run.define_metric("*", step_metric=step_metric)
 
@@ -230,15 +230,15 @@ class _Run:
         return None
 
     def _key(self, tag: str) -> str:
-        """The tag, unless it would hide what W&B or the step axis has under this name."""
+        """Return the tag, or another name if W&B or the step axis uses the tag's."""
         plain = tag.encode("utf-8", "backslashreplace").decode()
         return f"tag/{plain}" if plain in (*_RESERVED, self._step_metric) else plain
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """Undoes the joining by `/`, except where one name is both a value and a group.
+    """Nest names that are joined by `/`, unless one name is both a value and a group.
 
-    NaN becomes a text, as the client would make nothing of it.
+    NaN becomes a text, since the client stores no NaN in a config.
     """
     nested: dict[str, Any] = {}
     for name, given in flat.items():
@@ -257,7 +257,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 @final
 class _TransactionLog:
-    """Counts the records that a run's `.wandb` file holds: a log in the format of LevelDB."""
+    """Count the records in a run's `.wandb` file, which has the log format of LevelDB."""
 
     _BLOCK = 2**15
     _HEAD = struct.Struct("<IHB")
@@ -265,11 +265,11 @@ class _TransactionLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._position = self._HEAD.size  # the file's own head is as long as that of a chunk
+        self._position = self._HEAD.size  # the file's header is as long as a chunk's
         self._counts: collections.Counter[str] = collections.Counter()
 
     def count(self) -> collections.Counter[str]:
-        """The number of complete records so far, by kind."""
+        """Return the number of complete records so far, by kind."""
         if not self._path.exists():
             return self._counts
         with self._path.open("rb") as file:
@@ -303,24 +303,24 @@ class Channel:
     """Messages over a socket, each a length and a pickle.
 
     Args:
-        descriptor: The socket's.
+        descriptor: The socket's file descriptor.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
 
     def receive(self) -> Any:
-        """The next message. Raises `EOFError` if there is none to come."""
+        """Return the next message. Raise `EOFError` if the connection is closed."""
         (size,) = HEADER.unpack(self._read(HEADER.size))
         return pickle.loads(self._read(size))  # noqa: S301 - our parent's
 
     def send(self, message: Any) -> None:
-        """Sends a message."""
+        """Send a message."""
         data = pickle.dumps(message)
         self._socket.sendall(HEADER.pack(len(data)) + data)
 
     def wait(self, parent: int) -> None:
-        """Returns when there is something to receive. Raises `EOFError` if the parent is gone."""
+        """Wait until there is data to receive. Raise `EOFError` if the parent has died."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
             while not selector.select(_LOOK_UP_SECONDS):
@@ -338,7 +338,7 @@ class Channel:
 
 
 def serve(channel: Channel, parent: int) -> None:
-    """Obeys until it is told to close, or nobody is there any more."""
+    """Execute calls until `close`, or until the parent has died."""
     client: Client | None = None
     try:
         while True:
@@ -367,10 +367,10 @@ def serve(channel: Channel, parent: int) -> None:
 
 
 def diagnose(mode: str | None, settings: dict[str, Any]) -> str:
-    """Tells who is logged in where.
+    """Return a sentence about the user who is logged in, and the server.
 
     Args:
-        mode: `wandb.init`'s.
+        mode: The `mode` of `wandb.init`.
         settings: Fields of `wandb.Settings`.
     """
     own = {**settings, "mode": mode} if mode is not None else settings
@@ -384,7 +384,7 @@ def diagnose(mode: str | None, settings: dict[str, Any]) -> str:
 def _kind(error: Exception, *, opening: bool) -> str:
     if isinstance(error, wandb.errors.AuthenticationError | wandb.errors.UsageError):
         return "configuration"
-    if opening and isinstance(error, ValueError):  # of a setting
+    if opening and isinstance(error, ValueError):  # an invalid setting
         return "configuration"
     if isinstance(error, wandb.errors.CommError | OSError):
         return "transient"
@@ -392,8 +392,8 @@ def _kind(error: Exception, *, opening: bool) -> str:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when logging ends
+    for number in (signal.SIGINT, signal.SIGTERM):  # only the parent ends logging
         signal.signal(number, signal.SIG_IGN)
     own, above = int(sys.argv[1]), int(sys.argv[2])
-    sys.argv = sys.argv[3:]  # the training's, which W&B shows with the run
+    sys.argv = sys.argv[3:]  # the training's arguments, which W&B shows
     serve(Channel(own), above)

@@ -1,4 +1,4 @@
-"""The contract of backends on what the wandb client writes, read by wandb's own messages."""
+"""The contract of backends for W&B, which reads the client's files by wandb's own messages."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ _STATUSES = {0: "finished", 1: "failed", 255: "interrupted"}
 
 @final
 class Contract(BackendContract):
-    """The client writes in offline mode; what `wandb sync` would upload is read from its files."""
+    """The client writes in offline mode; the tests read the files for `wandb sync`."""
 
     supersedes: ClassVar[bool] = False
 
     def make_backend(self) -> object:
-        """A backend that needs no network and no account."""
+        """Return a backend that needs no network and no account."""
         return WandbBackend(mode="offline")
 
     def read_back(self, run: RunInfo) -> Stored:
-        """Reads the transaction logs of the run and of its lanes."""
+        """Read the transaction logs of the run and of its lanes."""
         return read_run(run)
 
     def stored_value(self, value: Scalar) -> Scalar:
-        """The client rounds integers beyond 64 bits to a float."""
+        """Return an integer beyond 64 bits as a float."""
         return value if -(2**63) <= value < 2**63 or value != value else float(value)
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
-        """The client has no NaN in a config."""
+        """Return NaN as text, since the client stores no NaN in a config."""
         return {name: "NaN" if value != value else value for name, value in hparams.items()}
 
     def stored_tag(self, tag: str) -> str:
-        """Names that W&B keeps for itself get another one."""
+        """Return another name for names that W&B reserves."""
         return f"tag/{tag}" if tag in _RESERVED else tag
 
 
 def read_run(run: RunInfo) -> Stored:
-    """Reads what the client has written of a run, in all of the processes that logged to it.
+    """Read the files of a run, from all of the processes that logged to it.
 
     Args:
-        run: The run; its lanes are looked for too.
+        run: The run; the files of its lanes are read too.
     """
     kinds = ("scalars", "texts", "videos", "images", "histograms", "artifacts")
     found: dict[str, Any] = {kind: defaultdict(list) for kind in kinds}
@@ -82,13 +82,16 @@ def read_run(run: RunInfo) -> Stored:
 
 
 def read_log(path: Path) -> Iterator[Any]:
-    """Reads the complete records of a `.wandb` file: a log in the format of LevelDB.
+    """Read the complete records of a `.wandb` file, which has the log format of LevelDB.
 
     Args:
         path: The file.
 
     Yields:
         Messages of the type `Record`.
+
+    References:
+        https://github.com/google/leveldb/blob/main/doc/log_format.md
     """
     data = path.read_bytes()
     position, parts = 7, b""
@@ -108,7 +111,7 @@ def read_log(path: Path) -> Iterator[Any]:
 
 
 def _logs(run: RunInfo) -> list[Path]:
-    """The files of a run and its lanes, in the order in which they were begun."""
+    """Return the files of a run and its lanes, in the order of their creation."""
     return sorted((run.directory / "wandb").glob(f"*/run-{run.id}*.wandb"), key=_start)
 
 
@@ -118,7 +121,7 @@ def _start(path: Path) -> int:
 
 
 def _lane(suffix: str) -> int | None:
-    """The lane of a run by what its id has more than that of the run itself."""
+    """Return the lane whose number ends a W&B id, after the id of the run itself."""
     return int(suffix.rpartition("_")[2]) if suffix else None
 
 

@@ -1,4 +1,4 @@
-"""The side of the training process: starting the process of the wandb client, calling it."""
+"""The training process's side: it starts the process of the wandb client and calls it."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from metriplex import ConfigurationError, MetriplexError, TransientError
 _HEADER = struct.Struct("<Q")
 _PROGRAM = Path(__file__).with_name("client.py")
 _TAIL = 2000
-"""Of what the process prints, the last bytes that an error shows."""
+"""Bytes from the end of the process's output that an error shows."""
 
 _DEFAULTS = {"WANDB_ERROR_REPORTING": "false"}
-"""Variables that the user's own environment may set otherwise."""
+"""Environment variables of the process, unless the user's environment sets them."""
 
 
 @final
 class Process:
-    """A process in which the wandb client of one run lives.
+    """A process with the wandb client of one run.
 
-    So nothing of the client is in the training process: no thread, no import, no lock, no handler
-    of exits or exceptions, and no line on the terminal; and what hangs there can be ended. Called
-    from one thread at a time.
+    It keeps the client out of the training process: no thread, import, lock, exit handler or
+    exception hook of the client, and no line on the terminal. A client that hangs can be killed.
+    Called from one thread at a time.
 
     Attributes:
-        tail: The last of what it has printed, once it has ended.
+        tail: The last bytes of the process's output, after its end.
 
     Raises:
-        OSError: It can't be started.
+        OSError: The process can't be started.
     """
 
     def __init__(self) -> None:
@@ -64,20 +64,20 @@ class Process:
             theirs.close()
 
     def call(self, method: str, timeout: float, **arguments: Any) -> Any:
-        """Calls a method of `client.Client`.
+        """Call a method of `client.Client`.
 
         Args:
-            method: Its name; `open` makes the client.
-            timeout: Seconds after which the process is ended if it has not answered.
-            arguments: Its arguments.
+            method: The method's name; `open` makes the client.
+            timeout: Seconds after which a process that has not answered is killed.
+            arguments: The method's arguments.
 
         Returns:
             What the method returned.
 
         Raises:
-            ConfigurationError: Something is to be mended by the user: the account, an option.
+            ConfigurationError: The user has to fix the account or an option.
             TransientError: A failure that may pass; nothing was stored.
-            MetriplexError: The call failed, or the process died or was ended.
+            MetriplexError: The call failed, or the process died or was killed.
         """
         message = pickle.dumps((method, arguments))
         deadline = time.monotonic() + timeout
@@ -106,13 +106,13 @@ class Process:
         return result
 
     def end(self, grace: float) -> int:
-        """Closes the connection, at which the process ends by itself.
+        """Close the connection, so that the process exits.
 
         Args:
-            grace: Seconds after which it is ended if it is still there.
+            grace: Seconds after which the process is killed if it still runs.
 
         Returns:
-            Its exit status.
+            The process's exit status.
         """
         self._socket.close()
         try:
@@ -143,11 +143,11 @@ class Process:
 
 
 class ClientDiedError(MetriplexError):
-    """The process of the wandb client is no more."""
+    """The process of the wandb client has died."""
 
 
 def _variables() -> dict[str, str]:
-    """The environment of the process: where this one finds modules, it does too."""
+    """Return the environment of the process, with this process's module search path."""
     path = [entry or str(Path.cwd()) for entry in sys.path]
     own = {"PYTHONPATH": os.pathsep.join(path)}
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}

@@ -57,10 +57,10 @@ class MujocoRendererPlugin:
 
     @hookimpl
     def make_renderer(self, env: object, width: int, height: int) -> Renderer | None:
-        """A renderer, if the environment or its `unwrapped` has a `mujoco_model` (or `mj_model`).
+        """Return a renderer if `env` or its `unwrapped` has a `mujoco_model` or `mj_model`.
 
         Raises:
-            metriplex.ConfigurationError: It is no `mujoco.MjModel`, or lacks the camera asked for.
+            metriplex.ConfigurationError: The model is no `mujoco.MjModel`, or lacks the camera.
         """
         for holder in (getattr(env, "unwrapped", None), env):
             for name in _MODEL_NAMES:
@@ -71,11 +71,9 @@ class MujocoRendererPlugin:
 
     @hookimpl
     def diagnose(self) -> gl.Diagnosis:
-        """What OpenGL can do on this machine, found out in child processes."""
         return gl.diagnose()
 
     @hookimpl
     def example_environment(self) -> tuple[Pendulum, list[PendulumState]]:
-        """A pendulum, and some of its states."""
         pendulum = Pendulum()
         return pendulum, pendulum.states()

@@ -37,19 +37,9 @@ class PygameRendererPlugin:
 
     @hookimpl
     def make_renderer(self, env: object, width: int, height: int) -> Renderer | None:
-        """Makes a renderer for an environment that draws itself; nothing is called on it yet.
+        """Return a renderer if `env` has `render` and `default_renderer`; call neither yet.
 
-        Args:
-            env: The environment.
-            width: Width of a frame in pixels.
-            height: Height of a frame in pixels.
-
-        Returns:
-            The renderer; None for an environment without `render` or `default_renderer`, or whose
-            `unwrapped` has a `mujoco_model`.
-
-        Raises:
-            metriplex.ConfigurationError: A size isn't a whole number from 1.
+        An environment whose `unwrapped` has a `mujoco_model` is left to other plugins.
         """
         draws = all(callable(getattr(env, name, None)) for name in ("render", "default_renderer"))
         if not draws or hasattr(getattr(env, "unwrapped", env), "mujoco_model"):
@@ -58,7 +48,6 @@ class PygameRendererPlugin:
 
     @hookimpl
     def diagnose(self) -> Diagnosis:
-        """Which pygame and SDL draw."""
         try:
             pygame = load_pygame()
         except Exception as error:  # noqa: BLE001 - a library that it needs may be missing
@@ -69,7 +58,6 @@ class PygameRendererPlugin:
 
     @hookimpl
     def example_environment(self) -> tuple[Ball, list[BallState]]:
-        """A ball, and some of its states."""
         ball = Ball()
         return ball, ball.states()
 

@@ -1,4 +1,4 @@
-"""What every backend has to do, as tests."""
+"""Test the contract of backends: the behaviour that every backend must have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metriplex.testing.contract.tags import TagTests
 
 
 class BackendContract(
-    # The last one's tests run first.
+    # Tests of the last base run first.
     ProcessTests,
     LifeTests,
     MediaTests,
@@ -24,11 +24,11 @@ class BackendContract(
     ScalarTests,
     abc.ABC,
 ):
-    """The tests that every backend passes; subclass it as `class TestMine(BackendContract)`.
+    """The tests that every backend must pass; subclass it as `class TestMine(BackendContract)`.
 
-    A backend that passes works with metriplex. `make_backend` and `read_back` are yours to give,
-    and facts of the service where they differ from those of `ContractBase`. Each test's docstring
-    says what it demands and how to mend what fails. Tests of hooks that the backend doesn't
-    implement are skipped. To override a test is an error, unless it is marked
-    `xfail(reason=...)`, which says what the service can't do.
+    A backend that passes works with metriplex. A subclass implements `make_backend` and
+    `read_back`, and overrides the facts of the service where they differ from the defaults of
+    `ContractBase`. The docstring of each test says what the test demands and how to fix a failure.
+    Tests of hooks that the backend doesn't implement are skipped. Overriding a test is an error,
+    unless the override is marked `xfail(reason=...)` with the reason why the service can't pass.
     """

@@ -1,4 +1,4 @@
-"""What the tests of a backend share: facts of its service, runs to log to, what came of them."""
+"""Base class of the contract of backends: facts of the service, runs, and checks of values."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ if TYPE_CHECKING:
 
 
 class ContractBase(abc.ABC):
-    """What a subclass of `BackendContract` gives, and what its tests are written with.
+    """The methods and facts that a subclass of `BackendContract` defines, and helpers of its tests.
 
-    Two methods have to be given. The rest are facts of the service, to be given only where they
-    differ from what is here; a fact says how the service keeps what it is told, never that it
-    loses it: what a service can't do is said by a test that is marked `xfail(reason=...)`.
+    A subclass must implement `make_backend` and `read_back`. All other members are facts of the
+    service: override them where they differ from the defaults. A fact describes how the service
+    stores records, and never excuses a loss: for that, mark a test with `xfail(reason=...)`.
 
     Attributes:
-        precision: The floating-point type to which the service converts every value, for example
-            `np.float32`; None if bools, floats and integers of any size come back as they were.
-        max_step: The largest step that the service can store.
-        keeps_repeats: Whether all values that one tag has at one step are kept; else the newest is.
-        supersedes: Whether a run that is opened again with `resume_step` loses what the service
-            holds at this step and beyond; else what is logged again stands beside it.
-        timeout: Seconds after which a call counts as one that hangs.
-        settle_secs: Seconds after `close_run` in which threads and connections may still end.
-        directory: A fresh directory of the test; its runs are in `directory / "logs"`. The service
-            may keep its files beside them.
+        precision: Floating-point type to which the service converts every value, for example
+            `np.float32`; None if bools, floats and integers of any size are stored exactly.
+        max_step: Largest step that the service can store.
+        keeps_repeats: True if the service keeps all values of one tag at one step; False if it
+            keeps the newest only.
+        supersedes: True if opening a run again with `resume_step` deletes the stored records from
+            this step on; False if the service keeps them beside the new records.
+        timeout: Seconds after which a call counts as hanging.
+        settle_secs: Seconds after `close_run` within which threads and connections must end.
+        directory: A fresh directory for the test; its runs are in `directory / "logs"`. The service
+            may store files in it.
     """
 
     precision: ClassVar[type[np.floating[Any]] | None] = None
@@ -48,52 +49,52 @@ class ContractBase(abc.ABC):
     settle_secs: ClassVar[float] = 10.0
     directory: Path
 
-    # ---- to be given ----------------------------------------------------------------------------
+    # ---- to implement ---------------------------------------------------------------------------
 
     @abc.abstractmethod
     def make_backend(self) -> object:
-        """A new backend, on which no hook has been called yet.
+        """Return a new backend, whose hooks have not been called.
 
-        It is called several times in a test. All that it makes belong to one service, which a run
-        can be opened in again. Some tests call it in another process, on a copy of this object: the
-        class must be importable there, and what fixtures put into attributes must be picklable.
+        A test calls it several times. All its backends use one service, so that each can open a run
+        that another one has logged. Some tests call it in another process, on a copy of this
+        object: the class must be importable there, and its attributes must be picklable.
         """
 
     @abc.abstractmethod
     def read_back(self, run: RunInfo) -> Stored:
-        """What the service has stored of a run, read without the backend's own code.
+        """Return the stored records of a run, read without the code of the backend.
 
-        Called after `flush` or `close_run`, always in the test's own process. What the service
-        adds by itself (system metrics, times) is left out.
+        It is called after `flush` or `close_run`, always in the process of the test. Leave out
+        values that the service adds (system metrics, times).
 
         Args:
-            run: The run as the backend was given it.
+            run: The run, as the backend got it.
         """
 
     # ---- facts of the service -------------------------------------------------------------------
 
     def stored_value(self, value: Scalar) -> Scalar:
-        """What the service gives back for a value; by default what `precision` says."""
+        """Return the stored form of a value; by default, the value converted to `precision`."""
         if self.precision is None:
             return value
         with np.errstate(over="ignore"):
             return float(self.precision(value))
 
     def stored_tag(self, tag: str) -> str:
-        """What the service calls a tag; different tags must stay different."""
+        """Return the stored form of a tag; different tags must have different forms."""
         return tag
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
-        """What the service gives back for hyper-parameters."""
+        """Return the stored form of hyper-parameters."""
         return hparams
 
     def stored_status(self, status: str) -> str | None:
-        """What the service gives back for the status of a run; None if it keeps none."""
+        """Return the stored form of a run's status; None if the service stores none."""
         return status
 
     @classmethod
     def _metriplex_subject(cls, test: str) -> dict[str, str]:
-        """What a test is about, and what it demands: for the results of the pytest plugin."""
+        """Return the subject and the demand of a test, for the results of the pytest plugin."""
         owner = next(vars(base) for base in reversed(cls.__mro__) if test in vars(base))
         demand = (owner[test].__doc__ or "").partition("\n")[0]
         return {"subject": owner.get("subject", ""), "demand": demand}
@@ -102,7 +103,7 @@ class ContractBase(abc.ABC):
 
     @pytest.fixture(autouse=True)
     def _in_a_directory(self, tmp_path: Path) -> Iterator[None]:
-        """Gives the test its directory, and ends what it leaves open."""
+        """Set the directory of the test, and close its sessions at the end."""
         self.directory = tmp_path
         self._sessions: list[Session] = []
         yield
@@ -123,14 +124,14 @@ class ContractBase(abc.ABC):
         )
 
     def _open(self, run: RunInfo | None = None, backend: object = None) -> Session:
-        """A run that is open, in a backend of its own unless one is given."""
+        """Open a run, in a new backend by default, and return its session."""
         plugin = self.make_backend() if backend is None else backend
         session = Session(plugin, run or self._make_run(), self.timeout)
         self._sessions.append(session)
         return session.open()
 
     def _require(self, session: Session, *hooks: str) -> None:
-        """Skips the test of a backend that doesn't implement the hooks."""
+        """Skip the test if the backend doesn't implement all `hooks`."""
         missing = [hook for hook in hooks if hook not in session.backend.hooks]
         if missing:
             pytest.skip(f"the backend doesn't implement `{'`, `'.join(missing)}`")
@@ -142,7 +143,7 @@ class ContractBase(abc.ABC):
         *,
         ordered: bool = True,
     ) -> None:
-        """Compares the scalars of a run with what was logged: `(step, value)` by lane and tag."""
+        """Check that the stored scalars are the logged ones: `(step, value)` by lane and tag."""
         found = {series: list(points) for series, points in self._read(run).scalars.items()}
         wanted = {
             (lane, self.stored_tag(tag)): [(step, self.stored_value(value)) for step, value in rows]
@@ -162,7 +163,7 @@ class ContractBase(abc.ABC):
 
 
 def same(first: Scalar, second: Scalar) -> bool:
-    """Whether two values are equal, NaN being equal to itself."""
+    """Return True if two values are equal, where NaN equals NaN."""
     return bool(first == second or (first != first and second != second))
 
 
@@ -183,7 +184,7 @@ def _compare(
 
 
 def check_names(what: str, wanted: Iterable[Any], found: Iterable[Any]) -> None:
-    """Fails unless the same series, or names, are stored as were logged."""
+    """Fail unless the stored series or names are the logged ones."""
     missing, surplus = set(wanted) - set(found), set(found) - set(wanted)
     assert not missing, (
         f"these were logged and are not stored, {what}: {_few(missing)}; stored besides are: "

@@ -1,4 +1,4 @@
-"""What becomes of hyper-parameters."""
+"""Test how a backend stores hyper-parameters."""
 
 from __future__ import annotations
 
@@ -37,39 +37,39 @@ _LENGTH = 20_000
 
 
 class HparamTests(ContractBase, abc.ABC):
-    """Hyper-parameters of every type that a program has."""
+    """Tests of hyper-parameters of every type."""
 
     subject = "hyper-parameters"
 
     def test_hparams_of_every_type(self) -> None:
-        """Bools, integers, floats and texts come back, as `stored_hparams` says.
+        """Bools, integers, floats and texts are stored, in the form of `stored_hparams`.
 
-        To mend it, convert what the service has no type for, and say so by `stored_hparams`;
-        escape names as you do tags.
+        To fix it, convert types that the service doesn't have, and return the stored form from
+        `stored_hparams`; escape names like tags.
         """
         self._check_hparams(_HPARAMS)
 
     def test_hparams_that_are_not_finite(self) -> None:
-        """NaN and the infinities are hyper-parameters too, such as `grad_clip=inf`.
+        """NaN and infinities are stored as hyper-parameters, such as `grad_clip=inf`.
 
-        To mend it, store them as text if the service rejects them.
+        To fix it, store them as text if the service rejects them.
         """
         self._check_hparams({"inf": math.inf, "minus": -math.inf, "nan": math.nan, "one": 1.0})
 
     def test_long_hparams(self) -> None:
-        """A text of twenty thousand characters, and two hundred hyper-parameters, are kept.
+        """A text of 20,000 characters is stored, and so are 200 hyper-parameters of one run.
 
-        To mend it, store elsewhere what is over the service's limit (as a file, as a tag), where
-        `read_back` finds it; don't lose the others because of one.
+        To fix it, store values above the limit of the service elsewhere (as a file, as a tag),
+        where `read_back` finds them; one value must not make the service drop the others.
         """
         many: dict[str, Scalar | str] = {f"parameter_{i}": i for i in range(200)}
         self._check_hparams({**many, "long": "0123456789" * (_LENGTH // 10)})
 
     def test_hparams_of_a_resumed_run(self) -> None:
-        """A run that is opened again is given its hyper-parameters again, some of them new.
+        """A run that is opened again stores its old hyper-parameters and new ones.
 
-        To mend it, let the last call count; where the service never changes what it has, compare
-        first.
+        To fix it, let the last call win; if the service can't change a stored value, compare it
+        with the new one first.
         """
         session = self._open()
         self._require(session, "log_hparams")

@@ -1,4 +1,4 @@
-"""What becomes of the lanes of a vmapped axis."""
+"""Test how a backend stores the lanes of a vmapped axis."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class LaneTests(ContractBase, abc.ABC):
-    """Every lane is a run of its own."""
+    """Tests of lanes, each of which is a run of its own."""
 
     subject = "lanes"
 
     def test_lanes_are_runs_of_their_own(self) -> None:
-        """Records of several lanes, and of none, stay apart, whatever they are called.
+        """Records of different lanes, and records without a lane, are stored apart.
 
-        To mend it, keep for each `record.lane` a run, a child run or a directory of its own, named
-        by `metriplex.lane_name`, and make it when the lane's first record comes.
+        To fix it, keep a run, a child run or a directory for each `record.lane`, named by
+        `metriplex.lane_name`, and create it at the first record of the lane.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -39,9 +39,9 @@ class LaneTests(ContractBase, abc.ABC):
         self._check(session.run, {**expected, (200, "b"): [(9, 1.0)]})
 
     def test_lanes_are_flushed(self) -> None:
-        """`flush` makes the records of every lane readable, while the run is still open.
+        """After `flush` the records of every lane can be read while the run is open.
 
-        To mend it, flush what every lane has, not only what the run has.
+        To fix it, flush the records of every lane, not only those of the run.
         """
         session = self._open()
         self._require(session, "log_scalars", "flush")
@@ -55,9 +55,9 @@ class LaneTests(ContractBase, abc.ABC):
             )
 
     def test_lanes_of_a_resumed_run(self) -> None:
-        """A lane is continued when its run is, and superseded like it.
+        """The lanes of a resumed run are continued, and their records superseded like the run's.
 
-        To mend it, derive what a lane is called from `run.id` and the lane's number.
+        To fix it, derive the identity of a lane from `run.id` and the lane's number.
         """
         run = self._make_run()
         first = self._open(run)

@@ -1,4 +1,4 @@
-"""The life of a run: opening, flushing, closing, going on, several at once."""
+"""Test how a backend opens, flushes, closes and resumes runs, also several runs at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _RUNS = 6
 
 
 class LifeTests(ContractBase, abc.ABC):
-    """Runs that begin, go on, end, and have others beside them."""
+    """Tests of the life cycle of runs."""
 
     subject = "life"
 
     def test_a_run_without_records(self) -> None:
-        """A run that ends before anything is logged is closed without an error, and is empty.
+        """A run without records is closed without an error, and is empty.
 
-        To mend it, make nothing in `close_run` depend on a first record.
+        To fix it, don't let `close_run` depend on a first record.
         """
         session = self._open()
         session.flush()
@@ -39,9 +39,9 @@ class LifeTests(ContractBase, abc.ABC):
 
     @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
     def test_how_a_run_ended(self, status: str) -> None:
-        """The service knows how a run ended, as far as it keeps that; see `stored_status`.
+        """The status of a closed run is stored, in the form of `stored_status`.
 
-        To mend it, translate `status` of `close_run` to what the service calls it.
+        To fix it, translate the argument `status` of `close_run` to the terms of the service.
         """
         session = self._open()
         session.hparams({"lr": 0.5})
@@ -52,9 +52,9 @@ class LifeTests(ContractBase, abc.ABC):
         assert found == wanted, f"the status must be {wanted!r}; stored is {found!r}"
 
     def test_close_may_be_called_twice(self) -> None:
-        """The second `close_run` does nothing, also with another status.
+        """A second `close_run` does nothing, also with another status.
 
-        To mend it, forget a run when it is closed, and let `close_run` of an unknown run pass.
+        To fix it, forget a run at its close, and ignore `close_run` of an unknown run.
         """
         session = self._open()
         session.log(1, {"a": 1.0})
@@ -66,9 +66,9 @@ class LifeTests(ContractBase, abc.ABC):
         assert same, f"the second `close_run` changed what is stored: from {before} to {after}"
 
     def test_a_closed_run_takes_nothing(self) -> None:
-        """After `close_run` every hook that logs raises, and what is stored stays as it was.
+        """After `close_run` every logging hook raises, and the stored records don't change.
 
-        To mend it, remember that the run is closed, and raise `metriplex.ClosedError`.
+        To fix it, remember that the run is closed, and raise `metriplex.ClosedError`.
         """
         session = self._open()
         session.log(1, {"a": 1.0})
@@ -86,9 +86,9 @@ class LifeTests(ContractBase, abc.ABC):
         assert before == after, f"after `close_run` the run was changed from {before} to {after}"
 
     def test_what_is_flushed_can_be_read(self) -> None:
-        """After `flush` everything that was logged can be read, while the run is still open.
+        """After `flush` all logged records can be read while the run is open.
 
-        To mend it, wait in `flush` until the service has what you sent.
+        To fix it, wait in `flush` until the service has stored all sent records.
         """
         session = self._open()
         self._require(session, "flush", "log_scalars")
@@ -101,9 +101,9 @@ class LifeTests(ContractBase, abc.ABC):
             self._check(session.run, {(None, "a"): expected})
 
     def test_two_runs_at_once(self) -> None:
-        """One backend object serves two runs from two threads, and keeps them apart.
+        """One backend object logs two runs from two threads, and keeps them apart.
 
-        To mend it, keep what belongs to a run by `run.id`, and share nothing without a lock.
+        To fix it, store the state of each run under `run.id`, and lock all shared state.
         """
         backend = self.make_backend()
         sessions = [self._open(self._make_run(name), backend) for name in ("first", "second")]
@@ -117,9 +117,9 @@ class LifeTests(ContractBase, abc.ABC):
         self._check(sessions[1].run, rows)
 
     def test_two_backends_at_once(self) -> None:
-        """Two backends of the kind live beside each other; closing one leaves the other alone.
+        """Two backend objects work at once; closing the run of one doesn't affect the other.
 
-        To mend it, keep no state in modules or classes, nor in a library's one global run.
+        To fix it, keep no state in modules or classes, or in a global run of a library.
         """
         sessions = [self._open(self._make_run(name)) for name in ("first", "second")]
         self._log_at_once(sessions)
@@ -132,9 +132,9 @@ class LifeTests(ContractBase, abc.ABC):
         self._check(sessions[0].run, rows)
 
     def test_two_runs_of_one_name(self) -> None:
-        """Runs of one name, in two log directories, are two runs.
+        """Two runs with one name, in two log directories, are stored as two runs.
 
-        To mend it, tell runs apart by `run.id`; the name is for people.
+        To fix it, identify runs by `run.id`; names need not be unique.
         """
         runs = [self._make_run("same"), self._make_run("same")]
         other = runs[1].directory.parent.parent / "other logs" / "same"
@@ -148,24 +148,24 @@ class LifeTests(ContractBase, abc.ABC):
             self._check(run, {(None, "a"): [(1, float(index))]})
 
     def test_a_resumed_run_has_each_step_once(self) -> None:
-        """What is logged again from `resume_step` on supersedes what was there: no step twice.
+        """Records from `resume_step` on replace the stored ones: no step is stored twice.
 
-        To mend it, have the service drop what it holds at this step and beyond; if it can't, set
-        `supersedes = False`, and what is logged again stands beside it.
+        To fix it, delete the stored records from this step on; if the service can't do that, set
+        `supersedes = False`, which allows old and new records side by side.
         """
         self._log_twice(resume_step=6)
 
     def test_a_run_that_is_opened_again_goes_on(self) -> None:
-        """A run whose `id` the service has is continued, by another backend object: a replay.
+        """A run with a known `id` is continued by another backend object, such as a replay's.
 
-        To mend it, look the run up by `run.id` in `open_run`, and append to it.
+        To fix it, look up the run by `run.id` in `open_run`, and append to it.
         """
         self._log_twice(resume_step=None)
 
     def test_nothing_is_left_behind(self) -> None:
-        """Runs that were closed leave no thread, open file, socket or process behind.
+        """Closed runs leave no thread, open file, socket or process behind.
 
-        To mend it, release in `close_run` what the run has; share what is costly among runs.
+        To fix it, release all resources of the run in `close_run`; runs may share costly ones.
         """
         for index in range(2):
             self._live(f"warm up {index}")
@@ -176,9 +176,9 @@ class LifeTests(ContractBase, abc.ABC):
         assert not grown, f"{_RUNS} runs that were closed have left behind: {grown}"
 
     def test_no_test_of_the_contract_is_overridden(self) -> None:
-        """A subclass runs every test as it is, unless it says that it fails, and why.
+        """A subclass overrides no test, except with `xfail` and a reason.
 
-        To mend it, remove the test from your class, or mark it with
+        To fix it, remove the test from your class, or mark it with
         `pytest.mark.xfail(reason="...")`.
         """
         marks = pytest.mark.xfail(reason="").name
@@ -225,7 +225,7 @@ class LifeTests(ContractBase, abc.ABC):
         self._check(run, {(None, "a"): expected}, ordered=self.supersedes)
 
     def _log_at_once(self, sessions: list[Session]) -> None:
-        """Logs to both from threads that run at the same time."""
+        """Log to all sessions from one thread each, at the same time."""
         barrier, errors = threading.Barrier(len(sessions)), list[BaseException]()
 
         def log(index: int) -> None:
@@ -236,7 +236,7 @@ class LifeTests(ContractBase, abc.ABC):
                     values = {tag: row[i][1] for i, (_, tag) in enumerate(logged)}
                     sessions[index].log(row[0][0], values)
                 sessions[index].flush()
-            except BaseException as error:  # noqa: BLE001 - told by the test's own thread
+            except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
                 errors.append(error)
 
         threads = [threading.Thread(target=log, args=(index,)) for index in range(len(sessions))]
@@ -249,7 +249,7 @@ class LifeTests(ContractBase, abc.ABC):
 
 
 def _logged(index: int) -> dict[Series, list[tuple[int, Scalar]]]:
-    """What the run of a number logs, of which no other run logs anything."""
+    """Return the scalars of run number `index`, which no other run logs."""
     first = 1000 * index
     return {
         (None, "a"): [(first + step, first + step / 4) for step in range(20)],
@@ -260,7 +260,7 @@ def _logged(index: int) -> dict[Series, list[tuple[int, Scalar]]]:
 def _raises(call: Callable[[], None]) -> bool:
     try:
         call()
-    except Exception:  # noqa: BLE001 - whatever it raises will do
+    except Exception:  # noqa: BLE001 - any exception passes
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""What becomes of texts, clips, pictures, histograms and files."""
+"""Test how a backend stores texts, videos, images, histograms and artifacts."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _TEXTS = (
     "long " * 20_000,
 )
 _COLOUR_TOLERANCE = 24
-"""Greatest difference of a frame's mean colour: encoders round, and mix colours at edges."""
+"""Maximal difference of a frame's mean colour: encoders round, and mix colours at edges."""
 
 
 class MediaTests(ContractBase, abc.ABC):
-    """What is logged one by one arrives whole, at its step and in its lane."""
+    """Tests of media: every record is stored completely, at its step and in its lane."""
 
     subject = "media"
 
     def test_texts(self) -> None:
-        """Texts come back as they were: Markdown, any script, a hundred thousand characters.
+        """Texts are stored unchanged: Markdown, any script, 100,000 characters.
 
-        To mend it, neither strip nor escape; store as a file what is too long for a field.
+        To fix it, don't strip or escape; store a text that is too long for a field as a file.
         """
         session = self._open()
         self._require(session, "log_text")
@@ -60,10 +60,10 @@ class MediaTests(ContractBase, abc.ABC):
         ids=["odd size", "one frame", "many frames"],
     )
     def test_videos(self, frames: int, height: int, width: int) -> None:
-        """Clips of any size and length arrive with every frame, in order, in their colours.
+        """Videos of any size and length are stored with all frames, in order and colour.
 
-        To mend it, let `metriplex.encode_video(video, format)` make the file, which pads odd
-        sizes; store the file as it is.
+        To fix it, encode the video with `metriplex.encode_video(video, format)`, which pads odd
+        sizes, and store the file unchanged.
         """
         session = self._open()
         self._require(session, "log_video")
@@ -73,9 +73,9 @@ class MediaTests(ContractBase, abc.ABC):
         self._check_videos(session, {"eval/video": [(2**31 + 1, clip)]})
 
     def test_videos_that_are_encoded_already(self) -> None:
-        """Evaluation videos come encoded in the attribute `video_format`, without their frames.
+        """Evaluation videos, which are encoded in `video_format` and have no frames, are stored.
 
-        To mend it, never ask for `video.frames` yourself: `metriplex.encode_video` takes either.
+        To fix it, call `metriplex.encode_video`, which accepts both, and don't read `video.frames`.
         """
         session = self._open()
         self._require(session, "log_video")
@@ -88,9 +88,9 @@ class MediaTests(ContractBase, abc.ABC):
         self._check_videos(session, {"eval/video": [(10, pictures), (20, pictures)]})
 
     def test_images(self) -> None:
-        """Pictures come back pixel by pixel, from one pixel on.
+        """Images of any size, from one pixel on, are stored with exact pixels.
 
-        To mend it, store PNG, not JPEG, and neither scale nor pad.
+        To fix it, store PNG, not JPEG, and don't scale or pad.
         """
         session = self._open()
         self._require(session, "log_image")
@@ -109,9 +109,9 @@ class MediaTests(ContractBase, abc.ABC):
                 assert np.array_equal(got, pixels), f"the picture of step {step} is another"
 
     def test_histograms(self) -> None:
-        """Histograms come back with their counts and their edges, which may be uneven.
+        """Histograms are stored with their counts and edges, which may be uneven.
 
-        To mend it, hand over the counts and edges; don't have the service count again.
+        To fix it, pass the counts and edges to the service; don't let it count again.
         """
         session = self._open()
         self._require(session, "log_histogram")
@@ -138,9 +138,9 @@ class MediaTests(ContractBase, abc.ABC):
                 assert np.allclose(got[2], edges, 1e-6, 1e-9), f"step {step}: edges are {got[2]}"
 
     def test_artifacts(self) -> None:
-        """Files and whole directories are kept, byte by byte, under their names.
+        """Files and directories are stored under their names, with exact bytes.
 
-        To mend it, copy the file from `artifact.path`, binary, and walk a directory.
+        To fix it, copy the file at `artifact.path` in binary mode; walk through a directory.
         """
         session = self._open()
         self._require(session, "log_artifact")
@@ -155,9 +155,9 @@ class MediaTests(ContractBase, abc.ABC):
         self._check_artifacts(session, {**expected, "config.json": [(6, b"{}")]})
 
     def test_artifacts_of_one_name(self) -> None:
-        """An artifact that is logged again at a later step stands beside the earlier one.
+        """An artifact that is logged again at a later step is stored beside the earlier one.
 
-        To mend it, make the step a part of its place, or a version of it.
+        To fix it, make the step part of the artifact's path, or a version of the artifact.
         """
         session = self._open()
         self._require(session, "log_artifact")
@@ -169,9 +169,9 @@ class MediaTests(ContractBase, abc.ABC):
         self._check_artifacts(session, {"policy.npz": [(1, b"at 1"), (2, b"at 2")]})
 
     def test_media_of_lanes(self) -> None:
-        """Texts, clips, ... of a lane are kept with that lane, those of none with the run.
+        """Media of a lane are stored with the lane, media without a lane with the run.
 
-        To mend it, look at `lane` in every hook, not only in `log_scalars`.
+        To fix it, use `lane` in every hook, not only in `log_scalars`.
         """
         session = self._open()
         hooks = {"log_text": "texts", "log_video": "videos", "log_image": "images"}
@@ -243,7 +243,7 @@ def _one_of_each(lane: int | None, file: Any) -> list[Media]:
 
 
 def _frames(count: int, height: int, width: int) -> np.ndarray:
-    """Frames of one colour each, every one clearly another than the one before."""
+    """Return frames of one colour each, where consecutive colours differ clearly."""
     level = 20 + 40 * (np.arange(count) % 6)
     colours = np.stack([level, 255 - level, np.full(count, 128)], axis=-1).astype(np.uint8)
     return np.broadcast_to(colours[:, None, None], (count, height, width, 3)).copy()

@@ -1,4 +1,4 @@
-"""A backend in processes of its own: that end well, that end without closing, that are killed."""
+"""Test a backend in other processes, which close the run, end without closing, or are killed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _SECONDS = 120.0
 
 
 class ProcessTests(ContractBase, abc.ABC):
-    """The backend in a fresh process, made there by a copy of the test object."""
+    """Tests of the backend in a fresh process, created there by a copy of the test object."""
 
     subject = "processes"
 
     def test_a_fresh_process_uses_it_and_ends(self) -> None:
-        """A process that imports the backend, logs and closes prints nothing and ends by itself.
+        """A fresh process that logs and closes the run prints nothing, and ends by itself.
 
-        It is started like a spawned one: nothing is inherited. Nothing goes to the standard
-        output, and environment variables, signal handlers, hooks, streams and the root logger stay
-        as they were. To mend it, switch a library's greeting off, log instead of printing, restore
-        what it sets, and end its threads and processes in `close_run`.
+        The process is spawned, and inherits nothing. It writes nothing to the standard output, and
+        doesn't change environment variables, signal handlers, hooks, streams or the root logger. To
+        fix it, disable greetings of libraries, log instead of printing, restore what a library
+        changes, and end threads and processes in `close_run`.
         """
         run = self._make_run("other process")
         with Child(self, run, "close") as child:
@@ -36,9 +36,9 @@ class ProcessTests(ContractBase, abc.ABC):
             self._check(run, child.logged)
 
     def test_a_process_may_end_without_closing(self) -> None:
-        """A process that ends without `close_run` ends, and keeps what was flushed.
+        """A process without `close_run` ends by itself, and its flushed records are stored.
 
-        To mend it, let no thread or `atexit` handler wait for ever, and ask nobody anything.
+        To fix it, let no thread or `atexit` handler wait forever, and never prompt the user.
         """
         run = self._make_run("other process")
         with Child(self, run, "leave") as child:
@@ -47,10 +47,10 @@ class ProcessTests(ContractBase, abc.ABC):
             self._check(run, child.logged)
 
     def test_what_is_flushed_survives_a_sigkill(self) -> None:
-        """After `flush` a SIGKILL of the process loses nothing of what was logged before.
+        """Records that were logged before `flush` survive a SIGKILL of the process.
 
-        To mend it, hand everything to the system, or to the server, before `flush` returns; to
-        hand it to a thread or to another process is not enough.
+        To fix it, pass all records to the operating system or the server before `flush` returns; a
+        thread or another process of the backend is not enough.
         """
         if not self._hooks() >= {"flush", "log_scalars"}:
             pytest.skip("the backend doesn't implement `flush` and `log_scalars`")

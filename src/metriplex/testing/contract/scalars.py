@@ -1,4 +1,4 @@
-"""What becomes of scalars: values, steps, lanes."""
+"""Test how a backend stores scalars: values, steps and order."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ _STEPS = (0, 1, 2**31 - 1, 2**31, 2**32 + 1, 5_000_000_000, 2**53 + 1, 2**63 - 1
 
 
 class ScalarTests(ContractBase, abc.ABC):
-    """Every value arrives, once, at its step, in its lane."""
+    """Tests of scalars: every value is stored once, at its step."""
 
     subject = "scalars"
 
     def test_floats_are_exact(self) -> None:
-        """Floats come back exactly, at the precision that `precision` documents.
+        """Floats are stored exactly, at the precision that `precision` documents.
 
-        That includes the largest, the smallest and the denormal ones. To mend it, pass numbers to
-        the service instead of text; where you must write text, use `repr`.
+        That includes the largest, the smallest and the denormal ones. To fix it, pass numbers to
+        the service instead of text; if you must write text, use `repr`.
         """
         self._check_values(_FLOATS)
 
     def test_integers_are_exact(self) -> None:
-        """Integers come back exactly, also beyond 2**53, where floats have gaps.
+        """Integers are stored exactly, also beyond 2**53, where float64 is inexact.
 
-        To mend it, don't convert to float; if the service does, say so by `precision`.
+        To fix it, don't convert to float; if the service does, set `precision`.
         """
         self._check_values(_INTEGERS)
 
     def test_bools_are_kept(self) -> None:
-        """True and False come back, at least as 1 and 0.
+        """True and False are stored, at least as 1 and 0.
 
-        To mend it, don't take a bool for a text or for nothing.
+        To fix it, treat bools as numbers; don't convert them to text, and don't skip False.
         """
         self._check_values((True, False, True))
 
     def test_nan_and_infinities_are_kept(self) -> None:
-        """NaN and the infinities come back: users may ask to keep them, so they arrive.
+        """NaN and infinities are stored, since users may choose to log them.
 
-        To mend it, look how the service writes them; strict JSON has no word for them.
+        To fix it, use the encoding of the service; strict JSON can't represent these values.
         """
         self._check_values((0.5, math.nan, math.inf, -math.inf, 0.25))
 
     def test_order_is_kept(self) -> None:
-        """A thousand records, some in each call, come back in the order of their steps, each once.
+        """A thousand records, in calls of several records, are stored in order, each once.
 
-        To mend it, send in the order in which records come, and don't sample or cap.
+        To fix it, send records in the order of the calls, and don't sample or limit them.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -80,9 +80,9 @@ class ScalarTests(ContractBase, abc.ABC):
         )
 
     def test_steps_are_exact(self) -> None:
-        """Steps are exact from 0 to `max_step`, far beyond 2**31.
+        """Steps are exact from 0 to `max_step`, also beyond 2**31.
 
-        To mend it, don't store them as float or as a 32-bit integer.
+        To fix it, don't store steps as float or as a 32-bit integer.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -93,10 +93,10 @@ class ScalarTests(ContractBase, abc.ABC):
         self._check(session.run, {(None, "a"): [(s, i / 4) for i, s in enumerate(steps)]})
 
     def test_steps_may_go_back(self) -> None:
-        """Records whose steps lie before earlier ones are kept: evaluations, second programs.
+        """Records with a lower step than earlier records are stored: evaluations, second programs.
 
-        To mend it, don't let the service drop what it takes for late: give each group of tags a
-        step axis of its own, or send the step as a value.
+        To fix it, keep the service from dropping late steps: give each group of tags a step axis of
+        its own, or send the step as a value.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -115,9 +115,9 @@ class ScalarTests(ContractBase, abc.ABC):
         )
 
     def test_one_step_in_several_records(self) -> None:
-        """What different records log at one step is all kept; of one tag as `keeps_repeats` says.
+        """All records of one step are stored; values of one tag as `keeps_repeats` documents.
 
-        To mend it, don't take a step that was seen before for a duplicate.
+        To fix it, don't treat a second record at a step as a duplicate.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -132,9 +132,9 @@ class ScalarTests(ContractBase, abc.ABC):
         self._check(session.run, {(None, "a"): both, (None, "b"): [(7, 2.0), (8, 4.0)]})
 
     def test_tags_come_late_and_vanish(self) -> None:
-        """Every record may have other tags: new ones at any time, known ones no longer.
+        """Every record may have other tags: tags appear and vanish at any time.
 
-        To mend it, fix no columns by the first record, and fill nothing in.
+        To fix it, don't derive fixed columns from the first record, and don't fill in values.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -148,9 +148,9 @@ class ScalarTests(ContractBase, abc.ABC):
         self._check(session.run, expected)
 
     def test_what_a_hook_is_given_stays_as_it_was(self) -> None:
-        """A hook changes nothing that it is given: others get the same objects, and it does again.
+        """A hook doesn't change its arguments: other backends and retries get the same objects.
 
-        To mend it, copy what you want to change.
+        To fix it, copy an argument before you change it.
         """
         session = self._open()
         self._require(session, "log_scalars")

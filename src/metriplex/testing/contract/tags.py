@@ -1,4 +1,4 @@
-"""What becomes of names, however they look."""
+"""Test how a backend stores tags of any form."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ _MANY = 10_000
 
 
 class TagTests(ContractBase, abc.ABC):
-    """Different tags stay different, and none does harm."""
+    """Tests of tags: different tags stay different, and no tag does harm."""
 
     subject = "tags"
 
     def test_unicode_tags(self) -> None:
-        """Tags in any script come back, each as a tag of its own, also what only looks alike.
+        """Tags in any script are stored, and tags that only look alike stay different.
 
-        To mend it, write UTF-8 and normalize nothing.
+        To fix it, write UTF-8, and don't normalize.
         """
         self._check_tags(_UNICODE)
 
     def test_nested_tags(self) -> None:
-        """A tag may be the beginning of another, `a` and `a/b`, and have a hundred parts.
+        """A tag may be the prefix of another one (`a` and `a/b`), and have a hundred parts.
 
-        To mend it, keep a tag as one name; where parts become directories, give values another
-        place than the directories have.
+        To fix it, store a tag as one name; if its parts become directories, store values outside of
+        these directories.
         """
         self._check_tags(_NESTED)
 
     def test_hostile_tags(self) -> None:
-        """Tags that are paths, markup, control characters or words of the service are but names.
+        """Tags that are paths, markup, control characters or names of the service are plain names.
 
-        To mend it, escape what means something to the service, so that different tags stay
-        different, and say by `stored_tag` how; let no tag be a path.
+        To fix it, escape characters and names that the service reserves, so that different tags
+        stay different, and return the stored form from `stored_tag`; never use a tag as a path.
         """
         self._check_tags(_HOSTILE)
 
     def test_long_tags(self) -> None:
-        """Tags of up to two thousand characters stay apart, also if only their ends differ.
+        """Tags of up to 2,500 characters stay different, also if only their ends differ.
 
-        To mend it, replace the end of what is too long by a digest of the whole, and say so by
-        `stored_tag`.
+        To fix it, replace the end of a long tag by a digest of the whole tag, and return this form
+        from `stored_tag`.
         """
         self._check_tags(_LONG)
 
     def test_ten_thousand_tags(self) -> None:
-        """One record may have ten thousand tags.
+        """One record may have 10,000 tags.
 
-        To mend it, send in parts what is too much for one request.
+        To fix it, split records that are too large for one request.
         """
         session = self._open()
         self._require(session, "log_scalars")
@@ -71,9 +71,9 @@ class TagTests(ContractBase, abc.ABC):
         self._check(session.run, expected)
 
     def test_an_empty_tag_harms_nothing_else(self) -> None:
-        """An empty tag, which metriplex never sends, may be refused or kept; what follows arrives.
+        """An empty tag, which metriplex never sends, doesn't affect later records.
 
-        To mend it, raise `metriplex.LoggingError` before anything is stored.
+        To fix it, raise `metriplex.LoggingError` before anything is stored.
         """
         session = self._open()
         self._require(session, "log_scalars")

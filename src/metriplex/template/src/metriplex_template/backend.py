@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, final
 
-from metriplex import ClosedError, RunInfo, Scalar, Scalars, Text, hookimpl
+from metriplex import OpenRuns, RunInfo, Scalar, Scalars, Text, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ FILE_NAME = "template.jsonl"
 
 @final
 class TemplateBackend:
-    """Appends every record to a file of JSON lines in the run's directory.
+    """Append every record to a file of JSON lines in the run's directory.
 
     Each line is an object whose `kind` is `open`, `hparams`, `scalars`, `text` or `close`. Lines
-    wait in memory for `flush`; after that they survive the end of the process.
+    wait in memory until `flush`; after `flush` they survive the end of the process.
 
     Args:
         flush_secs: The longest time in seconds that lines wait in memory.
@@ -28,96 +28,48 @@ class TemplateBackend:
 
     def __init__(self, flush_secs: float = 5.0) -> None:
         self.flush_secs = flush_secs
-        self._open: dict[str, _File] = {}
+        self._files = OpenRuns[_File]()
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """Opens the run's file, or goes on with the one that is there.
+        """Create the run's file, or continue an existing one.
 
-        Args:
-            run: The run; its `resume_step` is kept, so that readers leave out what is superseded.
-
-        Raises:
-            OSError: The file can't be created.
+        The line `open` has the run's `resume_step`: readers ignore what is superseded.
         """
-        file = _File(run.directory / FILE_NAME)
-        file.append({"kind": "open", "resume_step": run.resume_step})
-        file.write()
-        self._open[run.id] = file
+        self._files.open(run, _open_file)
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        """Keeps hyper-parameters.
-
-        Args:
-            run: The run.
-            hparams: Name to value.
-        """
-        self._find(run).append({"kind": "hparams", "values": dict(hparams)})
+        self._files.find(run).append({"kind": "hparams", "values": dict(hparams)})
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
-        """Keeps scalars, a line for each record.
-
-        Args:
-            run: The run.
-            records: In the order in which they are kept.
-        """
-        file = self._find(run)
+        file = self._files.find(run)
         for record in records:
             file.append({"kind": "scalars", **_plain(record), "values": dict(record.values)})
 
     @hookimpl
     def log_text(self, run: RunInfo, text: Text) -> None:
-        """Keeps a text.
-
-        Args:
-            run: The run.
-            text: The record.
-        """
-        self._find(run).append({"kind": "text", **_plain(text)})
+        self._files.find(run).append({"kind": "text", **_plain(text)})
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
-        """Writes everything that was logged.
-
-        Args:
-            run: The run.
-
-        Raises:
-            OSError: Nothing was written, and everything is kept for the next call.
-        """
-        self._find(run).write()
+        self._files.find(run).write()
 
     @hookimpl
     def close_run(self, run: RunInfo, status: str) -> None:
-        """Writes everything; closing a run again does nothing.
+        self._files.close(run, status, lambda file: file.write({"kind": "close", "status": status}))
 
-        Args:
-            run: The run.
-            status: `"finished"`, `"failed"` or `"interrupted"`.
 
-        Raises:
-            OSError: As `flush`; the run is open still.
-        """
-        file = self._open.get(run.id)
-        if file is None:
-            return
-        file.write({"kind": "close", "status": status})
-        del self._open[run.id]
-
-    def _find(self, run: RunInfo) -> _File:
-        file = self._open.get(run.id)
-        if file is None:
-            raise ClosedError(
-                f"run `{run.name}` is not open: log between `open_run` and `close_run`"
-            )
-        return file
+def _open_file(run: RunInfo) -> _File:
+    file = _File(run.directory / FILE_NAME)
+    file.write({"kind": "open", "resume_step": run.resume_step})
+    return file
 
 
 @final
 class _File:
-    """Lines that wait, and the file that gets all of them or, if writing fails, none."""
+    """A file, and lines that wait in memory; a write that fails stores none of them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -130,7 +82,7 @@ class _File:
     def write(self, *last: Mapping[str, Any]) -> None:
         data = "".join([*self._lines, *(json.dumps(line) + "\n" for line in last)]).encode()
         with self._path.open("r+b" if self._path.exists() else "xb", buffering=0) as file:
-            # After a failure the next call begins at the same place, so nothing is there twice.
+            # After a failure the next call begins at the same offset, so no line is stored twice.
             file.seek(self._size)
             file.truncate()
             left = memoryview(data)

@@ -1,4 +1,4 @@
-"""The contract of backends, for the template backend: what is in its file."""
+"""The contract of backends for the template backend, which reads its file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @final
 class Contract(BackendContract):
-    """JSON lines keep everything as it was: no fact of the service has to be told."""
+    """JSON lines store everything unchanged, so the class declares no fact of the service."""
 
     def make_backend(self) -> TemplateBackend:
-        """A backend with the options that it has by default."""
+        """Return a backend with default options."""
         return TemplateBackend()
 
     def read_back(self, run: RunInfo) -> Stored:
-        """Reads the run's file with nothing but the `json` module."""
+        """Read the run's file by the `json` module alone."""
         scalars: dict[Series, list[Any]] = {}
         texts: dict[Series, list[Any]] = {}
         hparams: dict[str, Any] = {}
@@ -44,6 +44,6 @@ class Contract(BackendContract):
 
 
 def _before(step: int, stored: dict[Series, list[Any]]) -> dict[Series, list[Any]]:
-    """What is not superseded."""
+    """Return the points before `step`, which are not superseded."""
     kept = {series: [p for p in points if p[0] < step] for series, points in stored.items()}
     return {series: points for series, points in kept.items() if points}

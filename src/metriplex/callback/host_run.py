@@ -1,0 +1,150 @@
+"""The host side of a callback: the run that its handle stands for, and the order of closing it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, final
+
+import jax
+
+from metriplex.bridge import receiver, registry
+from metriplex.bridge.emit import ABORTED
+from metriplex.bridge.ring import report_lost, report_undrained, take_rows
+from metriplex.cluster.run import is_written_here
+from metriplex.errors import ClosedError, NonFiniteError
+from metriplex.run import shutdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metriplex.bridge.rows import Row
+    from metriplex.cluster.run import ClusterRun
+    from metriplex.run.run import Run
+
+logger = logging.getLogger("metriplex")
+
+CLOSE_TIMEOUT = 30.0
+"""Seconds that `flush` and `close` wait for backends, unless told otherwise."""
+
+
+@final
+class HostRun:
+    """A run, the handle by which rows reach it, and what has to happen when it is closed.
+
+    The end of the process closes it if nobody else does.
+
+    Args:
+        run: The run.
+        handle: A handle that nothing else has; None for the next one of this process.
+        ring: True if programs keep their rows in a ring, from which `drain` takes them.
+
+    Attributes:
+        run: The run.
+        handle: The number that rows carry.
+    """
+
+    def __init__(self, run: Run | ClusterRun, handle: int | None = None, *, ring: bool) -> None:
+        self.run = run
+        self._ring = ring
+        self._has_program = False
+        self._drained = False
+        self.handle = receiver.register(self, handle, self.close)
+        shutdown.watch_sigterm()
+
+    @staticmethod
+    def find(handle: int) -> HostRun | None:
+        """Return the host run of a handle; None if it is closed and nothing refers to it."""
+        entry = registry.get(handle)
+        found = None if entry is None else entry.known()
+        return found if isinstance(found, HostRun) else None
+
+    def receive(self, rows: Sequence[Row]) -> None:
+        """Pass rows to the run. The receiver thread calls."""
+        self.run.receive(rows)
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` if the run is closed."""
+        if self.run.closed:
+            shutdown.hold_if_terminating()
+            raise ClosedError(
+                f"run `{self.run.info.name}` is closed: construct a new `MetricsCallback` for "
+                f"each run, and close it after its program has ended"
+            )
+
+    def note_program(self) -> None:
+        """Note that a program has the run's state, from which its rows have to be drained."""
+        self._has_program = True
+
+    def drain(self, buffer: jax.Array, buffered: jax.Array) -> None:
+        """Hand the rows of a ring to the run; waits for the program that makes them.
+
+        Args:
+            buffer: uint32 `[*lanes, rows, words]`, as for `take_rows`.
+            buffered: int32 `[*lanes]`.
+        """
+        self._drained = True
+        if is_written_here(self.run):
+            blocks, lost = take_rows(buffer, buffered)
+            receiver.deliver(blocks)
+            self.run.release()
+            report_lost(self.run.info.name, lost, buffer.shape[-2])
+
+    def flush(self, timeout: float) -> None:
+        """Wait for this thread's programs and for every backend; see `MetricsCallback.flush`."""
+        receiver.barrier()
+        self.run.release()
+        self.run.flush(timeout)
+
+    def close(self, status: str, running: bool = False, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Wait for this thread's programs, then for all rows, and close the run.
+
+        Args:
+            status: How the run has ended, as backends are told.
+            running: True if programs may still run and are not waited for.
+            timeout: Seconds that backends have.
+
+        Raises:
+            NonFiniteError: Values were rejected since the last `flush`.
+            Exception: What a failed program of this thread raises.
+        """
+        try:
+            if not running and not self.run.closed:
+                receiver.barrier()
+        except BaseException as error:
+            if status == "finished":
+                status = "interrupted" if is_interrupt(error) else "failed"
+            raise
+        finally:
+            receiver.wait()
+            registry.retire(self.handle, self.run.info.name)
+            if self._ring and self._has_program and not self._drained and not self.run.closed:
+                report_undrained(self.run.info.name)
+            self.run.close(status, timeout)
+
+    def close_after(self, error: BaseException | None) -> None:
+        """Close the run at the end of a `with` block, which an exception may have ended.
+
+        Raises:
+            NonFiniteError: Values were rejected, and the block has ended without another error.
+            KeyboardInterrupt: Ctrl-C has ended the block as an error of a compiled program.
+            Exception: What a failed program raises, if the block has ended without an error.
+        """
+        interrupted = is_interrupt(error)
+        try:
+            self.close("interrupted" if interrupted else "finished" if error is None else "failed")
+        except NonFiniteError as rejected:
+            if error is None or ABORTED in str(error):
+                raise rejected from error
+            logger.error("%s", rejected)  # noqa: TRY400 - the program's own error is the one to show
+        except Exception:
+            if error is None:
+                raise
+        if interrupted and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Return True for Ctrl-C, which inside a host function is an error of the compiled program."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "KeyboardInterrupt" in str(error)
+    return isinstance(error, KeyboardInterrupt)

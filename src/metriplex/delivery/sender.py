@@ -1,0 +1,250 @@
+"""Sending calls to one backend: retries, suspension, flushes and acknowledgements."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol, final
+
+from metriplex.delivery import calls
+from metriplex.delivery.calls import Call, Gap
+from metriplex.delivery.failure_log import FailureLog, describe
+from metriplex.delivery.retry import RETRY_SECONDS, retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from metriplex.delivery.calls import Queued
+    from metriplex.journal.acks import Ack
+    from metriplex.records import RunInfo
+
+FAILURES = 3
+"""How many calls in a row may raise something else than `OSError` before a suspension."""
+
+OUTAGE = 5
+"""How many tries of one call fail before the log reports an outage."""
+
+
+class Target(Protocol):
+    """A backend, or the run's journal."""
+
+    flush_secs: float
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+
+    @property
+    def hooks(self) -> Collection[str]:
+        """The hooks that it has."""
+
+    def call(self, call: Call, run: RunInfo) -> None:
+        """Call a hook of a run."""
+
+
+class Source(Protocol):
+    """A journal, from which records are read again."""
+
+    def read(self, first: int, end: int) -> Iterator[Queued]:
+        """Yield the calls that deliver records; a gap stands for records that can't be read yet."""
+
+
+@final
+class Sender:
+    """Sends calls to one backend, one after another. For one thread.
+
+    A call that raises `OSError` is made again after a pause; the last failure suspends the backend.
+    Another exception skips the records of that call; `FAILURES` in a row suspend the backend. A
+    suspended backend gets no more records.
+
+    Args:
+        target: The backend.
+        run: The run.
+        retry_seconds: Pauses between the tries of a call that raised an `OSError`.
+        patient: True if tries go on, with the last pause, until `skip_pauses`.
+        source: Where gaps are read; without it they are passed over.
+        ack: The backend's acknowledgement on disk.
+        start: Number of the first record that may be delivered.
+        log: Logs failures; None for a caller that reports them otherwise.
+        on_unsaved: Called if the acknowledgement can't be written; None ignores it: a replay then
+            sends more than it has to.
+
+    Attributes:
+        target: The backend.
+        position: Everything below this number was delivered, skipped, or has no hook.
+        delivered: How many records the backend has taken.
+        error: The last error that the backend raised, as `Type: message`; None if it raised none.
+        suspended_in: The hook whose failure suspended the backend; None if it is not suspended.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        run: RunInfo,
+        *,
+        retry_seconds: Sequence[float] = RETRY_SECONDS,
+        patient: bool = False,
+        source: Source | None = None,
+        ack: Ack | None = None,
+        start: int = 0,
+        log: FailureLog | None = None,
+        on_unsaved: Callable[[OSError], None] | None = None,
+    ) -> None:
+        self.target = target
+        self.position = start
+        self.delivered = 0
+        self.error: str | None = None
+        self.suspended_in: str | None = None
+        self._run = run
+        self._retry_seconds = retry_seconds
+        self._patient = patient
+        self._source = source
+        self._ack = ack
+        self._log = log
+        self._on_unsaved = on_unsaved
+        self._skipped: list[Gap] = []
+        self._failures = 0
+        self._opened = False
+        self._dirty = False
+        self._flushed_at = -float("inf")
+        self._no_pauses = threading.Event()
+
+    @property
+    def suspended(self) -> bool:
+        """True if the backend gets no more records."""
+        return self.suspended_in is not None
+
+    def skip_pauses(self) -> None:
+        """End the pause before the next try, which is the last one of its call. Any thread."""
+        self._no_pauses.set()
+
+    def open(self) -> bool:
+        """Open the run in the backend; return True if it succeeded."""
+        self._opened = self._call(calls.open_run())
+        return self._opened
+
+    def deliver(self, call: Call) -> None:
+        """Deliver records, unless the backend is suspended or lacks the hook. Opens the run."""
+        if self.suspended or call.hook not in self.target.hooks:
+            return
+        if (self._opened or self.open()) and self._call(call):
+            self.delivered += len(call.records)
+            self._failures = 0
+            self._dirty = True
+            self.position = call.end
+
+    def fill(self, gap: Gap) -> None:
+        """Deliver the records of a gap from the source, with a flush every `flush_secs`."""
+        if self._source is None:
+            return
+        for queued in self._source.read(gap.first, gap.end):
+            if isinstance(queued, Gap):
+                self._skip(queued)
+            else:
+                self.deliver(queued)
+            if self.suspended:
+                return
+            if (due := self.seconds_to_flush()) is not None and due <= 0:
+                self.flush()
+        self.position = gap.end
+
+    def seconds_to_flush(self) -> float | None:
+        """Return how long records may still wait for `flush`; None if there is nothing to flush."""
+        if not self._dirty or self.suspended:
+            return None
+        return self._flushed_at + self.target.flush_secs - time.monotonic()
+
+    def flush(self, reached: int = 0) -> None:
+        """Flush and acknowledge, unless the backend is suspended.
+
+        Args:
+            reached: Everything below this number was delivered, or has no hook.
+        """
+        if not self.suspended:
+            self.position = max(self.position, reached)
+            self._flush()
+
+    def close(self, call: Call) -> None:
+        """Flush and close the run, if it was opened.
+
+        Args:
+            call: The call of `close_run`.
+        """
+        try:
+            if not self.suspended:
+                self.flush(call.end)
+            elif self._dirty:  # a replay need not send again what the backend took before
+                self._flush()
+        finally:
+            if self._opened:
+                self._call(call)
+
+    def _flush(self) -> None:
+        position = self.position
+        flushes = self._opened and "flush" in self.target.hooks
+        self._dirty = flushes and not self._call(calls.flush(position))
+        if not self._dirty:
+            self._acknowledge(position)
+        self._flushed_at = time.monotonic()
+
+    def _acknowledge(self, position: int) -> None:
+        if self._ack is None:
+            return
+        for gap in self._skipped:
+            self._ack.miss(gap.first, gap.end)
+        self._skipped.clear()
+        self._ack.advance(position)
+        try:
+            self._ack.save()
+        except OSError as error:
+            if self._on_unsaved is not None:
+                self._on_unsaved(error)
+
+    def _skip(self, gap: Gap) -> None:
+        """Pass records that are not delivered; a replay can send them if there is a journal."""
+        self._skipped.append(gap)
+        self.position = gap.end
+
+    def _call(self, call: Call) -> bool:
+        """Make one call, again after an `OSError`; return True if it succeeded."""
+        failed_tries = 0
+
+        def wait(pause: float, error: OSError) -> bool:
+            nonlocal failed_tries
+            failed_tries += 1
+            self.error = describe(error)
+            if failed_tries == OUTAGE and self._patient and self._log is not None:
+                self._log.outage(call, error)
+            return self._no_pauses.wait(pause)
+
+        try:
+            retry(lambda: self.target.call(call, self._run), self._pauses(), wait)
+        except BaseException as error:
+            # Ctrl-C comes in the main thread alone, where a replay runs. In a worker's thread also
+            # KeyboardInterrupt and SystemExit are a plugin's own: they must not end the thread.
+            ctrl_c = isinstance(error, KeyboardInterrupt)
+            if ctrl_c and threading.current_thread() is threading.main_thread():
+                raise
+            self._fail(call, error)
+            return False
+        if failed_tries >= OUTAGE and self._log is not None:
+            self._log.recovery()
+        return True
+
+    def _pauses(self) -> Iterable[float]:
+        more = itertools.repeat(self._retry_seconds[-1]) if self._patient else ()
+        return itertools.chain(self._retry_seconds, more)
+
+    def _fail(self, call: Call, error: BaseException) -> None:
+        """Note an abandoned call; suspend a backend that keeps failing."""
+        self.error = describe(error)
+        if self._log is not None:
+            self._log.failure(call, error)
+        self._failures += 1
+        if call.records and not isinstance(error, OSError):  # an outage skips nothing
+            self._skip(Gap(call.first, call.end))
+        hopeless = call.hook == "open_run" or isinstance(error, OSError)
+        if call.hook != "close_run" and (hopeless or self._failures >= FAILURES):
+            self.suspended_in = call.hook
+            self.skip_pauses()

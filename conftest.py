@@ -1,21 +1,33 @@
-"""For every test: eight host devices, and runs that don't ask git where they come from.
+"""Settings of every test.
 
-For every doctest: a directory of its own to write to.
-
-Backends that are not installed are left out: they bring SDKs that not everybody wants.
+- Eight host devices, and code that XLA compiles quickly; a caller that sets `XLA_FLAGS` decides.
+- Runs don't ask git where they come from.
+- A doctest has a directory of its own to write to.
+- Backends that are not installed are left out: they bring SDKs that not everybody wants.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-_FLAG = "--xla_force_host_platform_device_count=8"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+_DEVICES = "--xla_force_host_platform_device_count=8"
+_QUICK = (  # to compile: a test runs most of its programs once
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+_flags = os.environ.get("XLA_FLAGS")
+if _flags is None and version("jaxlib").startswith("0.10."):  # XLA aborts at flags it doesn't know
+    os.environ["XLA_FLAGS"] = f"{_DEVICES} {_QUICK}"
+elif _DEVICES not in (_flags or ""):
+    os.environ["XLA_FLAGS"] = f"{_flags or ''} {_DEVICES}".strip()
+
+os.environ["METRIPLEX_PROVENANCE"] = "0"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start compile nothing again
 
 collect_ignore_glob = [
     f"backends/{project.parent.name}/*"
@@ -28,8 +40,6 @@ collect_ignore += [
     for library in ("lerax", "stable_baselines3")
     if importlib.util.find_spec(library) is None
 ]
-
-os.environ["METRIPLEX_PROVENANCE"] = "0"
 
 
 @pytest.fixture(autouse=True)

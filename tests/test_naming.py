@@ -7,12 +7,13 @@ import sys
 import textwrap
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import interpreter
+from interpreter import Program
 from metriplex.errors import ConfigurationError
 from metriplex.naming import MAX_NAME_BYTES, check_name, create_directory, run_name
 
@@ -178,10 +179,11 @@ for _ in range(50):
 
 
 def test_two_processes_in_the_same_second_share_no_directory(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", CREATE_MANY, str(tmp_path)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     made: list[str] = []
-    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+    with (
+        Program(CREATE_MANY, tmp_path, stdin=subprocess.PIPE) as one,
+        Program(CREATE_MANY, tmp_path, stdin=subprocess.PIPE) as other,
+    ):
         for process in (one, other):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -259,12 +261,7 @@ PROGRAM = textwrap.dedent("""
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
 def test_a_directory_that_cannot_hold_a_byte_raises_and_is_removed(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
-    done = subprocess.run(
-        [sys.executable, "-c", limit + PROGRAM, str(tmp_path / "logs")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    done = interpreter.run(limit + PROGRAM, tmp_path / "logs")
     assert done.stdout.startswith("OSError can't create a run's directory")
     assert "raise the limit" in done.stdout
     assert list((tmp_path / "logs").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -13,25 +14,20 @@ from metriplex.bridge.decode import Block, of_one_shape, read
 from metriplex.bridge.packing import Header, Kind, make_schema, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from metriplex.bridge.rows import Row
 
 TAGS = ("a", "b")
 HEADER = {**dict.fromkeys(Header, -1), Header.DEVICES: 1}
 
 
-def packed(values: Mapping[str, np.ndarray]) -> np.ndarray:
+@functools.cache
+def one_row(tag: str, value: int) -> np.ndarray:
+    values = {tag: np.asarray(value, np.float32)}
     return np.asarray(pack(make_schema(Kind.RECORD, values), HEADER, values, {}))
 
 
-ONE_ROW = {
-    (tag, value): packed({tag: np.asarray(value, np.float32)}) for tag in TAGS for value in range(3)
-}
-
-
 def row(tag: str, value: int, run: int, sequence: int, *, valid: bool) -> np.ndarray:
-    words = ONE_ROW[tag, value].copy()
+    words = one_row(tag, value).copy()
     words[[Header.RUN, Header.SEQUENCE, Header.VALID]] = run, sequence, valid
     return words
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from interpreter import Program, run
 from memory import Memory, logging_to_memory
 from metriplex import MetricsCallback
 from metriplex.bridge import receiver
@@ -255,8 +254,8 @@ def train(metrics, count):
 """
 
 
-def script(tmp_path: Path, body: str) -> list[str]:
-    return [sys.executable, "-c", PRELUDE + textwrap.dedent(body), str(tmp_path)]
+def script(body: str) -> str:
+    return PRELUDE + textwrap.dedent(body)
 
 
 def test_ctrl_c_while_a_program_logs_loses_nothing_and_is_a_keyboard_interrupt(
@@ -271,9 +270,7 @@ def test_ctrl_c_while_a_program_logs_loses_nothing_and_is_a_keyboard_interrupt(
     errors = tmp_path / "errors"
     with (
         errors.open("w") as stderr,
-        subprocess.Popen(
-            script(tmp_path, body), stdout=subprocess.PIPE, stderr=stderr, text=True
-        ) as process,
+        Program(script(body), tmp_path, stderr=stderr) as process,
     ):
         lines = []
         for line in process.stdout or ():
@@ -304,9 +301,7 @@ def test_a_fork_in_the_users_code_hangs_neither_process(tmp_path: Path) -> None:
         print("child", status, flush=True)
         jax.jit(train, static_argnums=1)(metrics, 1)
     """
-    done = subprocess.run(
-        script(tmp_path, body), capture_output=True, text=True, timeout=GUARD, check=False
-    )
+    done = run(script(body), tmp_path, timeout=GUARD)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         *("record 1 0", "record 2 1"),
@@ -321,9 +316,7 @@ def test_the_last_rows_are_delivered_at_a_normal_exit_without_a_barrier(tmp_path
     metrics = MetricsCallback("run", log_dir=sys.argv[1], backends=Print())
     jax.jit(train, static_argnums=1)(metrics, 1000)
     """
-    done = subprocess.run(
-        script(tmp_path, body), capture_output=True, text=True, timeout=GUARD, check=False
-    )
+    done = run(script(body), tmp_path, timeout=GUARD)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines == [*(f"record {n + 1} {n}" for n in range(1000)), "closed finished"]

@@ -3,9 +3,6 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import subprocess
-import sys
-import textwrap
 import threading
 from datetime import datetime
 from types import SimpleNamespace
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import interpreter
 from memory import Memory
 from metriplex import (
     ClosedError,
@@ -439,13 +437,8 @@ def test_a_normal_end_of_the_process_waits_for_the_calls() -> None:
             return i + 1, None
         jax.jit(lambda: jax.lax.scan(turn, jnp.int32(0), length=100))()
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    result = interpreter.run(program)
+    assert result.returncode == 0
     assert result.stdout.split() == [str(i) for i in range(100)]
     assert result.stderr == ""
 

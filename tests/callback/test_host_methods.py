@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-import subprocess
-import sys
-import textwrap
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import interpreter
 from memory import Memory, logging_to_memory
 from metriplex import ClosedError, MetricsCallback, MetriplexError, NonFiniteError
 
@@ -186,14 +184,7 @@ def test_a_run_that_nobody_closes_is_closed_at_exit(tmp_path: Path) -> None:
         metrics = metriplex.MetricsCallback(log_dir={str(tmp_path)!r}, backends=Told())
         jax.jit(lambda m: m.on_iteration(m.init(1), training_log={{"x": 1}}))(metrics)
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd="tests",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    result = interpreter.run(program)
     assert (result.stdout, result.stderr) == ("finished [0]\n", "")
 
 

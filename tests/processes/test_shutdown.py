@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, final
 
 import pytest
 
+from interpreter import Program
 from metriplex import Scalars
 from metriplex.journal import Close, read_entries
 
@@ -123,13 +122,8 @@ def check_journals(folder: Path) -> None:
 
 def run(folder: Path, body: str, send: signal.Signals | None = None) -> Ended:
     """Runs a process; sends it a signal as soon as it says that it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body), str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": ""},
-    )
+    source = PREAMBLE + textwrap.dedent(body)
+    process = Program(source, folder, env={**os.environ, "XLA_FLAGS": ""})
     guard = threading.Timer(LONG, process.kill)
     guard.start()
     try:

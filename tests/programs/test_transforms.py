@@ -358,8 +358,6 @@ def pure_loss(weight: jax.Array) -> jax.Array:
     return jnp.sin(weight * MINIMUM).sum() ** 2
 
 
-GRADIENT = float(jax.grad(pure_loss)(W))
-LOSS = float(pure_loss(jnp.float32(W)))
 Loss: TypeAlias = "Callable[[Any], jax.Array]"
 
 
@@ -400,10 +398,12 @@ def test_a_loss_that_logs_keeps_its_gradient(probe: Probe, way: str) -> None:
         probe.metrics.log(3, {"loss": value})
         return value
 
-    assert float(DIFFERENTIATED[way](loss)) == pytest.approx(GRADIENT, rel=1e-6)
+    assert float(DIFFERENTIATED[way](loss)) == pytest.approx(
+        float(jax.grad(pure_loss)(W)), rel=1e-6
+    )
     ((lane, step, values),) = probe.seen
     assert (lane, step) == (None, 3)
-    assert values["loss"] == pytest.approx(LOSS, rel=1e-6)
+    assert values["loss"] == pytest.approx(float(pure_loss(jnp.float32(W))), rel=1e-6)
 
 
 def test_second_derivatives_log_once(probe: Probe) -> None:

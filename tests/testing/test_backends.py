@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import interpreter
+from interpreter import PYTEST
 from metriplex import RunInfo, hookimpl
 from metriplex.testing import BackendContract, MemoryBackend, Stored
 from metriplex.testing.session import Session
@@ -131,17 +131,11 @@ class Test{backend}(wrong_backends.Contract):
 """
     source += textwrap.indent(textwrap.dedent(body), "    ")
     (directory / "test_it.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    command = ["-q", "-p", "no:cacheprovider", "-W", "error"]
     command += ["-c", os.devnull, "--rootdir", str(directory), "--tb", "short"]
     command += ["--metriplex-results", "results.json", *(options or ["test_it.py"])]
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = interpreter.run(PYTEST, *command, cwd=directory, env=environment, timeout=600.0)
     assert done.returncode == status, done.stdout + done.stderr
     return Results(done.stdout, json.loads((directory / "results.json").read_text()))
 

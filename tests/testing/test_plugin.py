@@ -6,24 +6,26 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import interpreter
+from interpreter import PYTEST
+
 if TYPE_CHECKING:
     from pathlib import Path
+    from subprocess import CompletedProcess
 
 
-def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:jaxtyping"]
-    return subprocess.run(
-        [*command, "-q", "-c", os.devnull, "--rootdir", str(directory), *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(directory)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_pytest(directory: Path, *arguments: str, fresh: bool = False) -> CompletedProcess[str]:
+    options = ["-p", "no:cacheprovider", "-p", "no:jaxtyping", "-q", "-c", os.devnull]
+    options += ["--rootdir", str(directory), *arguments]
+    where: dict[str, Any] = {"cwd": directory, "env": {**os.environ, "PYTHONPATH": str(directory)}}
+    if not fresh:
+        return interpreter.run(PYTEST, *options, **where)
+    command = [sys.executable, "-m", "pytest", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **where)
 
 
 def test_the_contract_of_an_installed_backend_runs_by_its_name(tmp_path: Path) -> None:
@@ -89,5 +91,5 @@ def test_other_suites_are_not_affected(tmp_path: Path) -> None:
         "    assert 'metriplex_pytest.plugin' in sys.modules\n"
         "    assert not {'jax', 'numpy', 'metriplex'} & sys.modules.keys()\n"
     )
-    done = run_pytest(tmp_path, "-W", "error")
+    done = run_pytest(tmp_path, "-W", "error", fresh=True)
     assert (done.returncode, done.stdout.splitlines()[-1][:8]) == (0, "1 passed"), done.stdout

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import interpreter
+from interpreter import PYTEST
+
 ONE_WRONG_EACH = {
     "Float": {"a_frame_is_uint8_of_the_asked_size", "a_process_without_a_display_makes_a_clip"},
     "WithAlpha": {"a_frame_is_uint8_of_the_asked_size", "a_process_without_a_display_makes_a_clip"},
@@ -87,16 +90,10 @@ class Test{renderer}(RendererContract):
 """
     source += textwrap.indent(textwrap.dedent(body), "    ")
     (directory / "test_it.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-W", "error"]
+    command = ["-v", "-p", "no:cacheprovider", "-W", "error"]
     command += ["-c", os.devnull, "--rootdir", str(directory), *(options or ["test_it.py"])]
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "DISPLAY": ":77"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "DISPLAY": ":77"}
+    done = interpreter.run(PYTEST, *command, cwd=directory, env=environment, timeout=600.0)
     assert done.returncode in {0, 1}, done.stdout + done.stderr
     return Outcome(done.stdout)
 

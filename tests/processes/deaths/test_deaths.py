@@ -1,6 +1,6 @@
 """Deaths of a run that need no training: what was promised is there, whoever did it.
 
-Ends of a whole program (exit, exceptions, Ctrl-C, SIGTERM) are in `tests/processes/test_shutdown.py`.
+Ends of a whole program (exit, exceptions, Ctrl-C, SIGTERM) are in `test_shutdown.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def kept(directory: Path) -> list[int]:
 
 def python(body: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a process that knows `processes.deaths.host`, but not jax."""
-    program = f"import os, sys, time\nfrom pathlib import Path\nfrom processes.deaths.host import *\n{body}"
+    imports = "import os, sys, time\nfrom pathlib import Path\nfrom processes.deaths.host import *"
+    program = f"{imports}\n{body}"
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
         env=ENVIRONMENT,

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from interpreter import Program
 from metriplex import ConfigurationError, Renderer
 from metriplex.video.draw.jobs import RenderJob, RenderResult
 from metriplex.video.draw.worker import RenderWorker
@@ -634,11 +635,8 @@ worker = RenderWorker(Column(), on_result=show, mode=MODE)
 """
 
 
-def python(program: str, mode: str = "process", **options: Any) -> subprocess.Popen[str]:
-    code = f"MODE = {mode!r}\n{PROGRAM}\n{textwrap.dedent(program)}"
-    command = [sys.executable, "-c", code]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, **options)
+def python(program: str, mode: str = "process", **options: Any) -> Program:
+    return Program(f"MODE = {mode!r}\n{PROGRAM}\n{textwrap.dedent(program)}", **options)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
+import interpreter
 from metriplex.errors import VideoError
 from metriplex.video.encode import clip as clips
 from metriplex.video.encode.clip import Clip, ClipEncoder, encode
@@ -357,8 +358,8 @@ def test_a_full_disk(kind: str, ffmpeg: bool, tmp_path: Path) -> None:
         except clip.VideoError as error:
             print(error)
     """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = interpreter.run(program)
+    assert done.returncode == 0
     assert "File too large" in done.stdout or "File size limit" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert done.stderr == ""

@@ -9,24 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 from metriplex.errors import ConfigurationError
 from metriplex.plugins.checks import check_hooks
-from metriplex.plugins.discovery import (
-    entry_points,
-    items,
-    make,
-)
+from metriplex.plugins.discovery import entry_points, items, make
 from metriplex.plugins.host import Host
 from metriplex.plugins.routing import Route, Router
 
 if TYPE_CHECKING:
     from metriplex.records import RunInfo
 
-DEFAULT_BACKEND = "tensorboard"
-DEFAULT_FLUSH_SECS = 5.0
-DEFAULT_VIDEO_FORMAT = "mp4"
-
 
 class HookCall(Protocol):
-    """A call of one hook; `metriplex.delivery.calls` makes them."""
+    """A call of one hook, made by `metriplex.delivery.calls`."""
 
     @property
     def hook(self) -> str:
@@ -41,38 +33,22 @@ class HookCall(Protocol):
 class Backend:
     """One backend of one run: a plugin object, and the hooks that it implements.
 
-    Attributes:
-        name: The backend's name in this run.
-        plugin: The object whose methods are the hooks.
-        hooks: The hooks of `metriplex.plugins.hookspecs.BackendSpec` that it implements.
-        flush_secs: Longest time in seconds that records wait for `flush`; the plugin's attribute
-            of that name as it was at construction, 5.0 if it has none.
-        video_format: The format in which it takes videos; the plugin's attribute of that name,
-            `"mp4"` if it has none.
+    Args:
+        name: The backend's name in this run; `name_2` if the host has that name already.
+        plugin: The object whose methods are the hooks. Its attributes `flush_secs` (longest time in
+            seconds that records wait for `flush`, 5.0 if it has none) and `video_format` (`"mp4"`
+            if it has none) are read now.
         route: The part of the run that it gets; None for all.
-    """
+        host: The plugins of the run; None for a host of its own.
 
-    __slots__ = (
-        *("_host", "_router", "flush_secs", "hooks", "name", "plugin", "route"),
-        "video_format",
-    )
+    Raises:
+        PluginError: The plugin fails `check_hooks`.
+        ConfigurationError: `plugin.flush_secs` is not a positive number.
+    """
 
     def __init__(
         self, name: str, plugin: object, route: Route | None = None, host: Host | None = None
     ) -> None:
-        """Check every hook of the plugin before the first one is called.
-
-        Args:
-            name: The backend's name in this run; `name_2` if the host has that name already.
-            plugin: The object whose methods are the hooks.
-            route: The part of the run that it gets; None for all.
-            host: The plugins of the run; None for a host of its own.
-
-        Raises:
-            PluginError: A hook is misspelled, isn't marked, is a wrapper, asks for an argument that
-                it can't be given, or there is none at all.
-            ConfigurationError: `plugin.flush_secs` is not a positive number.
-        """
         self._host = host or Host()
         (self.name,) = self._host.register("backend", [(name, plugin)])
         self.plugin = plugin
@@ -80,18 +56,13 @@ class Backend:
         self.route = route
         self._router = None if route is None else Router(route, self.name)
         self.flush_secs = _flush_secs(plugin, self.name)
-        self.video_format = str(getattr(plugin, "video_format", DEFAULT_VIDEO_FORMAT))
+        self.video_format = str(getattr(plugin, "video_format", "mp4"))
 
     def call(self, call: HookCall, run: RunInfo) -> None:
         """Call the plugin's implementation of a hook on the calling thread, if it has one.
 
-        Args:
-            call: The call. The plugin gets the arguments that it names, and only the records that
-                the route lets through.
-            run: The run.
-
-        Raises:
-            BaseException: Whatever the plugin raises, unchanged.
+        The plugin gets the arguments that it names, and only the records that the route lets
+        through. Whatever it raises is raised unchanged.
         """
         if self._router is None:
             self._call(call.hook, run=run, **call.arguments)
@@ -108,16 +79,12 @@ def create_backends(requested: object = None, host: Host | None = None) -> list[
     """Make the backends of a run.
 
     Args:
-        requested: The name of an installed backend; a mapping from names to the options of their
-            constructors (`{"tensorboard": {"flush_secs": 5}}`); an object with hooks; a
-            `metriplex.Route` of one of these; or a sequence of them in any mix. None means
-            `"tensorboard"`; an empty sequence logs nowhere.
+        requested: What `make` takes, a `metriplex.Route` of it, or a sequence of these in any mix.
+            None means `"tensorboard"`; an empty sequence logs nowhere.
         host: The plugins of the run; None for a host of the backends alone.
 
     Returns:
-        One backend for each that was asked for, in that order, with distinct names: the entry
-        point's name, or the object's attribute `name` if that is a string, or its class's name
-        (`MyOwnBackend` is `my_own`); the second `tensorboard` is `tensorboard_2`.
+        One backend for each that was asked for, in that order, with distinct names.
 
     Raises:
         PluginError: A backend is not installed, is installed more than once, or is broken.
@@ -125,7 +92,7 @@ def create_backends(requested: object = None, host: Host | None = None) -> list[
     """
     host = host or Host()
     backends: list[Backend] = []
-    for item in items("backend", DEFAULT_BACKEND if requested is None else requested):
+    for item in items("backend", "tensorboard" if requested is None else requested):
         route = item if isinstance(item, Route) else None
         for name, plugin in make("backend", item if route is None else route.backend):
             if any(plugin is backend.plugin for backend in backends):
@@ -138,7 +105,7 @@ def create_backends(requested: object = None, host: Host | None = None) -> list[
 
 
 def _flush_secs(plugin: object, name: str) -> float:
-    seconds = getattr(plugin, "flush_secs", DEFAULT_FLUSH_SECS)
+    seconds = getattr(plugin, "flush_secs", 5.0)
     real = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not real or not 0 < seconds < math.inf:
         raise ConfigurationError(

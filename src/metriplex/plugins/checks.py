@@ -46,15 +46,7 @@ def _function(owner: object, attribute: str) -> Callable[..., object] | None:
 
 
 def check_hooks(owner: object, kind: str, name: str) -> tuple[str, ...]:
-    """Check the hooks of a plugin.
-
-    Args:
-        owner: The plugin object, or its class.
-        kind: `backend`, `transform`, `renderer` or `environment`.
-        name: The plugin's name.
-
-    Returns:
-        The hooks that the plugin implements, in the order of `HOOKS`.
+    """Return the hooks that a plugin object or class implements, in the order of `HOOKS`.
 
     Raises:
         PluginError: A hook is misspelled, isn't marked, is a wrapper, asks for an argument that it

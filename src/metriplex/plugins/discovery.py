@@ -28,15 +28,7 @@ GROUPS: Mapping[str, str] = {
 
 
 def items(kind: str, requested: object) -> list[object]:
-    """Return the requested items, one by one.
-
-    Args:
-        kind: `backend` or `transform`.
-        requested: One item, or a sequence of items.
-
-    Raises:
-        ConfigurationError: The sequence holds a sequence.
-    """
+    """Return the requested items, of one item or of a sequence that holds no sequence."""
     if not isinstance(requested, Sequence) or isinstance(requested, (str, bytes, bytearray)):
         return [requested]
     if any(isinstance(item, (list, tuple)) for item in requested):
@@ -50,8 +42,8 @@ def make(kind: str, item: object) -> Iterator[tuple[str, object]]:
     Args:
         kind: `backend` or `transform`.
         item: The name of an installed plugin; a mapping from names to the options of their
-            factories; or an object, whose name is its attribute `name` if that is a string, or its
-            class's name (`MyOwnBackend` is `my_own`).
+            factories (`{"tensorboard": {"flush_secs": 5}}`); or an object, whose name is its
+            attribute `name` if that is a string, or its class's name (`MyOwnBackend` is `my_own`).
 
     Raises:
         PluginError: A plugin is not installed, is installed more than once, or is broken.
@@ -91,12 +83,7 @@ def _object_name(kind: str, plugin: object) -> str:
 
 
 def construct(kind: str, name: str, options: object) -> object:
-    """Construct an installed plugin by its factory.
-
-    Args:
-        kind: `backend`, `transform`, `renderer` or `environment`.
-        name: The plugin's name.
-        options: Mapping of the factory's arguments; None for no arguments.
+    """Construct an installed plugin by its factory from a mapping of options, or None.
 
     Raises:
         PluginError: The plugin is not installed, or broken.

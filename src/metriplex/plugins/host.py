@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 class Host:
     """The plugins of one run, of every kind. A plugin object may be registered in many hosts.
 
-    Attributes:
-        hook: Calls the hooks of all plugins, as pluggy does: `host.hook.make_renderer(...)`.
+    `host.hook.make_renderer(...)` calls the hook of all plugins, as pluggy does.
     """
 
     def __init__(self) -> None:
@@ -32,18 +31,15 @@ class Host:
         self.hook = self._manager.hook
 
     def register(self, kind: str, plugins: Sequence[tuple[str, object]]) -> list[str]:
-        """Check plugins and register them; their hooks are called in the order of `plugins`.
+        """Check plugins of a kind, such as `backend`, and register them under distinct names.
 
-        Args:
-            kind: `backend`, `transform`, `renderer` or `environment`.
-            plugins: Names and objects. `tryfirst` and `trylast` of a hook change the order.
+        Hooks are called in the order of `plugins`, unless `tryfirst` or `trylast` change it.
 
         Returns:
-            The distinct names of the plugins: the second `tensorboard` is `tensorboard_2`.
+            The names of the plugins: the second `tensorboard` is `tensorboard_2`.
 
         Raises:
-            PluginError: A hook is misspelled, isn't marked, is a wrapper or asks for an argument
-                that it can't be given; or a plugin has no hook, or is a class.
+            PluginError: A plugin is a class, or fails `check_hooks`.
         """
         names: list[str] = []
         for name, plugin in plugins:
@@ -54,7 +50,9 @@ class Host:
                 )
             check_hooks(plugin, kind, name)
             candidates = chain([name], (f"{name}_{index}" for index in count(2)))
-            names.append(next(one for one in candidates if self._is_free(kind, one, names)))
+            known = self._manager.has_plugin
+            free = (n for n in candidates if n not in names and not known(label(kind, n)))
+            names.append(next(free))
         # pluggy calls last in, first out: the plugin to call first is registered last.
         for name, (_, plugin) in reversed(list(zip(names, plugins, strict=True))):
             self._register(label(kind, name), plugin)
@@ -69,15 +67,10 @@ class Host:
     def implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """Return the plugins that have a hook, such as "renderer `mujoco`", in the order of calls.
 
-        Returns:
-            Each plugin's kind and name, and a function that calls its hook with those of the given
-            keyword arguments that the hook names.
+        Each has a function that calls its hook with the keyword arguments that the hook names.
         """
         found = getattr(self.hook, hook).get_hookimpls()
         return [(impl.plugin_name, partial(_call, impl)) for impl in reversed(found)]
-
-    def _is_free(self, kind: str, name: str, taken: Sequence[str]) -> bool:
-        return name not in taken and not self._manager.has_plugin(label(kind, name))
 
     def _register(self, name: str, plugin: object) -> None:
         # pluggy compares plugins by `==` and keeps them in sets. A dataclass is equal to another

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from metriplex.errors import ConfigurationError, MetriplexError
 from metriplex.plugins.checks import check_hooks, listing
@@ -14,6 +14,8 @@ from metriplex.plugins.interfaces import Environment, Renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+T = TypeVar("T", Environment, Renderer)
 
 logger = logging.getLogger("metriplex")
 
@@ -40,15 +42,9 @@ def create_renderer(
         return requested
     host = host or Host()
     host.register("renderer", list(_plugins("renderer", requested)))
-    made = host.hook.make_renderer(env=env, width=width, height=height)
-    if isinstance(made, Renderer):
-        return made
-    if made is not None:
-        culprit = _who_answers(host, "make_renderer", env=env, width=width, height=height)
-        raise ConfigurationError(
-            f"{culprit} gave a `{type(made).__name__}` for `{_name(env)}`; "
-            f"`make_renderer` must give a `metriplex.Renderer` or None"
-        )
+    renderer = _first_result(Renderer, host, "make_renderer", env, width=width, height=height)
+    if renderer is not None:
+        return renderer
     asked = "any of the installed ones" if requested is None else f"`{requested}`"
     names = sorted({entry.name for entry in entry_points("renderer")})
     raise ConfigurationError(
@@ -61,10 +57,6 @@ def create_renderer(
 def adapt_environment(env: object, host: Host | None = None) -> Environment | None:
     """Return the environment as a rollout needs it, by the first plugin that knows its family.
 
-    Args:
-        env: The environment as the user gave it.
-        host: The plugins of the run; None for a host of the environments alone.
-
     Returns:
         None if no plugin knows it.
 
@@ -75,13 +67,7 @@ def adapt_environment(env: object, host: Host | None = None) -> Environment | No
         return env
     host = host or Host()
     host.register("environment", list(_plugins("environment", None)))
-    adapted = host.hook.adapt_environment(env=env)
-    if adapted is None or isinstance(adapted, Environment):
-        return adapted
-    raise ConfigurationError(
-        f"{_who_answers(host, 'adapt_environment', env=env)} gave a `{type(adapted).__name__}` for "
-        f"`{_name(env)}`; `adapt_environment` must give a `metriplex.Environment` or None"
-    )
+    return _first_result(Environment, host, "adapt_environment", env)
 
 
 def _plugins(kind: str, requested: object) -> Iterator[tuple[str, object]]:
@@ -103,10 +89,18 @@ def _plugins(kind: str, requested: object) -> Iterator[tuple[str, object]]:
                 yield name, plugin
 
 
-def _who_answers(host: Host, hook: str, **arguments: object) -> str:
-    """Return the plugin that answers first. pluggy doesn't tell; this asks again, one by one."""
+def _first_result(expected: type[T], host: Host, hook: str, env: object, **size: int) -> T | None:
+    """Return the first plugin's result that isn't None, and check its type; None without one."""
+    result = getattr(host.hook, hook)(env=env, **size)
+    if result is None or isinstance(result, expected):
+        return result
+    # pluggy doesn't tell which plugin answered: ask again, one by one.
     calls = host.implementations(hook)
-    return next(plugin for plugin, call in calls if call(**arguments) is not None)
+    culprit = next(plugin for plugin, call in calls if call(env=env, **size) is not None)
+    raise ConfigurationError(
+        f"{culprit} gave a `{type(result).__name__}` for `{_name(env)}`; `{hook}` must give a "
+        f"`metriplex.{expected.__name__}` or None"
+    )
 
 
 def _name(env: object) -> str:

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, final, get_type_hints
 
 from metriplex.errors import PluginError
 from metriplex.plugins.checks import check_hooks, marked_hooks
-from metriplex.plugins.discovery import (
-    GROUPS,
-    distribution,
-    entry_points,
-    load,
-    origin,
-)
+from metriplex.plugins.discovery import GROUPS, distribution, entry_points, load, origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,10 +21,7 @@ class PluginReport:
     """Report of one installed plugin.
 
     Attributes:
-        kind: `backend`, `transform`, `renderer` or `environment`.
-        name: Name by which it is asked for.
-        distribution: Name of the distribution that it belongs to.
-        version: That distribution's version.
+        kind: Key of `GROUPS`, such as `backend`.
         hooks: The hooks it implements; empty if it is broken, or made by a function whose return
             type isn't annotated.
         error: Why the plugin is broken; None if it works.
@@ -45,11 +36,9 @@ class PluginReport:
 
 
 def installed() -> list[PluginReport]:
-    """Import every installed plugin and report its hooks, or why it is broken.
+    """Import every installed plugin and report it, sorted by kind and name.
 
-    Returns:
-        One report for every entry point of every group, sorted by kind and name. Exceptions of
-        a plugin's import are reported, not raised, except KeyboardInterrupt.
+    Exceptions of a plugin's import are reported, not raised, except KeyboardInterrupt.
     """
     reports: list[PluginReport] = []
     for kind in GROUPS:

@@ -102,15 +102,13 @@ class Router:
 
     A selection changes the router only when it has reached the backend, by `commit`: a call that is
     made again selects the same records again.
+
+    Args:
+        route: Selects the records.
+        backend: The backend's name, for the log.
     """
 
     def __init__(self, route: Route, backend: str) -> None:
-        """Start with nothing sent.
-
-        Args:
-            route: Selects the records.
-            backend: The backend's name, for the log.
-        """
         self._route = route
         self._backend = backend
         self._names: dict[str, str | None] = {}
@@ -120,16 +118,13 @@ class Router:
         self._closing = False
 
     def call(self, call: _CallHook, hook: str, *, run: RunInfo, **arguments: Any) -> None:
-        """Call a backend with the records that the route lets through, if there are any.
+        """Call a backend's hook with the records that the route lets through, if there are any.
 
         Args:
-            call: Calls a hook by its name.
-            hook: Name of a hook of `metriplex.plugins.hookspecs.BackendSpec`.
+            call: Calls a hook by its name; whatever it raises is raised unchanged.
+            hook: The hook's name.
             run: The run.
             **arguments: The hook's other arguments.
-
-        Raises:
-            BaseException: Whatever the backend raises, unchanged.
         """
         if hook == "log_scalars":
             self._send(self.select(arguments["records"]), call, run)
@@ -144,15 +139,7 @@ class Router:
                 call(hook, run=run, **routed)
 
     def select(self, records: Iterable[Scalars]) -> Selection:
-        """Select the records that are sent.
-
-        Args:
-            records: In their order.
-
-        Returns:
-            The records, in the same order, without values that are not sent; to be passed to
-            `commit` when they have arrived.
-        """
+        """Select the records that are sent, in their order, without values that are not sent."""
         selection = Selection()
         for record in records:
             values = {}
@@ -165,7 +152,7 @@ class Router:
         return selection
 
     def commit(self, selection: Selection) -> None:
-        """Note that a selection has arrived."""
+        """Note that a selection of `select` or `last` has arrived."""
         self._sent |= selection.sent
         for series, record in selection.withheld.items():
             if record is None:
@@ -174,11 +161,7 @@ class Router:
                 self._withheld[series] = record
 
     def last(self) -> Selection:
-        """Select the newest values that `every` has withheld.
-
-        Returns:
-            Records in the order of their steps, lane by lane; to be passed to `commit`.
-        """
+        """Select the newest values that `every` has withheld, by lane and step."""
         kept: dict[int, Scalars] = {}
         values: dict[int, dict[str, Any]] = {}
         for (_, tag), record in self._withheld.items():
@@ -192,13 +175,9 @@ class Router:
 
     def media(self, record: Media) -> Media | None:
         """Return a record under its new name; None if it is not sent."""
-        tag = record.name if isinstance(record, Artifact) else record.tag
-        name = self._name(tag)
-        if name is None or name == tag:
-            return None if name is None else record
-        if isinstance(record, Artifact):
-            return replace(record, name=name)
-        return replace(record, tag=name)
+        field = "name" if isinstance(record, Artifact) else "tag"
+        name = self._name(getattr(record, field))
+        return None if name is None else replace(record, **{field: name})
 
     def _send(self, selection: Selection, call: _CallHook, run: RunInfo) -> None:
         if selection.records:
@@ -236,10 +215,8 @@ class Router:
 
     def _name(self, tag: str) -> str | None:
         """Return the tag's name in the backend; None if it isn't sent. Computed once a tag."""
-        try:
+        if tag in self._names:
             return self._names[tag]
-        except KeyError:
-            pass
         name = self._route.name(tag) if self._route.takes(tag) else None
         if name is not None and self._owners.setdefault(name, tag) != tag:
             logger.error(
@@ -304,12 +281,9 @@ def _patterns(argument: str, given: Any) -> tuple[str, ...]:
 
 
 def _check_every(every: Any) -> None:
-    if every is None:
-        return
-    if isinstance(every, timedelta):
-        if every > timedelta(0):
-            return
-    elif isinstance(every, int) and not isinstance(every, bool) and every > 0:
+    least = timedelta(0) if isinstance(every, timedelta) else 0
+    usable = isinstance(every, int | timedelta) and not isinstance(every, bool)
+    if every is None or (usable and every > least):
         return
     whole = isinstance(every, float) and every > 0 and math.isfinite(every)
     mend = (

@@ -20,21 +20,19 @@ logger = logging.getLogger("metriplex")
 
 @final
 class Transforms:
-    """The transforms of one run, applied one after another. For one thread at a time."""
+    """The transforms of one run, applied one after another. For one thread at a time.
+
+    Args:
+        plugins: Names and objects, in the order in which they are applied.
+        host: The plugins of the run; None for a host of the transforms alone.
+
+    Raises:
+        PluginError: A plugin fails `check_hooks`.
+    """
 
     def __init__(
         self, plugins: Sequence[tuple[str, object]] = (), host: Host | None = None
     ) -> None:
-        """Check every plugin's hook before it is called.
-
-        Args:
-            plugins: Names and objects, in the order in which they are applied.
-            host: The plugins of the run; None for a host of the transforms alone.
-
-        Raises:
-            PluginError: A hook is misspelled, isn't marked, is a wrapper, asks for an argument that
-                it can't be given, or there is none.
-        """
         host = host or Host()
         host.register("transform", plugins)
         # One call of `host.hook` would give every transform the same record and stop at the first
@@ -43,18 +41,10 @@ class Transforms:
         self._failed: set[str] = set()
 
     def apply(self, run: RunInfo, records: Iterable[Scalars]) -> list[Scalars]:
-        """Return transformed records.
+        """Return the transformed records in the same order, without those that are dropped.
 
-        Args:
-            run: The run.
-            records: In the order in which they were logged.
-
-        Returns:
-            The results, in the same order, without records that are dropped. A transform that
-            raises, or returns what is no record, leaves the record as it was, and is logged once.
-
-        Raises:
-            KeyboardInterrupt: The user pressed Ctrl-C.
+        A transform that raises anything but KeyboardInterrupt, or returns what is no record, leaves
+        the record as it was, and is logged once.
         """
         if not self._steps:
             return list(records)
@@ -95,9 +85,8 @@ def create_transforms(requested: object = None, host: Host | None = None) -> Tra
     """Make the transforms of a run.
 
     Args:
-        requested: The name of an installed transform; a mapping from names to the options of their
-            constructors; an object with the hook; or a sequence of these in any mix, which are
-            applied in that order. None means no transform.
+        requested: What `make` takes, or a sequence of it, applied in that order. None means no
+            transform.
         host: The plugins of the run; None for a host of the transforms alone.
 
     Raises:

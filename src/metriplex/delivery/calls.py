@@ -138,20 +138,17 @@ def log_entries(
         end: The number of the first entry that is not delivered any more.
         skip: Returns True for entries that are left out; None leaves out none.
     """
-    waiting: list[Call] = []
-    for entry in itertools.takewhile(lambda entry: entry.number < end, entries):
-        call = None if skip is not None and skip(entry) else _log_entry(entry)
-        if call is None:
-            continue
-        if waiting and (call.hook != "log_scalars" or len(waiting) == BATCH):
-            yield _join(waiting)
-            waiting = []
-        if call.hook == "log_scalars":
-            waiting.append(call)
+    wanted = (
+        _log_entry(entry)
+        for entry in itertools.takewhile(lambda entry: entry.number < end, entries)
+        if skip is None or not skip(entry)
+    )
+    for hook, same in itertools.groupby(filter(None, wanted), lambda call: call.hook):
+        if hook == "log_scalars":
+            while batch := list(itertools.islice(same, BATCH)):
+                yield _join(batch)
         else:
-            yield call
-    if waiting:
-        yield _join(waiting)
+            yield from same
 
 
 def _log_entry(entry: Entry) -> Call | None:

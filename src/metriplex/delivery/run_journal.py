@@ -12,21 +12,10 @@ import numpy as np
 
 from metriplex.delivery.calls import Call, Gap, log_entries
 from metriplex.errors import ConfigurationError
-from metriplex.journal import (
-    Close,
-    FsyncPolicy,
-    JournalWriter,
-    Resume,
-    read_entries,
-    superseded,
-)
+from metriplex.journal import Close, FsyncPolicy, JournalWriter, Resume, read_entries, superseded
 from metriplex.journal.acks import clamp_acks
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
-from metriplex.validation import (
-    check_choice,
-    check_count,
-    check_positive,
-)
+from metriplex.validation import check_choice, check_count, check_positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from metriplex.delivery import calls
 from metriplex.delivery.calls import Call, Gap
@@ -13,41 +13,21 @@ from metriplex.delivery.failure_log import FailureLog, describe
 from metriplex.delivery.retry import RETRY_SECONDS, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from metriplex.delivery.calls import Queued
+    from metriplex.delivery.run_journal import RunJournal
     from metriplex.journal.acks import Ack
+    from metriplex.plugins.backends import Backend
     from metriplex.records import RunInfo
+
+    Target: TypeAlias = Backend | RunJournal
 
 FAILURES = 3
 """How many calls in a row may raise something else than `OSError` before a suspension."""
 
 OUTAGE = 5
 """How many tries of one call fail before the log reports an outage."""
-
-
-class Target(Protocol):
-    """A backend, or the run's journal."""
-
-    flush_secs: float
-
-    @property
-    def name(self) -> str:
-        """Its name in the run."""
-
-    @property
-    def hooks(self) -> Collection[str]:
-        """The hooks that it has."""
-
-    def call(self, call: Call, run: RunInfo) -> None:
-        """Call a hook of a run."""
-
-
-class Source(Protocol):
-    """A journal, from which records are read again."""
-
-    def read(self, first: int, end: int) -> Iterator[Queued]:
-        """Yield the calls that deliver records; a gap stands for records that can't be read yet."""
 
 
 @final
@@ -63,7 +43,6 @@ class Sender:
         run: The run.
         retry_seconds: Pauses between the tries of a call that raised an `OSError`.
         patient: True if tries go on, with the last pause, until `skip_pauses`.
-        source: Where gaps are read; without it they are passed over.
         ack: The backend's acknowledgement on disk.
         start: Number of the first record that may be delivered.
         log: Logs failures; None for a caller that reports them otherwise.
@@ -85,7 +64,6 @@ class Sender:
         *,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         patient: bool = False,
-        source: Source | None = None,
         ack: Ack | None = None,
         start: int = 0,
         log: FailureLog | None = None,
@@ -99,7 +77,6 @@ class Sender:
         self._run = run
         self._retry_seconds = retry_seconds
         self._patient = patient
-        self._source = source
         self._ack = ack
         self._log = log
         self._on_unsaved = on_unsaved
@@ -134,11 +111,12 @@ class Sender:
             self._dirty = True
             self.position = call.end
 
-    def fill(self, gap: Gap) -> None:
-        """Deliver the records of a gap from the source, with a flush every `flush_secs`."""
-        if self._source is None:
-            return
-        for queued in self._source.read(gap.first, gap.end):
+    def fill(self, reread: Iterable[Queued], end: int) -> None:
+        """Deliver records that are read again up to number `end`; flush every `flush_secs`.
+
+        A gap stands for records that can't be read yet. A replay can send them.
+        """
+        for queued in reread:
             if isinstance(queued, Gap):
                 self._skip(queued)
             else:
@@ -147,7 +125,7 @@ class Sender:
                 return
             if (due := self.seconds_to_flush()) is not None and due <= 0:
                 self.flush()
-        self.position = gap.end
+        self.position = end
 
     def seconds_to_flush(self) -> float | None:
         """Return how long records may still wait for `flush`; None if there is nothing to flush."""
@@ -156,21 +134,13 @@ class Sender:
         return self._flushed_at + self.target.flush_secs - time.monotonic()
 
     def flush(self, reached: int = 0) -> None:
-        """Flush and acknowledge, unless the backend is suspended.
-
-        Args:
-            reached: Everything below this number was delivered, or has no hook.
-        """
+        """Flush and acknowledge all below `reached` too, unless the backend is suspended."""
         if not self.suspended:
             self.position = max(self.position, reached)
             self._flush()
 
     def close(self, call: Call) -> None:
-        """Flush and close the run, if it was opened.
-
-        Args:
-            call: The call of `close_run`.
-        """
+        """Flush and make the call of `close_run`, if the run was opened."""
         try:
             if not self.suspended:
                 self.flush(call.end)

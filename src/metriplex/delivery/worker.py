@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metriplex.delivery.calls import Queued
-    from metriplex.delivery.sender import Source, Target
+    from metriplex.delivery.run_journal import RunJournal
+    from metriplex.delivery.sender import Target
     from metriplex.journal.acks import Ack
     from metriplex.records import RunInfo
 
@@ -50,7 +51,7 @@ class Worker:
         retry_seconds: Sequence[float] = RETRY_SECONDS,
         start: int = 0,
         patient: bool = False,
-        journal: Source | None = None,
+        journal: RunJournal | None = None,
         ack: Ack | None = None,
     ) -> None:
         self.target = target
@@ -60,11 +61,11 @@ class Worker:
             run,
             retry_seconds=retry_seconds,
             patient=patient,
-            source=journal,
             ack=ack,
             start=start if ack is None else ack.acked,
             log=self._log,
         )
+        self._journal = journal
         self._ack = ack
         self._queue = CallQueue(queue_size, rereads=journal is not None)
         self._drops = journal is None
@@ -156,7 +157,9 @@ class Worker:
                 if queued is None:
                     self._sender.flush()
                 elif isinstance(queued, Gap):
-                    self._sender.fill(queued)
+                    if self._journal is not None:
+                        reread = self._journal.read(queued.first, queued.end)
+                        self._sender.fill(reread, queued.end)
                 elif queued.hook == "close_run":
                     self._sender.close(queued)
                     return

@@ -6,16 +6,7 @@ from collections.abc import Mapping  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
-from metriplex.records import (
-    Artifact,
-    Histogram,
-    Image,
-    Media,
-    Scalar,
-    Scalars,
-    Text,
-    Video,
-)
+from metriplex.records import Artifact, Histogram, Image, Media, Scalar, Scalars, Text, Video
 
 
 @final

@@ -16,13 +16,7 @@ from metriplex.journal.entries import Record  # noqa: TC001 - part of public ann
 from metriplex.journal.lines import DamagedLineError, seal
 from metriplex.journal.media import sync_directory
 from metriplex.journal.reader import follow_step, newest_step
-from metriplex.journal.segments import (
-    MAX_BYTES,
-    journal_dir,
-    read_header,
-    segment_path,
-    segments,
-)
+from metriplex.journal.segments import MAX_BYTES, journal_dir, read_header, segment_path, segments
 from metriplex.journal.tail import number_after, read_tail
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from metriplex.delivery.calls import log_entries
 from metriplex.errors import ConfigurationError
-from metriplex.journal import (
-    Close,
-    JournalWriter,
-    read_entries,
-    read_run,
-    superseded,
-)
+from metriplex.journal import Close, JournalWriter, read_entries, read_run, superseded
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import make_backends
 from metriplex.replay.send import Progress, Replayed, send

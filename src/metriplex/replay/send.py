@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, final
 
 from metriplex.delivery import calls
-from metriplex.delivery.calls import Call, Gap
 from metriplex.delivery.retry import RETRY_SECONDS
 from metriplex.delivery.sender import Sender
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from metriplex.delivery.calls import Call
     from metriplex.journal.acks import Ack
     from metriplex.plugins.backends import Backend
     from metriplex.records import RunInfo
@@ -40,7 +40,7 @@ class Source(Protocol):
         """Yield the calls that deliver records, without superseded ones."""
 
     def load_ack(self, name: str) -> Ack:
-        """Return a backend's acknowledgement."""
+        """Return a backend's acknowledgement, which is empty if it never saw the run."""
 
 
 @final
@@ -85,7 +85,8 @@ def send(
         ConfigurationError: The acknowledgement can't be written.
     """
     ack = source.load_ack(backend.name)
-    gaps = [Gap(*gap) for gap in ack.start_replay(source.end, everything=everything)]
+    gaps = ack.start_replay(source.end, everything=everything)
+    total = sum(end - first for first, end in gaps)
 
     def refuse(error: OSError) -> NoReturn:
         raise ConfigurationError(
@@ -93,45 +94,27 @@ def send(
             f"which a repetition would send everything twice: mend that first"
         ) from error
 
+    def read(first: int, end: int, done: int) -> Iterator[Call]:
+        report = progress or (lambda *_: None)
+        for call in source.read(first, end):
+            yield call
+            report(backend.name, done + call.end - first, total)
+        report(backend.name, done + end - first, total)
+
     sender = Sender(
         backend,
         dataclasses.replace(source.run, resume_step=None),
         retry_seconds=retry_seconds,
-        source=_Progressing(source, backend.name, gaps, progress),
         ack=ack,
-        start=gaps[0].first,
+        start=gaps[0][0],
         on_unsaved=refuse,
     )
+    done = 0
     try:
-        for gap in gaps:
+        for first, end in gaps:
             if not sender.suspended:
-                sender.fill(gap)
+                sender.fill(read(first, end, done), end)
+                done += end - first
     finally:
         sender.close(calls.close_run(0, source.status))
     return Replayed(backend.name, sender.delivered, ack.count_lacking(source.end), sender.error)
-
-
-@final
-class _Progressing:
-    """A source that reports progress: the sender reads on when a call is done."""
-
-    def __init__(
-        self, source: Source, backend: str, gaps: Sequence[Gap], progress: Progress | None
-    ) -> None:
-        self._source = source
-        self._backend = backend
-        self._progress = progress
-        self._total = sum(gap.end - gap.first for gap in gaps)
-        self._done = 0
-
-    def read(self, first: int, end: int) -> Iterator[Call]:
-        """Yield the calls that deliver records."""
-        for call in self._source.read(first, end):
-            yield call
-            self._report(self._done + call.end - first)
-        self._done += end - first
-        self._report(self._done)
-
-    def _report(self, done: int) -> None:
-        if self._progress is not None:
-            self._progress(self._backend, done, self._total)

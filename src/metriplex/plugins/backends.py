@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from metriplex.errors import ConfigurationError
@@ -64,10 +65,11 @@ class Backend:
         The plugin gets the arguments that it names, and only the records that the route lets
         through. Whatever it raises is raised unchanged.
         """
+        call_hook = partial(self._call, run=run)
         if self._router is None:
-            self._call(call.hook, run=run, **call.arguments)
+            call_hook(call.hook, **call.arguments)
         else:
-            self._router.call(self._call, call.hook, run=run, **call.arguments)
+            self._router.call(call_hook, call.hook, **call.arguments)
 
     def _call(self, hook: str, **arguments: object) -> None:
         # pluggy can't call all backends at once: it stops at the first exception (pluggy issue 419)

@@ -17,8 +17,6 @@ from metriplex.records import Artifact, Media, Scalars
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from metriplex.records import RunInfo
-
 logger = logging.getLogger("metriplex")
 
 _Series: TypeAlias = tuple[int | None, str]
@@ -117,26 +115,19 @@ class Router:
         self._withheld: dict[_Series, Scalars] = {}
         self._closing = False
 
-    def call(self, call: _CallHook, hook: str, *, run: RunInfo, **arguments: Any) -> None:
-        """Call a backend's hook with the records that the route lets through, if there are any.
-
-        Args:
-            call: Calls a hook by its name; whatever it raises is raised unchanged.
-            hook: The hook's name.
-            run: The run.
-            **arguments: The hook's other arguments.
-        """
+    def call(self, call: _CallHook, hook: str, **arguments: Any) -> None:
+        """Call a backend's hook with the records that the route lets through, if there are any."""
         if hook == "log_scalars":
-            self._send(self.select(arguments["records"]), call, run)
+            self._send(self.select(arguments["records"]), call)
         elif hook == "close_run":
-            self._close(call, run, **arguments)
+            self._close(call, **arguments)
         else:
             routed = {
                 name: self.media(value) if isinstance(value, Media) else value
                 for name, value in arguments.items()
             }
             if all(value is not None for value in routed.values()):
-                call(hook, run=run, **routed)
+                call(hook, **routed)
 
     def select(self, records: Iterable[Scalars]) -> Selection:
         """Select the records that are sent, in their order, without values that are not sent."""
@@ -179,23 +170,23 @@ class Router:
         name = self._name(getattr(record, field))
         return None if name is None else replace(record, **{field: name})
 
-    def _send(self, selection: Selection, call: _CallHook, run: RunInfo) -> None:
+    def _send(self, selection: Selection, call: _CallHook) -> None:
         if selection.records:
-            call("log_scalars", run=run, records=tuple(selection.records))
+            call("log_scalars", records=tuple(selection.records))
         self.commit(selection)
 
-    def _close(self, call: _CallHook, run: RunInfo, **arguments: Any) -> None:
+    def _close(self, call: _CallHook, **arguments: Any) -> None:
         try:
-            self._send(self.last(), call, run)
+            self._send(self.last(), call)
         except BaseException as error:
             if isinstance(error, OSError) and not self._closing:
                 self._closing = True
                 raise  # the call is made again, at least once
             self._withheld.clear()
-            call("close_run", run=run, **arguments)
+            call("close_run", **arguments)
             raise
         self._explain_nothing()
-        call("close_run", run=run, **arguments)
+        call("close_run", **arguments)
 
     def _explain_nothing(self) -> None:
         """Warn if no tag of the run was sent: a pattern may be misspelled."""

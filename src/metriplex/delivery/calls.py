@@ -27,7 +27,7 @@ class Call:
     """One call of a hook. Made by the functions below, which are named like the hooks.
 
     Attributes:
-        hook: The hook.
+        hook: The hook's name.
         arguments: The hook's arguments beside `run`, by name.
         records: The records that the call delivers, as the journal keeps them.
         first: Number of the first record in the run.
@@ -66,12 +66,9 @@ def log_hparams(first: int, hparams: Mapping[str, Scalar | str]) -> Call:
 
 
 def log_scalars(first: int, records: Sequence[Scalars], end: int | None = None) -> Call:
-    """Return the call that logs scalars.
+    """Return the call that logs scalars, with numbers from `first` to `end`, without `end`.
 
-    Args:
-        first: Number of the first record.
-        records: The records, in order.
-        end: The number after the last one; None if no number in between is left out.
+    `end` is None if no number in between is left out.
     """
     records = tuple(records)
     end = first + len(records) if end is None else end
@@ -176,13 +173,9 @@ class CallQueue:
     """Calls that wait. Not for several threads at once.
 
     Args:
-        size: How many records may wait.
+        size: How many records may wait; `waiting` is how many wait now.
         rereads: True if records beyond `size` can be read again later. Then they leave a gap, which
             grows until it is taken; otherwise they are dropped.
-
-    Attributes:
-        size: How many records may wait.
-        waiting: How many records wait.
     """
 
     def __init__(self, size: int, *, rereads: bool) -> None:

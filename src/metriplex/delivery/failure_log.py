@@ -13,12 +13,7 @@ logger = logging.getLogger("metriplex")
 
 @final
 class FailureLog:
-    """Logs the failures of one backend of a run.
-
-    Args:
-        backend: The backend's name.
-        run: The run's name.
-    """
+    """Logs the failures of one backend of a run, both given by name."""
 
     def __init__(self, backend: str, run: str) -> None:
         self._backend = backend

@@ -16,15 +16,10 @@ def retry(
     pauses: Iterable[float],
     wait: Callable[[float, OSError], object],
 ) -> None:
-    """Make a call, and make it again after each `OSError`.
+    """Make a call, and make it again after each `OSError`, as often as there are pauses.
 
-    Args:
-        call: The call.
-        pauses: Seconds before each further try.
-        wait: Waits that many seconds after an error; returns True to make the next try the last.
-
-    Raises:
-        BaseException: Whatever the last try raises. Only `OSError` has a further try.
+    `wait` waits that many seconds after an error, and returns True to make the next try the last.
+    Whatever the last try raises is raised.
     """
     for pause in pauses:
         try:

@@ -12,7 +12,15 @@ import numpy as np
 
 from metriplex.delivery.calls import Call, Gap, log_entries
 from metriplex.errors import ConfigurationError
-from metriplex.journal import Close, FsyncPolicy, JournalWriter, Resume, read_entries, superseded
+from metriplex.journal import (
+    MAX_BYTES,
+    Close,
+    FsyncPolicy,
+    JournalWriter,
+    Resume,
+    read_entries,
+    superseded,
+)
 from metriplex.journal.acks import clamp_acks
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
 from metriplex.validation import check_choice, check_count, check_positive
@@ -56,12 +64,11 @@ class RunJournal:
         *,
         flush_secs: float = 1.0,
         fsync: FsyncPolicy = "flush",
-        max_bytes: int | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
-        size = {} if max_bytes is None else {"max_bytes": max_bytes}
         self.flush_secs = flush_secs
         self._run_dir = run.directory
-        self._writer = JournalWriter(run.directory, run, fsync=fsync, **size)
+        self._writer = JournalWriter(run.directory, run, fsync=fsync, max_bytes=max_bytes)
         if run.resume_step is not None:
             self._writer.append(self._writer.next_number, [Resume(run.resume_step)])
             self._writer.flush()
@@ -77,12 +84,7 @@ class RunJournal:
     def call(self, call: Call, run: RunInfo) -> None:  # noqa: ARG002 - a journal is of one run
         """Write the records of a call, as a backend would. The worker's thread calls.
 
-        Args:
-            call: The call.
-            run: The run.
-
-        Raises:
-            OSError: Nothing of the call is lost or written twice if it is made again.
+        After an `OSError`, nothing of the call is lost or written twice if it is made again.
         """
         settled = 0
         try:
@@ -112,15 +114,10 @@ class RunJournal:
             self._writer.close()
 
     def read(self, first: int, end: int) -> Iterator[Queued]:
-        """Read records again, and wait for those that are still to be written. Any thread.
+        """Yield the calls that deliver records `first` to `end`, without `end`. Any thread.
 
-        Args:
-            first: Number of the first record.
-            end: The number after the last one.
-
-        Yields:
-            Calls to a backend. A gap stands for records that the journal could not write so far:
-            the disk is full, for example.
+        Wait for records that are still to be written. A gap stands for those that the journal could
+        not write so far: the disk is full, for example.
         """
         skip = superseded(self._run_dir) if first < self.start else None
         while first < end:
@@ -152,11 +149,7 @@ class RunJournal:
 
 
 def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal | None:
-    """Open a run's journal.
-
-    Args:
-        run: The run.
-        options: Options of `RunJournal`; None for no journal.
+    """Open a run's journal with options of `RunJournal`; None for no journal.
 
     Raises:
         ConfigurationError: Another process writes it, or the disk refuses it.
@@ -172,9 +165,6 @@ def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal 
         ) from error
 
 
-JOURNAL_OPTIONS = ("flush_secs", "fsync", "max_bytes")
-
-
 def check_journal(journal: Any) -> dict[str, Any] | None:
     """Return the options of a run's journal; None for no journal.
 
@@ -183,10 +173,10 @@ def check_journal(journal: Any) -> dict[str, Any] | None:
     """
     if isinstance(journal, bool | np.bool_):
         return {} if journal else None
-    if not isinstance(journal, Mapping) or not set(journal) <= set(JOURNAL_OPTIONS):
+    known = ("flush_secs", "fsync", "max_bytes")
+    if not isinstance(journal, Mapping) or not set(journal) <= set(known):
         raise ConfigurationError(
-            f"`journal` must be True, False or a dictionary of {', '.join(JOURNAL_OPTIONS)}; got "
-            f"{journal!r}"
+            f"`journal` must be True, False or a dictionary of {', '.join(known)}; got {journal!r}"
         )
     options = dict(journal)
     if "fsync" in options:

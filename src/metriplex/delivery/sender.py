@@ -39,7 +39,7 @@ class Sender:
     suspended backend gets no more records.
 
     Args:
-        target: The backend.
+        target: The backend, or the run's journal.
         run: The run.
         retry_seconds: Pauses between the tries of a call that raised an `OSError`.
         patient: True if tries go on, with the last pause, until `skip_pauses`.
@@ -50,7 +50,6 @@ class Sender:
             sends more than it has to.
 
     Attributes:
-        target: The backend.
         position: Everything below this number was delivered, skipped, or has no hook.
         delivered: How many records the backend has taken.
         error: The last error that the backend raised, as `Type: message`; None if it raised none.
@@ -112,9 +111,9 @@ class Sender:
             self.position = call.end
 
     def fill(self, reread: Iterable[Queued], end: int) -> None:
-        """Deliver records that are read again up to number `end`; flush every `flush_secs`.
+        """Deliver records that are read again, up to number `end`; flush every `flush_secs`.
 
-        A gap stands for records that can't be read yet. A replay can send them.
+        A gap among them stands for records that can't be read yet, which are skipped.
         """
         for queued in reread:
             if isinstance(queued, Gap):
@@ -134,7 +133,7 @@ class Sender:
         return self._flushed_at + self.target.flush_secs - time.monotonic()
 
     def flush(self, reached: int = 0) -> None:
-        """Flush and acknowledge all below `reached` too, unless the backend is suspended."""
+        """Flush and acknowledge, also all numbers below `reached`, unless suspended."""
         if not self.suspended:
             self.position = max(self.position, reached)
             self._flush()

@@ -29,13 +29,12 @@ class Worker:
     `submit` never blocks and never raises; a failing backend affects nothing else.
 
     Args:
-        target: The backend.
+        target: The backend, or the run's journal.
         run: The run.
         queue_size: Records that may wait in memory.
         retry_seconds: Pauses between the tries of a call that raised an `OSError`.
         start: Number of the first record that will be submitted.
-        patient: True if tries go on, with the last pause over and over, for as long as the run is
-            open; otherwise the last failure suspends.
+        patient: True if tries go on for as long as the run is open, as for `Sender`.
         journal: Where records are read again that found no room in memory; without it they are
             dropped.
         ack: The backend's acknowledgement on disk. If it is before `start`, the records in between
@@ -83,11 +82,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, call: Call) -> None:
-        """Queue a call; do nothing if the backend doesn't have its hook. Any thread.
-
-        Args:
-            call: The call; its first record comes after all earlier calls.
-        """
+        """Queue a call after all earlier ones, if the backend has its hook. Any thread."""
         with self._changed:
             self._end = call.end
             if call.hook not in self.target.hooks:
@@ -103,11 +98,7 @@ class Worker:
         self._log.overflow(self._queue.size)
 
     def start_flush(self) -> threading.Event:
-        """Queue a flush. Any thread.
-
-        Returns:
-            An event that is set when the flush was made or abandoned.
-        """
+        """Queue a flush; return an event that is set when it was made or abandoned. Any thread."""
         done = threading.Event()
         with self._changed:
             if self._sender.suspended or self._ended:

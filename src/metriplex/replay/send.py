@@ -72,14 +72,7 @@ def send(
     """Send the records that one backend has not acknowledged, on the calling thread.
 
     The run is opened in the backend if there is something to send, and then flushed and closed also
-    after Ctrl-C.
-
-    Args:
-        source: The run.
-        backend: The backend.
-        everything: True to send all records.
-        progress: Called after each call of the backend.
-        retry_seconds: Pauses between the tries of a call that raised an `OSError`.
+    after Ctrl-C. `everything` sends all records, also those that it has acknowledged.
 
     Raises:
         ConfigurationError: The acknowledgement can't be written.
@@ -97,7 +90,7 @@ def send(
     def read(first: int, end: int, done: int) -> Iterator[Call]:
         report = progress or (lambda *_: None)
         for call in source.read(first, end):
-            yield call
+            yield call  # the sender reads on when the call is done
             report(backend.name, done + call.end - first, total)
         report(backend.name, done + end - first, total)
 

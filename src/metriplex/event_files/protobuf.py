@@ -17,11 +17,7 @@ _MAX_VARINT = 10
 
 
 def parse_message(data: bytes) -> Message:
-    """Return the fields of a message.
-
-    Raises:
-        ValueError: `data` is no message.
-    """
+    """Return the fields of a message; raise `ValueError` if `data` is no message."""
     fields: Message = {}
     position = 0
     while position < len(data):
@@ -58,11 +54,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def varints(data: bytes) -> Iterator[int]:
-    """Yield the values of a packed field of varints.
-
-    Raises:
-        ValueError: `data` holds anything else.
-    """
+    """Yield the values of a packed field of varints; raise `ValueError` for anything else."""
     position = 0
     while position < len(data):
         value, position = _varint(data, position)
@@ -82,20 +74,12 @@ def last(message: Message, field: int, default: Any) -> Any:
 
 
 def inner(message: Message, field: int) -> Message:
-    """Return the message in a field; empty if the field is missing.
-
-    Raises:
-        ValueError: The field holds no message.
-    """
+    """Return the message in a field; empty if the field is missing."""
     return parse_message(last(message, field, b""))
 
 
 def text(message: Message, field: int) -> str:
-    """Return the string in a field; empty if the field is missing.
-
-    Raises:
-        ValueError: The field holds no string.
-    """
+    """Return the string in a field; empty if the field is missing."""
     return last(message, field, b"").decode("utf-8", "replace")
 
 
@@ -105,20 +89,12 @@ def signed(value: int) -> int:
 
 
 def double(message: Message, field: int) -> float:
-    """Return the double in a field; 0 if the field is missing.
-
-    Raises:
-        ValueError: The field holds no double.
-    """
+    """Return the double in a field; 0 if the field is missing."""
     return unpack("<d", last(message, field, bytes(8)))
 
 
 def unpack(kind: str, data: bytes) -> float:
-    """Return one number in a format of `struct`.
-
-    Raises:
-        ValueError: `data` has another size.
-    """
+    """Return one number in a format of `struct`; raise `ValueError` if `data` has another size."""
     try:
         return struct.unpack(kind, data)[0]
     except struct.error as error:

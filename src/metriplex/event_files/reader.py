@@ -19,7 +19,7 @@ from metriplex.event_files.values import Values
 from metriplex.journal.entries import Entry, Record, Resume
 from metriplex.records import RunInfo
 
-_FILE = re.compile(r".*tfevents.*")
+_FILES = "*tfevents*"
 _LANE = re.compile(r"seed_(\d{3,})")
 _UNUSUAL = re.compile(r"[^\w.+=@-]+")
 _MAX_NAME = 150
@@ -57,7 +57,7 @@ class EventRun:
         """
         number = 0
         for lane, directory in self.directories.items():
-            for record in _records(directory, lane, damage or _ignore):
+            for record in _records(directory, lane, damage or (lambda _: None)):
                 yield Entry(number, record)
                 number += 1
 
@@ -73,9 +73,7 @@ def event_runs(log_dir: Path) -> list[EventRun]:
         OSError: The directory can't be read.
     """
     top = Path(log_dir).absolute()
-    found = {
-        path.parent for path in top.rglob("*") if _FILE.fullmatch(path.name) and path.is_file()
-    }
+    found = {path.parent for path in top.rglob(_FILES) if path.is_file()}
     runs: dict[Path, dict[int | None, Path]] = {}
     for directory in sorted(found):
         lane = _LANE.fullmatch(directory.name)
@@ -95,9 +93,7 @@ def _info(directory: Path, top: Path) -> RunInfo:
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(
-        path for path in directory.iterdir() if _FILE.fullmatch(path.name) and path.is_file()
-    )
+    return sorted(path for path in directory.glob(_FILES) if path.is_file())
 
 
 def _records(directory: Path, lane: int | None, damage: Callable[[str], None]) -> Iterator[Record]:
@@ -119,7 +115,3 @@ def _records(directory: Path, lane: int | None, damage: Callable[[str], None]) -
                 continue
             started = None if summary else started
             yield from values.records(summary, step, time, str(path))
-
-
-def _ignore(_: str) -> None:
-    pass

@@ -12,6 +12,7 @@ from metriplex.errors import ConfigurationError
 from metriplex.event_files.reader import EventRun, event_runs
 from metriplex.journal import Resume
 from metriplex.journal.acks import Ack, ack_path, load_ack
+from metriplex.journal.reader import superseded_by
 from metriplex.plugins.backends import make_backends
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 from metriplex.replay.send import Progress, Replayed, send
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metriplex.delivery.calls import Call
-    from metriplex.journal import Entry
 
 STATE = ".metriplex"
 """Directory beside the event files that holds the acknowledgements of backends."""
@@ -28,14 +28,7 @@ STATE = ".metriplex"
 
 @final
 class EventSource:
-    """One lane of a run in TensorBoard's event files.
-
-    Args:
-        events: The run, with one lane.
-
-    Raises:
-        OSError: A file can't be read.
-    """
+    """One lane of a run in TensorBoard's event files."""
 
     status = "finished"
 
@@ -45,17 +38,16 @@ class EventSource:
         self._state = directory / STATE
         self.run = dataclasses.replace(events.info, directory=self._state)
         self.end = 0
-        self._resumes: list[tuple[int, int]] = []
+        resumes: list[tuple[int, int]] = []
         for entry in events.entries():
             self.end = entry.number + 1
             if isinstance(entry.record, Resume):
-                self._resumes.append((entry.number, entry.record.step))
+                resumes.append((entry.number, entry.record.step))
+        self._skip = superseded_by(resumes)
 
     def read(self, first: int, end: int) -> Iterator[Call]:
         """Yield the calls that deliver records, without those that a resume superseded."""
-        return log_entries(
-            itertools.islice(self._events.entries(), first, None), end, self._is_superseded
-        )
+        return log_entries(itertools.islice(self._events.entries(), first, None), end, self._skip)
 
     def load_ack(self, name: str) -> Ack:
         """Return a backend's acknowledgement, which is empty if it never saw the run."""
@@ -63,12 +55,6 @@ class EventSource:
         path = ack_path(self._state, name)
         path.parent.mkdir(exist_ok=True)
         return load_ack(self._state, name) or Ack(path)
-
-    def _is_superseded(self, entry: Entry) -> bool:
-        step = getattr(entry.record, "step", None)
-        return step is not None and any(
-            number > entry.number and step >= limit for number, limit in self._resumes
-        )
 
 
 def replay_events(
@@ -101,11 +87,7 @@ def replay_events(
     return [
         (source.run, send(source, backend, everything=everything, progress=progress))
         for run in runs
-        for source in map(EventSource, _lanes(run))
+        for lane, path in run.directories.items()  # numbered apart, as more events may come later
+        for source in [EventSource(EventRun(run.info, {lane: path}))]
         for backend in make_backends(backends)  # new ones, as a backend opens a run once
     ]
-
-
-def _lanes(events: EventRun) -> list[EventRun]:
-    """Return one run for each lane: events are numbered lane by lane, and more may come later."""
-    return [EventRun(events.info, {lane: path}) for lane, path in events.directories.items()]

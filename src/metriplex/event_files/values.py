@@ -47,7 +47,7 @@ _STATUS = {1: "finished", 2: "failed", 0: "interrupted"}
 
 @final
 class Values:
-    """Converter of the summaries of one directory.
+    """Converter of the summaries of one directory to records of one lane.
 
     The converter remembers the plugin of each tag, as event files name it only once.
 
@@ -62,13 +62,9 @@ class Values:
         self._plugins: dict[str, str] = {}
 
     def records(self, summary: Message, step: int, time: float, where: str) -> Iterator[Record]:
-        """Yield the records of one event.
+        """Yield the records of one event of a file, whose name `where` is for reports of damage.
 
-        Args:
-            summary: The event's summary.
-            step: The event's step.
-            time: The event's time, in seconds since the Unix epoch.
-            where: Name of the event's file in reports of damage.
+        `time` is in seconds since the Unix epoch.
         """
         scalars: dict[str, Scalar] = {}
         others: list[Record] = []

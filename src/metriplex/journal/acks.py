@@ -35,12 +35,7 @@ class Ack:
     pending: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
     def start_replay(self, end: int, *, everything: bool = False) -> list[tuple[int, int]]:
-        """Return the ranges that the backend lacks of the records below `end`, to be sent in order.
-
-        Args:
-            end: The number after the run's last record.
-            everything: True to send all records again.
-        """
+        """Return the ranges below `end` that the backend lacks, or all, to be sent in order."""
         if everything:
             self.acked, self.missed = 0, []
         self.missed, self.pending = [], self.missed
@@ -67,11 +62,7 @@ class Ack:
         self.missed.append((first, end))
 
     def save(self) -> None:
-        """Write the file atomically: a reader sees the old state or the new one.
-
-        Raises:
-            OSError: The file can't be written.
-        """
+        """Write the file atomically: a reader sees the old state or the new one."""
         fields = {"acked": self.acked, "missed": [*self.missed, *self.pending]}
         fresh = self.path.with_suffix(f"{SUFFIX}.{os.getpid()}")
         try:
@@ -91,13 +82,8 @@ def ack_path(run_dir: Path, name: str) -> Path:
 def load_ack(run_dir: Path, name: str) -> Ack | None:
     """Return the acknowledgements of a backend for a run; None if there are none yet.
 
-    Args:
-        run_dir: The run's directory.
-        name: The backend's name in the run.
-
     Raises:
         ConfigurationError: The file is damaged.
-        OSError: The file can't be read.
     """
     path = ack_path(run_dir, name)
     try:
@@ -108,24 +94,24 @@ def load_ack(run_dir: Path, name: str) -> Ack | None:
         fields = json.loads(data)
         acked = fields["acked"]
         missed = [(first, end) for first, end in fields["missed"]]
+        numbers = [0, *(number for pair in missed for number in pair), acked]
+        if not all(map(is_count, numbers)) or numbers != sorted(numbers):
+            raise ValueError("the numbers are out of order")
     except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(path) from error
-    numbers = [0, *(number for pair in missed for number in pair), acked]
-    if not all(map(is_count, numbers)) or numbers != sorted(numbers):
-        raise _damaged(path)
+        raise ConfigurationError(
+            f"`{path}` is damaged, and with it the knowledge of what the backend has: remove it to "
+            f"send the whole run again"
+        ) from error
     return Ack(path, acked, missed)
 
 
 def clamp_acks(run_dir: Path, end: int) -> None:
-    """Remove acknowledgements of records that the journal lost, as their numbers are reused.
+    """Remove acknowledgements of records from `end` on, which the journal lost, of all backends.
 
-    Args:
-        run_dir: The run's directory.
-        end: The number after the last record of the journal.
+    Their numbers are reused.
 
     Raises:
         ConfigurationError: A backend's file is damaged.
-        OSError: A backend's file can't be read or written.
     """
     for path in sorted((run_dir / JOURNAL).glob(f"*{SUFFIX}")):
         ack = load_ack(run_dir, urllib.parse.unquote(path.name.removesuffix(SUFFIX)))
@@ -133,13 +119,6 @@ def clamp_acks(run_dir: Path, end: int) -> None:
             ack.acked = end
             ack.missed = [(first, min(last, end)) for first, last in ack.missed if first < end]
             ack.save()
-
-
-def _damaged(path: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"`{path}` is damaged, and with it the knowledge of what the backend has: remove it to "
-        f"send the whole run again"
-    )
 
 
 def open_ack(run_dir: Path, backend: str, start: int) -> Ack:

@@ -55,11 +55,7 @@ def encode_header(run: RunInfo, kind: str, first: int, steps: Mapping[int | None
 
 
 def decode_header(fields: Mapping[str, Any], run_dir: Path) -> RunInfo:
-    """Return the run of a segment.
-
-    Args:
-        fields: The first line of the segment.
-        run_dir: The run's directory.
+    """Return the run of a segment from its first line.
 
     Raises:
         DamagedLineError: The line is no header, or its version of the format is a later one.
@@ -98,11 +94,7 @@ def _name(fields: Mapping[str, Any]) -> str:
 
 
 def header_steps(fields: Mapping[str, Any]) -> dict[int | None, int]:
-    """Return the newest step of every lane before a segment.
-
-    Raises:
-        DamagedLineError: The header has no valid steps.
-    """
+    """Return the newest step of every lane before a segment; raise `DamagedLineError` without."""
     try:
         steps = {lane: step for lane, step in fields["steps"]}  # noqa: C416 - checks the pairs
     except (KeyError, TypeError, ValueError) as error:
@@ -115,11 +107,7 @@ def header_steps(fields: Mapping[str, Any]) -> dict[int | None, int]:
 def encode(number: int, record: Record, run_dir: Path, *, sync: bool) -> str:
     """Return a record as a line without its checksum, after writing the record's media files.
 
-    Args:
-        number: The line's number.
-        record: The record.
-        run_dir: The run's directory.
-        sync: True if the files must survive a power cut.
+    With `sync`, the files survive a power cut.
 
     Raises:
         OSError: A media file can't be written, or an artifact can't be read.
@@ -186,7 +174,9 @@ def _encode_media(
         frames = media.store(path, run_dir, media.pack_pixels(record.frames), sync=sync)
     clips = []
     for name, clip in record.clips.items():
-        path = next(paths).with_suffix(f".{media.extension(clip.format)}")
+        path = next(paths).with_suffix(
+            f".{clip.format}" if clip.format in media.FORMATS else ".bin"
+        )
         shape = {
             "format": name,
             "width": clip.width,
@@ -200,11 +190,7 @@ def _encode_media(
 
 
 def decode(fields: Mapping[str, Any], run_dir: Path) -> Record:
-    """Return the record of a line.
-
-    Args:
-        fields: The line.
-        run_dir: The run's directory, which holds the record's media files.
+    """Return the record of a line, with its media files from below the run's directory.
 
     Raises:
         DamagedLineError: The line is no record, or its file is missing, changed, or outside of the

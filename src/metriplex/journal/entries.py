@@ -12,11 +12,7 @@ from metriplex.records import Artifact, Histogram, Image, Media, Scalar, Scalars
 @final
 @dataclass(frozen=True, slots=True)
 class Hparams:
-    """Hyper-parameters of the run.
-
-    Attributes:
-        values: Name to value; the parts of nested names are joined by `/`.
-    """
+    """Hyper-parameters of the run, by name; the parts of nested names are joined by `/`."""
 
     values: Mapping[str, Scalar | str]
 
@@ -24,11 +20,7 @@ class Hparams:
 @final
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The run was resumed: earlier entries with this step or a later one are superseded.
-
-    Attributes:
-        step: The first environment step that is logged again.
-    """
+    """The run was resumed at `step`: earlier entries with it or a later one are superseded."""
 
     step: int
 
@@ -36,11 +28,7 @@ class Resume:
 @final
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The run was closed.
-
-    Attributes:
-        status: `finished`, `failed` or `interrupted`.
-    """
+    """The run was closed; `status` is `finished`, `failed` or `interrupted`."""
 
     status: str
 
@@ -55,12 +43,7 @@ STEPPED = (Scalars, Text, Video, Image, Histogram, Artifact)
 @final
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a journal.
-
-    Attributes:
-        number: Position in the order in which the run logged its entries, from 0.
-        record: The record.
-    """
+    """One line of a journal; `number` is its position in the run's order of logging, from 0."""
 
     number: int
     record: Record

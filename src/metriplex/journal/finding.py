@@ -17,11 +17,7 @@ def find_run(run: str | os.PathLike[str], log_dir: str | os.PathLike[str] = LOG_
 
     A name is looked up under `log_dir` first, then in the working directory. A path, which has a
     separator (`./walk`, `walk/`, `logs/walk`), is looked up as it is first, then under `log_dir`.
-    The first of the two directories that has a journal is the run.
-
-    Args:
-        run: The run's name, or its directory; `~` is the home directory.
-        log_dir: The directory of runs.
+    The first of the two directories that has a journal is the run. `~` is the home directory.
 
     Raises:
         ConfigurationError: Neither directory has a journal.

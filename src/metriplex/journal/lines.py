@@ -65,10 +65,7 @@ def is_sealed(line: bytes) -> bool:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """Return the members of a line.
-
-    Args:
-        line: The line without its newline.
+    """Return the members of a line without its newline.
 
     Raises:
         DamagedLineError: The checksum is wrong, or the bytes are no line of a journal.
@@ -135,12 +132,8 @@ def _template(tags: tuple[str, ...]) -> str:
 def decode_values(fields: Mapping[str, Any], *, strings: bool = False) -> dict[str, Any]:
     """Return the mapping of tags to values that `encode_values` got.
 
-    Args:
-        fields: The line.
-        strings: True if values may be strings, as for hyper-parameters.
-
     Raises:
-        DamagedLineError: The values are no mapping of tags to numbers.
+        DamagedLineError: A value is no number, and no string either if `strings` are allowed.
     """
     values = fields.get("values")
     if not isinstance(values, dict):

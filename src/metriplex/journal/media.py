@@ -22,22 +22,15 @@ from metriplex.journal.lines import DamagedLineError
 
 MEDIA = "media"
 _BLOCK = 2**20
-_FORMATS = frozenset({"gif", "webp", "mp4"})
+FORMATS = frozenset({"gif", "webp", "mp4"})
+"""The formats of clips that are file extensions too."""
 
 
 def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, Any]:
-    """Write a file and return the reference to it that a line holds.
+    """Write a file below `run_dir` and return the reference to it that a line holds.
 
-    A file of the same name, left by a failed call, is overwritten.
-
-    Args:
-        path: Path of the file inside of `run_dir`.
-        run_dir: The run's directory.
-        data: The whole file.
-        sync: True if the file must survive a power cut.
-
-    Raises:
-        OSError: The file can't be written.
+    A file of the same name, left by a failed call, is overwritten. With `sync`, the file survives a
+    power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -53,13 +46,9 @@ def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, An
 def refer(path: Path, run_dir: Path, *, sync: bool) -> list[dict[str, Any]]:
     """Return references to an existing file, or to every file in a directory.
 
-    Args:
-        path: The file or directory.
-        run_dir: The run's directory.
-        sync: True if the files must survive a power cut.
+    With `sync`, the files survive a power cut.
 
     Raises:
-        OSError: A file can't be read.
         ValueError: `path` is outside of the run's directory.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -138,21 +127,12 @@ def check(reference: Any, run_dir: Path) -> Path:
 
 
 def load(reference: Any, run_dir: Path) -> bytes:
-    """Return the bytes of a referenced file after comparing its size and checksum.
-
-    Raises:
-        DamagedLineError: The file is missing, changed or unreadable.
-    """
+    """Return the bytes of a referenced file, after a `check`."""
     path = check(reference, run_dir)
     try:
         return path.read_bytes()
     except OSError as error:
         raise DamagedLineError(f"`{path}` can't be read: {error}") from error
-
-
-def extension(clip_format: str) -> str:
-    """Return the file extension of a clip's format, `bin` for an unknown format."""
-    return clip_format if clip_format in _FORMATS else "bin"
 
 
 def pack_pixels(pixels: np.ndarray) -> bytes:
@@ -167,11 +147,7 @@ def pack_pixels(pixels: np.ndarray) -> bytes:
 
 
 def unpack_pixels(data: bytes) -> np.ndarray:
-    """Return the pixels that `pack_pixels` got.
-
-    Raises:
-        DamagedLineError: `data` is no such file.
-    """
+    """Return the pixels that `pack_pixels` got; raise `DamagedLineError` for other data."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return archive["pixels"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -34,10 +35,7 @@ def has_journal(run_dir: Path) -> bool:
 
 
 def read_run(run_dir: Path) -> RunInfo:
-    """Return the run of a journal.
-
-    Args:
-        run_dir: The run's directory, which may have been moved or copied.
+    """Return the run of a journal, in a directory that may have been moved or copied.
 
     Raises:
         ConfigurationError: There is no journal, or no segment has a valid header.
@@ -61,24 +59,21 @@ def read_run(run_dir: Path) -> RunInfo:
 
 
 def read_entries(run_dir: Path, start: int = 0, *, damage: Damage | None = None) -> Iterator[Entry]:
-    """Yield the entries of a run in order, up to the last complete line.
+    """Yield every entry of a run once and in order, up to the last complete line.
 
-    A damaged line is skipped. Any thread or process may write the journal meanwhile: call again
-    with `start` to continue.
+    A damaged line is skipped. Entries that a later `Resume` supersedes are not: see `superseded`.
+    Any thread or process may write the journal meanwhile: call again with `start` to continue.
 
     Args:
         run_dir: The run's directory.
         start: Number of the first entry to yield; found without reading the entries before it.
         damage: Called with a sentence for each damaged line and each gap in the numbers.
 
-    Yields:
-        Every entry once, also entries that a later `Resume` supersedes: see `superseded`.
-
     Raises:
         OSError: A segment exists and can't be read.
     """
     run_dir = Path(run_dir)
-    report = damage or _ignore
+    report = damage or (lambda _: None)
     for fields in read_lines(run_dir, start, damage=report):
         try:
             yield Entry(fields["n"], decode(fields, run_dir))
@@ -106,16 +101,8 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
     """Return the greatest step of every lane that no later `Resume` supersedes.
 
     Only the last segment is read, as its header holds the steps before it. A lane with superseded
-    entries counts as having reached the step before the resume's.
-
-    Args:
-        run_dir: The run's directory.
-
-    Returns:
-        Lane (None for a run that is not vmapped) to environment steps.
-
-    Raises:
-        OSError: A segment exists and can't be read.
+    entries counts as having reached the step before the resume's. A run that is not vmapped has the
+    lane None.
     """
     found = segments(run_dir)
     steps: dict[int | None, int] = {}
@@ -135,11 +122,7 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
 
 
 def next_number(run_dir: Path) -> int:
-    """Return the number after the last entry of a run's journal.
-
-    Raises:
-        OSError: A segment exists and can't be read.
-    """
+    """Return the number after the last entry of a run's journal."""
     return number_after(segments(run_dir))
 
 
@@ -159,15 +142,14 @@ def follow_step(line: bytes, steps: dict[int | None, int]) -> None:
 def superseded(run_dir: Path) -> Callable[[Entry], bool]:
     """Return a predicate that is True for entries that a later resume supersedes.
 
-    Readers that filter by the predicate get one value a step.
-
-    Args:
-        run_dir: The run's directory; its lines are scanned once for resumes.
-
-    Raises:
-        OSError: A segment exists and can't be read.
+    Readers that filter by the predicate get one value a step. The lines are scanned once.
     """
-    first = first_superseded(run_dir)
+    return superseded_by(read_resumes(run_dir))
+
+
+def superseded_by(resumes: Sequence[tuple[int, int]]) -> Callable[[Entry], bool]:
+    """Return a predicate as `superseded` does, from the number and the step of every resume."""
+    first = first_superseded(resumes)
 
     def is_superseded(entry: Entry) -> bool:
         return isinstance(entry.record, STEPPED) and entry.record.step >= first(entry.number)
@@ -175,15 +157,10 @@ def superseded(run_dir: Path) -> Callable[[Entry], bool]:
     return is_superseded
 
 
-def first_superseded(run_dir: Path) -> Callable[[int], float]:
+def first_superseded(resumes: Sequence[tuple[int, int]]) -> Callable[[int], float]:
     """Return a function from an entry's number to the first superseded step, or infinity."""
-    numbers: list[int] = []
-    limits: list[int] = []
-    for number, step in _resumes(run_dir):
-        numbers.append(number)
-        limits.append(step)
-    for index in reversed(range(len(limits) - 1)):
-        limits[index] = min(limits[index], limits[index + 1])
+    numbers = [number for number, _ in resumes]
+    limits = [*itertools.accumulate((step for _, step in reversed(resumes)), min)][::-1]
 
     def first(number: int) -> float:
         later = bisect.bisect_right(numbers, number)
@@ -192,7 +169,7 @@ def first_superseded(run_dir: Path) -> Callable[[int], float]:
     return first
 
 
-def _resumes(run_dir: Path) -> list[tuple[int, int]]:
+def read_resumes(run_dir: Path) -> list[tuple[int, int]]:
     """Return the number and the step of every resume."""
     lines = (
         fields
@@ -295,7 +272,8 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
         while True:
             block = file.read(_BLOCK)
             if not block:
-                if final or not _has_successor(path, run_dir):
+                later = any(index > int(path.stem) for index, _ in segments(run_dir))
+                if final or not later:
                     break
                 final = True  # the writer has left this segment: read its last bytes
                 continue
@@ -305,11 +283,3 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
                 offset += len(line) + 1
         if remaining:
             yield remaining, offset if final else None
-
-
-def _has_successor(path: Path, run_dir: Path) -> bool:
-    return any(index > int(path.stem) for index, _ in segments(run_dir))
-
-
-def _ignore(_: str) -> None:
-    pass

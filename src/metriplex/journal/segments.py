@@ -21,17 +21,8 @@ def journal_dir(run_dir: Path) -> Path:
     return run_dir / JOURNAL
 
 
-def segment_path(run_dir: Path, index: int) -> Path:
-    """Return the path of a segment."""
-    return journal_dir(run_dir) / f"{index:06d}.jsonl"
-
-
 def segments(run_dir: Path) -> list[tuple[int, Path]]:
-    """Return the existing segments in order, each with its number; empty without a journal.
-
-    Raises:
-        OSError: The directory exists and can't be read.
-    """
+    """Return the existing segments in order, each with its number; empty without a journal."""
     try:
         found = [p for p in journal_dir(run_dir).iterdir() if _NAME.fullmatch(p.name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -40,11 +31,7 @@ def segments(run_dir: Path) -> list[tuple[int, Path]]:
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """Return the first line of a segment; None if the line is damaged or missing.
-
-    Raises:
-        OSError: The segment can't be read.
-    """
+    """Return the first line of a segment; None if the line is damaged or missing."""
     try:
         with path.open("rb") as file:
             fields = parse(file.readline().removesuffix(b"\n"))

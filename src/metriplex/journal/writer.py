@@ -16,7 +16,7 @@ from metriplex.journal.entries import Record  # noqa: TC001 - part of public ann
 from metriplex.journal.lines import DamagedLineError, seal
 from metriplex.journal.media import sync_directory
 from metriplex.journal.reader import follow_step, newest_step
-from metriplex.journal.segments import MAX_BYTES, journal_dir, read_header, segment_path, segments
+from metriplex.journal.segments import MAX_BYTES, journal_dir, read_header, segments
 from metriplex.journal.tail import number_after, read_tail
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
@@ -132,11 +132,7 @@ class JournalWriter:
         self._sync()
 
     def close(self) -> None:
-        """Flush, and release the lock. May be called again.
-
-        Raises:
-            OSError: As for `flush`; the journal is closed nevertheless.
-        """
+        """Flush, and release the lock also after an `OSError` of `flush`. May be called again."""
         if self._lock is None:
             return
         try:
@@ -188,7 +184,7 @@ class JournalWriter:
 
     def _begin(self, index: int, first: int) -> None:
         """Begin a segment; after an `OSError` a second call begins the same segment."""
-        path = segment_path(self._run_dir, index)
+        path = journal_dir(self._run_dir) / f"{index:06d}.jsonl"
         self._file = path.open("wb", buffering=0)
         self._index, self._size = index, 0
         kind = "run" if index == 0 else "segment"
@@ -256,12 +252,7 @@ class JournalWriter:
 
 
 def check_free(run_dir: Path) -> None:
-    """Check that no process writes a run's journal at this moment.
-
-    Raises:
-        ConfigurationError: Another process writes the journal.
-        OSError: The lock can't be opened or taken.
-    """
+    """Raise `ConfigurationError` if a process writes a run's journal at this moment."""
     os.close(_take_lock(journal_dir(run_dir) / _LOCK))
 
 

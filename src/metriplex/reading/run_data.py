@@ -19,6 +19,7 @@ from metriplex.journal.reader import (
     Damage,
     first_superseded,
     read_lines,
+    read_resumes,
     read_run,
 )
 from metriplex.reading.columns import Column, join, occurrences, scatter, to_array
@@ -285,7 +286,7 @@ def read(run: str | os.PathLike[str], log_dir: str | os.PathLike[str] = LOG_DIR)
     except ConfigurationError as error:  # the headers are damaged, but lines may be intact
         data = RunData(RunInfo("", directory.name, directory, 0.0))
         data.damage.append(str(error))
-    first = first_superseded(directory)
+    first = first_superseded(read_resumes(directory))
     damage: Damage = data.damage.append
     for fields in read_lines(directory, damage=damage):
         try:

@@ -124,7 +124,10 @@ def _candidates(parent: Path, name: str) -> Iterator[Path]:
 
 def local_directory(log_dir: str | os.PathLike[str]) -> Path:
     """Return `log_dir` as an absolute path, so that a later `os.chdir` doesn't move the run."""
-    text = os.fspath(log_dir) if isinstance(log_dir, str | os.PathLike) else None
+    try:
+        text = os.fspath(log_dir)
+    except TypeError:
+        text = None
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(
             f"`log_dir` must be a non-empty path (string or `pathlib.Path`), got {log_dir!r}"

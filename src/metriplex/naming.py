@@ -48,19 +48,8 @@ def run_name(name: str | None, env: object, policy: object, now: datetime) -> st
     object's attribute `name` if that is a non-empty string. Otherwise they are the string itself,
     the name of the function or class, or the name of the object's class. Characters that some
     system forbids in file names become `-` (`ALE/Pong-v5` becomes `ALE-Pong-v5`) and long parts are
-    cut off, so a generated name is always valid.
-
-    Args:
-        name: The run's name as the user gave it, returned unchanged; None to generate one.
-        env: The environment, or None.
-        policy: The policy, or None.
-        now: Local time at which the run was created, formatted as `%Y%m%d_%H%M%S` in the name.
-
-    Returns:
-        A name that `create_directory` accepts.
-
-    Raises:
-        ConfigurationError: `name` can't be the name of a directory on every system.
+    cut off, so a generated name is always valid. `now` is the local time. Raises
+    `ConfigurationError` if the user's name can't be the name of a directory on every system.
     """
     if name is not None:
         check_name(name)
@@ -72,13 +61,9 @@ def run_name(name: str | None, env: object, policy: object, now: datetime) -> st
 def check_name(name: object) -> None:
     """Check that a name is one plain path component on Linux, macOS and Windows.
 
-    Args:
-        name: The `name` that the user gave.
-
-    Raises:
-        ConfigurationError: `name` is no string or empty, holds a path separator, a control
-            character or one of `<>:"|?*`, starts with a dot, starts or ends with a space, ends with
-            a dot, is longer than 200 bytes, or is reserved on Windows.
+    Raises `ConfigurationError` if it is no string or empty, holds a path separator, a control
+    character or one of `<>:"|?*`, starts with a dot, starts or ends with a space, ends with a dot,
+    is longer than 200 bytes, or is reserved on Windows.
     """
     if not isinstance(name, str):
         raise ConfigurationError(
@@ -96,22 +81,12 @@ def check_name(name: object) -> None:
 
 
 def create_directory(log_dir: str | os.PathLike[str], name: str) -> Path:
-    """Create a new directory for a run and return its absolute path.
+    """Create a new, writable directory for a run under `log_dir`; return its absolute path.
 
     Two callers never get the same directory. The creation is atomic, so this also holds for two
     processes that start in the same second: the second one gets `{name}_2`, the third one
-    `{name}_3`, and so on.
-
-    Args:
-        log_dir: Directory of all runs; created if missing, `~` is the home directory.
-        name: The directory's name.
-
-    Returns:
-        An empty and writable directory directly under `log_dir`.
-
-    Raises:
-        ConfigurationError: `name` is invalid (see `check_name`), or the directory can't be created
-            or written: `log_dir` is a file, belongs to another user, or the disk is full.
+    `{name}_3`, and so on. `log_dir` is created if missing; `~` is the home directory. Raises
+    `ConfigurationError` if the name is invalid, or the directory can't be created or written.
     """
     check_name(name)
     parent = local_directory(log_dir)
@@ -148,11 +123,7 @@ def _candidates(parent: Path, name: str) -> Iterator[Path]:
 
 
 def local_directory(log_dir: str | os.PathLike[str]) -> Path:
-    """Return `log_dir` as an absolute path, so that a later `os.chdir` doesn't move the run.
-
-    Raises:
-        ConfigurationError: `log_dir` is no path of a local directory.
-    """
+    """Return `log_dir` as an absolute path, so that a later `os.chdir` doesn't move the run."""
     try:
         text = os.fspath(log_dir)
     except TypeError:
@@ -215,15 +186,10 @@ def _usable(text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
 
 
 def _part(thing: object) -> str:
-    candidates = (_name_of(thing), getattr(thing, "__name__", None), type(thing).__name__)
+    try:
+        name = thing if isinstance(thing, str) else getattr(thing, "name", None)
+    except Exception:  # noqa: BLE001 - a property of a foreign class may raise anything
+        name = None
+    candidates = (name, getattr(thing, "__name__", None), type(thing).__name__)
     usable = (_usable(c, _MAX_PART_BYTES) for c in candidates if isinstance(c, str))
     return next(filter(None, usable), "unnamed")
-
-
-def _name_of(thing: object) -> object:
-    if isinstance(thing, str):
-        return thing
-    try:
-        return getattr(thing, "name", None)
-    except Exception:  # noqa: BLE001 - a property of a foreign class may raise anything
-        return None

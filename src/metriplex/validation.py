@@ -19,9 +19,10 @@ def check_count(name: str, value: Any, *, least: int) -> int:
     except TypeError:
         count = least - 1
     if count < least:
+        is_whole = isinstance(value, float) and value.is_integer() and value >= least
         raise ConfigurationError(
             f"`{name}` must be an int of at least {least}; got {value!r}: "
-            + (f"pass `int({name})`" if _is_whole(value, least) else f"pass {least} or more")
+            + (f"pass `int({name})`" if is_whole else f"pass {least} or more")
         )
     return count
 
@@ -53,26 +54,15 @@ def check_tag(tag: Any) -> str:
 
 
 def check_step(step: Any) -> int:
-    """Return the step of a record that is logged on the host, as an int.
-
-    Raises:
-        LoggingError: `step` is not one integer from 0 to 2**64 - 1.
-    """
-    array = None if isinstance(step, int) else np.asarray(step)
-    kind = "i" if array is None else array.dtype.kind
-    number = -1
-    if kind in "iu" and not isinstance(step, bool) and (array is None or array.size == 1):
-        number = step if array is None else array.item()
+    """Return the step of a record as an int; raise a LoggingError unless it is one from 0 on."""
+    array = np.asarray(step)
+    number = array.item() if array.dtype.kind in "iu" and array.size == 1 else -1
     if not 0 <= number < 2**64:
         raise LoggingError(
             f"`step` must be one integer from 0 to 2**64 - 1, the environment steps taken so far; "
             f"got {step!r}: pass for example `int(step)`"
         )
     return number
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, float) and value.is_integer() and value >= least
 
 
 def is_real(value: Any) -> bool:

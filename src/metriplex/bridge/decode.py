@@ -41,13 +41,9 @@ def of_one_shape(blocks: Iterable[Block]) -> list[list[Block]]:
 
 
 def read(blocks: list[Block]) -> list[tuple[int, list[Row]]]:
-    """Decode blocks, after waiting for their words.
+    """Return each run handle in blocks of one shape, and its rows in the order of the blocks.
 
-    Args:
-        blocks: One or more blocks of one shape.
-
-    Returns:
-        Each run handle in the blocks, and its rows in the order of the blocks.
+    Waits for the words of the blocks.
     """
     words = np.stack([np.asarray(block.rows) for block in blocks])
     count, *lane_shape, height, width = words.shape

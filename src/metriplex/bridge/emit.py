@@ -80,12 +80,10 @@ def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
-    """Send rows to the host, eagerly or under any transformation of jax.
+    """Send rows, uint32 `[rows, words]`, to the host, eagerly or under any transformation of jax.
 
-    Args:
-        block: uint32 `[rows, words]`, from `metriplex.bridge.packing.pack`; under vmap the blocks
-            of all lanes arrive in one call.
-        where: True to send; a value, not control flow, so lanes may differ.
+    Under vmap the blocks of all lanes arrive in one call. `where` is True to send; it is a value,
+    not control flow, so lanes may differ.
     """
     block = lax.stop_gradient(block)
     if isinstance(where, bool):
@@ -96,11 +94,9 @@ def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
 
 
 def abort(block: jax.Array, *, where: jax.Array) -> None:
-    """Send rows and stop the compiled program with a `FloatingPointError`.
+    """Send rows, uint32 `[rows, words]`, and stop the compiled program with a `FloatingPointError`.
 
-    Args:
-        block: uint32 `[rows, words]`, the rows that would be lost with the program; the host drops
-            rows that it already has.
-        where: True to abort; under vmap one lane suffices, and the rows of all lanes are sent.
+    The rows are those that would be lost with the program; the host drops rows that it already has.
+    Under vmap `where` of one lane suffices to abort, and the rows of all lanes are sent.
     """
     _abort_if(where, lax.stop_gradient(block))

@@ -8,12 +8,11 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metriplex.bridge import receiver
 from metriplex.bridge.emit import emit
-from metriplex.bridge.packing import Header, Kind, make_schema, pack
+from metriplex.bridge.packing import Header, Kind, is_real_dtype, make_schema, pack
 from metriplex.bridge.tracing import require_host
 from metriplex.errors import ConfigurationError, LoggingError
 
@@ -82,10 +81,8 @@ def callback_with_numpy_wrapper(function: Callable[P, object]) -> Callable[P, No
 class _Slot(NamedTuple):
     """The way of one leaf of the arguments to the host function.
 
-    Attributes:
-        type: The type of the leaf; `np.ndarray` for every array.
-        crosses: True if the row holds the leaf's value; False if the leaf is static.
-        static: The leaf itself, if it is static.
+    If `crosses` is True, the row holds the leaf's value; else `static` is the leaf itself. The type
+    of every array is `np.ndarray`.
     """
 
     type: type
@@ -100,14 +97,9 @@ def _slot(leaf: Any) -> _Slot:
     is_numpy = isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUMm"
     if not is_numpy and not isinstance(leaf, jax.Array):
         return _Slot(type(leaf), crosses=False, static=leaf)
-    if not _is_real(leaf.dtype):
+    if not is_real_dtype(leaf.dtype):
         raise _no_array(leaf)
     return _Slot(np.ndarray, crosses=True)
-
-
-def _is_real(dtype: np.dtype) -> bool:
-    is_number = jnp.issubdtype(dtype, jnp.number)
-    return dtype == jnp.bool_ or (is_number and not jnp.issubdtype(dtype, jnp.complexfloating))
 
 
 def _no_array(leaf: Any) -> LoggingError:

@@ -61,14 +61,7 @@ class Kind(enum.StrEnum):
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of one value in a row.
-
-    Attributes:
-        tag: The value's name.
-        shape: The value's shape.
-        dtype: Name of the value's dtype on the device.
-        optional: True if a word after the value holds whether the value is present.
-    """
+    """The place of one value in a row; the word after an optional value holds its presence."""
 
     tag: str
     shape: tuple[int, ...]
@@ -127,28 +120,27 @@ def _layout(schema: Schema) -> Layout:
 
 
 def make_schema(kind: Kind, values: Mapping[str, Value], optional: Sequence[str] = ()) -> Schema:
-    """Return the schema of a row with these values.
+    """Return the schema of a row with these values, which may be traced, by tag.
 
-    Args:
-        kind: The kind of the row.
-        values: Tag to array; arrays may be traced.
-        optional: Tags of values whose presence only the running program knows.
-
-    Raises:
-        LoggingError: A value has a dtype that can't be logged.
+    Optional tags are those of values whose presence only the running program knows. Raises
+    `LoggingError` for a dtype that can't be logged.
     """
     slots = []
     for tag, value in values.items():
-        dtype = value.dtype
-        if not (dtype == np.bool_ or jnp.issubdtype(dtype, jnp.integer)) and not jnp.issubdtype(
-            dtype, jnp.floating
-        ):
+        if not is_real_dtype(value.dtype):
             raise LoggingError(
-                f"`{tag}` has dtype `{dtype}`; expected a bool, an integer or a real floating "
-                f"dtype: convert it, or leave it out"
+                f"`{tag}` has dtype `{value.dtype}`; expected a bool, an integer or a real "
+                f"floating dtype: convert it, or leave it out"
             )
-        slots.append(Slot(tag, tuple(value.shape), str(dtype), tag in optional))
+        slots.append(Slot(tag, tuple(value.shape), str(value.dtype), tag in optional))
     return Schema(kind, tuple(slots))
+
+
+def is_real_dtype(dtype: Any) -> bool:
+    """Return True for bools, integers and real floats, also for jax's extension dtypes of these."""
+    if jnp.issubdtype(dtype, np.timedelta64):  # which NumPy counts as an integer
+        return False
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
 
 
 def _to_words(value: Value) -> jax.Array:
@@ -215,17 +207,11 @@ def pack(
     values: Mapping[str, Value],
     present: Mapping[str, jax.Array],
 ) -> jax.Array:
-    """Return one row, on the device.
+    """Return one row, uint32 `[schema.words]`, on the device.
 
-    Args:
-        schema: The row's schema.
-        header: Every word of the header except the schema's id: ints that fit in 32 bits, or int32,
-            uint32 or bool scalars.
-        values: Tag to array, as given to `make_schema`.
-        present: A bool scalar for every optional tag.
-
-    Returns:
-        uint32 `[schema.words]`.
+    The header has every word except the schema's id: ints that fit in 32 bits, or int32, uint32 or
+    bool scalars. The values are those given to `make_schema`; every optional one has a bool scalar
+    in `present`.
     """
     head = {**header, Header.SCHEMA: schema_id(schema)}
     parts = [_header_word(head[word]) for word in Header]
@@ -240,15 +226,10 @@ def pack(
 
 
 def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
-    """Return the contents of rows of one schema, on the host.
+    """Return the kind and the present values of each row, uint32 `[rows, words]`, on the host.
 
-    Args:
-        words: uint32 `[rows, words]`, all of the first row's schema; columns beyond the schema's
-            width are padding.
-
-    Returns:
-        The kind and the present values of each row: Python scalars for values of shape (), arrays
-        for all others.
+    All rows are of the first one's schema; columns beyond the schema's width are padding. Values of
+    shape () become Python scalars, all others arrays.
     """
     number = int(words[0, Header.SCHEMA])
     schema = _schemas[number]

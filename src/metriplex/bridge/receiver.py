@@ -42,13 +42,10 @@ _start_lock = threading.Lock()
 
 
 def enqueue(block: jax.Array) -> None:
-    """Queue a block of rows for the receiver thread; the host function that programs call.
+    """Queue a block, uint32 `[*lanes, rows, words]`; the host function that programs call.
 
     jax calls it on the main thread or on threads of XLA. Reading the block here, calling jax or
     waiting can deadlock (jax issues 24255 and 25861), so the receiver thread does that.
-
-    Args:
-        block: uint32 `[*lanes, rows, words]`.
     """
     item = Block(block, time.time())
     try:
@@ -60,16 +57,7 @@ def enqueue(block: jax.Array) -> None:
 
 
 def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:
-    """Register a sink for the rows that carry its handle, and start the receiver thread.
-
-    Args:
-        sink: The sink; see `registry.add`, also for the others.
-        handle: A handle that nothing else has; None for the next one of this process.
-        close: Closes the run at the end of the process.
-
-    Returns:
-        The handle.
-    """
+    """Register a sink, as `registry.add` does, and start the receiver thread."""
     global _thread
     with _start_lock:
         if _thread is None or not _thread.is_alive():
@@ -98,10 +86,7 @@ def barrier() -> None:
     """Wait for the programs that this thread has dispatched, then for their rows.
 
     `jax.effects_barrier` knows only the programs of its own thread: call this in the thread that
-    dispatched them.
-
-    Raises:
-        Exception: The error of a failed program of this thread.
+    dispatched them. Raises the error of a failed program of this thread.
     """
     try:
         jax.effects_barrier()

@@ -59,15 +59,12 @@ _lock = threading.Lock()
 
 
 def add(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:
-    """Register a sink.
+    """Register a sink until `retire`, and return its handle.
 
     Args:
-        sink: The sink, which is kept until `retire`.
+        sink: The sink.
         handle: A handle that nothing else has; None for the next one of this process.
         close: Closes the run, if it is still open at the end of the process.
-
-    Returns:
-        The handle.
     """
     with _lock:
         handle = next(_handles) if handle is None else handle

@@ -19,22 +19,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("metriplex")
 
-DRAIN_NEEDS_JIT = (
-    'with `transport="drain"` the state has to leave the program, which `shard_map` and `pmap` '
-    "would do a device: use `jit` over sharded arrays, or the default transport"
-)
-
 
 def take_rows(buffer: ArrayLike, buffered: ArrayLike) -> tuple[list[Block], int]:
-    """Return the rows of a ring, in the order in which lanes would send them.
+    """Return the rows of a ring as blocks, the oldest first, and the number of overwritten rows.
 
     Args:
         buffer: uint32 `[*lanes, rows, words]`; a lane's row i is at place i modulo the rows.
         buffered: int32 `[*lanes]`, the number of rows that each lane has put there.
-
-    Returns:
-        A block for each row that any lane has, the oldest first, and the number of rows that later
-        ones have overwritten.
     """
     words, counts = np.asarray(buffer), np.asarray(buffered)
     height = words.shape[-2]

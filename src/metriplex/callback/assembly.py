@@ -1,16 +1,15 @@
-"""Assembly of a run: the arguments of a callback become a plan, and the plan becomes a run."""
+"""Check the arguments of a callback, and start the run that they describe."""
 
 from __future__ import annotations
 
 import collections
-import functools
 import time
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from metriplex.callback.host_run import HostRun
 from metriplex.cluster.processes import join_cluster
 from metriplex.cluster.run import ClusterRun
 from metriplex.delivery.run_journal import check_journal
@@ -28,47 +27,13 @@ from metriplex.validation import check_count, check_positive
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
 
-    from metriplex.plugins.backends import Backend
-    from metriplex.plugins.scalar_transforms import Transforms
-    from metriplex.records import Scalar
     from metriplex.run.nonfinite import NonFinite
     from metriplex.video.options import VideoOptions
-    from metriplex.video.setup import Videos
+    from metriplex.video.play.program import VideoProgram
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The parts of a run on the host, all of them checked.
-
-    Attributes:
-        spec: The run to open.
-        backends: The backends that it logs to.
-        transforms: Its scalar transforms.
-        hparams: Flat hyper-parameters.
-        nonfinite: As for `MetricsCallback`.
-        queue_size: Records that may wait in memory for one backend.
-        aggregate: True to log statistics over lanes.
-        provenance: True to log the provenance; None to follow the environment variable.
-        system_seconds: Seconds between two samples of the system; 0 for none.
-        videos: Its videos; None for none.
-    """
-
-    spec: RunSpec
-    backends: Sequence[Backend]
-    transforms: Transforms
-    hparams: Mapping[str, Scalar | str]
-    nonfinite: NonFinite
-    queue_size: int
-    aggregate: bool
-    provenance: bool | None
-    system_seconds: float
-    videos: Videos | None
-
-
-def make_plan(
+def start_run(
     name: str | None,
     env: object,
     policy: object,
@@ -91,11 +56,18 @@ def make_plan(
     journal: Any,
     video: VideoOptions,
     renderer: object,
-) -> Plan:
-    """Check arguments of `MetricsCallback`, and create the plugins that they name.
+    ring: bool,
+) -> tuple[HostRun, Place, VideoProgram | None]:
+    """Start a run from arguments of `MetricsCallback`, in one process or as one of several.
+
+    Everything is checked, and all plugins are created, before the run's directory is made.
+
+    Returns:
+        The run, the place in the training at which it begins, and the program of its videos; None
+        without videos.
 
     Raises:
-        ConfigurationError: An argument is not usable.
+        ConfigurationError: An argument is not usable, or the processes don't agree.
         PluginError: A plugin is not installed, or broken.
     """
     queue_size = check_count("queue_size", queue_size, least=1)
@@ -125,68 +97,34 @@ def make_plan(
         resume_step,
         journal,
     )
-    return Plan(
-        spec=spec,
-        backends=created,
-        transforms=chain,
-        hparams=flat,
-        nonfinite=nonfinite,
-        queue_size=queue_size,
-        aggregate=aggregate,
-        provenance=provenance,
-        system_seconds=system_seconds,
-        videos=videos,
-    )
+    cluster = join_cluster(abort=nonfinite == "abort")
 
+    def assemble(opened: Opened) -> Run:
+        run = Run(
+            opened.info,
+            created,
+            chain,
+            nonfinite=nonfinite,
+            queue_size=queue_size,
+            journal=opened.journal,
+            aggregator=Aggregator(len(opened.info.lanes)) if aggregate else None,
+            make_recorder=None if videos is None else videos.make_recorder,
+            background=make_background(
+                name_devices, provenance=provenance, system_seconds=system_seconds
+            ),
+            in_parts=cluster is not None,
+        )
+        if flat or described:
+            run.log_hparams(flat)
+        run.start()
+        return run
 
-def assemble(plan: Plan, opened: Opened, *, in_parts: bool = False) -> Run:
-    """Make the run of a plan, log its hyper-parameters and start its background threads.
-
-    Args:
-        plan: The plan.
-        opened: The run as `open_run` has opened it.
-        in_parts: True if other processes may have some of the lanes.
-
-    Raises:
-        ConfigurationError: `psutil`, which samples of the system need, is not installed.
-    """
-    run = Run(
-        opened.info,
-        plan.backends,
-        plan.transforms,
-        nonfinite=plan.nonfinite,
-        queue_size=plan.queue_size,
-        journal=opened.journal,
-        aggregator=Aggregator(len(opened.info.lanes)) if plan.aggregate else None,
-        make_recorder=None if plan.videos is None else plan.videos.make_recorder,
-        background=make_background(
-            name_devices, provenance=plan.provenance, system_seconds=plan.system_seconds
-        ),
-        in_parts=in_parts,
-    )
-    if plan.hparams or plan.spec.lanes:
-        run.log_hparams(plan.hparams)
-    run.start()
-    return run
-
-
-def start(plan: Plan) -> tuple[Run | ClusterRun, Place, int | None]:
-    """Open and assemble the run of a plan, in one process or as one of several.
-
-    Returns:
-        The run, the place in the training at which it begins, and its handle if processes have
-        agreed on one.
-
-    Raises:
-        ConfigurationError: `log_dir` can't be written, there is no run to resume, or the processes
-            don't agree.
-    """
-    cluster = join_cluster(abort=plan.nonfinite == "abort")
+    program = None if videos is None else videos.program
     if cluster is None:
-        opened = open_run(plan.spec)
-        return assemble(plan, opened), opened.place, None
-    run = ClusterRun(cluster, plan.spec, functools.partial(assemble, plan, in_parts=True))
-    return run, run.place, cluster.handle
+        opened = open_run(spec)
+        return HostRun(assemble(opened), ring=ring), opened.place, program
+    run = ClusterRun(cluster, spec, assemble)
+    return HostRun(run, cluster.handle, ring=ring), run.place, program
 
 
 def name_devices() -> str:

@@ -1,55 +1,85 @@
-"""The interface between a callback and the classes that hold its methods."""
+"""The state of a callback, and the way to the host run that its handle stands for."""
 
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from metriplex.bridge.tracing import is_tracing
+from metriplex.callback.host_run import HostRun
+from metriplex.errors import ClosedError, MetriplexError
 
 if TYPE_CHECKING:
-    import jax
-
-    from metriplex.callback.host_run import HostRun
     from metriplex.device.config import Config
     from metriplex.video.play.program import VideoProgram
 
 
 class CallbackBase(abc.ABC):
-    """Base of the classes that hold a callback's methods, which keep no state of their own."""
+    """The base of the classes that hold a callback's methods."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_config", "_handle", "_host", "_video")
+
+    _config: Config
+    _video: VideoProgram | None
+    _handle: Any
+    _host: HostRun | None  # None for a copy that jax makes, which finds it by the handle
 
     @property
-    @abc.abstractmethod
     def handle(self) -> jax.Array:
         """The run handle, int32 `[]`, as rows carry it."""
+        return jnp.asarray(self._handle, jnp.int32)
 
     @property
-    @abc.abstractmethod
     def config(self) -> Config:
         """The arguments of the constructor that shape the compiled program."""
+        return self._config
 
     @property
-    @abc.abstractmethod
     def video(self) -> VideoProgram | None:
         """The program that plays and sends evaluation rollouts; None without videos."""
+        return self._video
 
-    @abc.abstractmethod
+    def _known_host(self) -> HostRun | None:
+        """Return the host run; None in traced code, or if the run is closed and gone."""
+        if self._host is not None or isinstance(self._handle, Tracer):
+            return self._host
+        is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
+        return HostRun.find(int(self._handle)) if is_number else None
+
     def _host_run(self, method: str | None = None) -> HostRun:
-        """Return the host run.
+        """Return the host run; raise an error in traced code, or if the run is closed and gone.
 
-        Args:
-            method: Name of a method that may not be called while jax traces a function; None for a
-                method that may.
-
-        Raises:
-            MetriplexError: The method, or the callback itself, is traced.
-            ClosedError: The run was closed and is gone.
+        `method` names a method that may not be called while jax traces any function.
         """
+        if method is not None and is_tracing():
+            raise MetriplexError(
+                f"`{method}` belongs to the host and was called inside a function that jax "
+                f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
+            )
+        if isinstance(self._handle, Tracer):
+            raise MetriplexError(
+                "a method of `MetricsCallback` that belongs to the host was called inside a "
+                "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
+                "`log`)"
+            )
+        host = self._known_host()
+        if host is None:
+            raise ClosedError(
+                f"the run with handle {int(self._handle)} is closed: construct a new callback"
+            )
+        return host
 
-    @abc.abstractmethod
     def _check_open(self) -> None:
         """Raise `ClosedError` if the run is known here and closed: nothing is traced for it."""
+        if self._host is not None:
+            self._host.check_open()
 
-    @abc.abstractmethod
     def _note_program(self) -> None:
         """Note that a program gets the run's state, from which rows may have to be drained."""
+        if self._host is not None:
+            self._host.has_program = True

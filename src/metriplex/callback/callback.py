@@ -1,4 +1,4 @@
-"""`MetricsCallback`: its arguments, its pytree, and the host run that its handle stands for."""
+"""`MetricsCallback`: its arguments and its pytree."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from metriplex.bridge.tracing import is_tracing, require_host
-from metriplex.callback.assembly import make_plan, start
+from metriplex.bridge.tracing import require_host
+from metriplex.callback.assembly import start_run
 from metriplex.callback.device_methods import DeviceMethods
 from metriplex.callback.host_methods import HostMethods
-from metriplex.callback.host_run import HostRun
 from metriplex.callback.media_methods import MediaMethods
 from metriplex.device.config import make_config
-from metriplex.errors import ClosedError, MetriplexError
+from metriplex.errors import MetriplexError
 from metriplex.run.nonfinite import NonFinite
 from metriplex.validation import check_choice
 from metriplex.video.options import check_video
@@ -124,12 +121,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         MetriplexError: The callback is constructed inside a compiled function.
     """
 
-    __slots__ = ("__weakref__", "_config", "_handle", "_host", "_video")
-
-    _config: Config
-    _video: VideoProgram | None
-    _handle: Any
-    _host: HostRun | None  # None for a copy that jax makes, which finds it by the handle
+    __slots__ = ()
 
     def __init__(
         self,
@@ -184,7 +176,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             transport=transport,
             video_interval=video_interval,
         )
-        plan = make_plan(
+        self._host, place, self._video = start_run(
             name,
             env,
             policy,
@@ -213,11 +205,9 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
                 mode=video_worker,
             ),
             renderer=renderer,
+            ring=config.ring,
         )
-        run, place, handle = start(plan)
-        self._video = plan.videos and plan.videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
-        self._host = HostRun(run, handle, ring=config.ring)
         self._handle = np.int32(self._host.handle)
 
     # ---- as a pytree ----------------------------------------------------------------------------
@@ -256,56 +246,3 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         host = self._known_host()
         name = "<traced>" if host is None else repr(host.run.info.name)
         return f"MetricsCallback({name})"
-
-    # ---- the host run ---------------------------------------------------------------------------
-
-    def _known_host(self) -> HostRun | None:
-        """Return the host run; None in traced code, or if the run is closed and gone."""
-        if self._host is not None or isinstance(self._handle, Tracer):
-            return self._host
-        is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
-        return HostRun.find(int(self._handle)) if is_number else None
-
-    def _host_run(self, method: str | None = None) -> HostRun:
-        if method is not None and is_tracing():
-            raise MetriplexError(
-                f"`{method}` belongs to the host and was called inside a function that jax "
-                f"transforms: call it outside (inside, call `on_step`, `on_iteration`, `log`)"
-            )
-        if isinstance(self._handle, Tracer):
-            raise MetriplexError(
-                "a method of `MetricsCallback` that belongs to the host was called inside a "
-                "compiled function: call it outside (inside, call `on_step`, `on_iteration`, "
-                "`log`)"
-            )
-        host = self._known_host()
-        if host is None:
-            raise ClosedError(
-                f"the run with handle {int(self._handle)} is closed: construct a new callback"
-            )
-        return host
-
-    def _check_open(self) -> None:
-        if self._host is not None:
-            self._host.check_open()
-
-    def _note_program(self) -> None:
-        if self._host is not None:
-            self._host.note_program()
-
-    # ---- for integrations -----------------------------------------------------------------------
-
-    @property
-    def handle(self) -> jax.Array:
-        """The run handle, int32 `[]`, as rows carry it."""
-        return jnp.asarray(self._handle, jnp.int32)
-
-    @property
-    def config(self) -> Config:
-        """The arguments of the constructor that shape the compiled program."""
-        return self._config
-
-    @property
-    def video(self) -> VideoProgram | None:
-        """The program that plays and sends evaluation rollouts; None without videos."""
-        return self._video

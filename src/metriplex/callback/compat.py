@@ -13,7 +13,6 @@ from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     import jax
 
@@ -152,10 +151,5 @@ class JITSummaryWriter:
         self.metrics.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.metrics.__exit__(kind, error, traceback)

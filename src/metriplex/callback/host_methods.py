@@ -14,7 +14,6 @@ from metriplex.run.hparams import check_hparams, flatten_hparams
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from metriplex.cluster.run import ClusterRun
     from metriplex.device.state import MetricsState
@@ -123,10 +122,5 @@ class HostMethods(CallbackBase, abc.ABC):
         self._host_run("with").check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._host_run().close_after(error)

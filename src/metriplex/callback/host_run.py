@@ -29,9 +29,7 @@ CLOSE_TIMEOUT = 30.0
 
 @final
 class HostRun:
-    """A run, the handle by which rows reach it, and what has to happen when it is closed.
-
-    The end of the process closes it if nobody else does.
+    """A run with the handle that its rows carry; closed at the end of the process at the latest.
 
     Args:
         run: The run.
@@ -39,14 +37,13 @@ class HostRun:
         ring: True if programs keep their rows in a ring, from which `drain` takes them.
 
     Attributes:
-        run: The run.
-        handle: The number that rows carry.
+        has_program: True if a program has the run's state, from which its rows have to be drained.
     """
 
     def __init__(self, run: Run | ClusterRun, handle: int | None = None, *, ring: bool) -> None:
         self.run = run
         self._ring = ring
-        self._has_program = False
+        self.has_program = False
         self._drained = False
         self.handle = receiver.register(self, handle, self.close)
         shutdown.watch_sigterm()
@@ -71,17 +68,8 @@ class HostRun:
                 f"each run, and close it after its program has ended"
             )
 
-    def note_program(self) -> None:
-        """Note that a program has the run's state, from which its rows have to be drained."""
-        self._has_program = True
-
     def drain(self, buffer: jax.Array, buffered: jax.Array) -> None:
-        """Hand the rows of a ring to the run; waits for the program that makes them.
-
-        Args:
-            buffer: uint32 `[*lanes, rows, words]`, as for `take_rows`.
-            buffered: int32 `[*lanes]`.
-        """
+        """Hand rows to the run, as for `take_rows`; waits for the program that makes them."""
         self._drained = True
         if is_written_here(self.run):
             blocks, lost = take_rows(buffer, buffered)
@@ -90,22 +78,15 @@ class HostRun:
             report_lost(self.run.info.name, lost, buffer.shape[-2])
 
     def flush(self, timeout: float) -> None:
-        """Wait for this thread's programs and for every backend; see `MetricsCallback.flush`."""
+        """Wait for this thread's programs and for every backend."""
         receiver.barrier()
         self.run.release()
         self.run.flush(timeout)
 
     def close(self, status: str, running: bool = False, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Wait for this thread's programs, then for all rows, and close the run.
+        """Wait for this thread's programs, unless `running`, then for all rows; close the run.
 
-        Args:
-            status: How the run has ended, as backends are told.
-            running: True if programs may still run and are not waited for.
-            timeout: Seconds that backends have.
-
-        Raises:
-            NonFiniteError: Values were rejected since the last `flush`.
-            Exception: What a failed program of this thread raises.
+        Raises `NonFiniteError` for rejected values, and the error of a failed program.
         """
         try:
             if not running and not self.run.closed:
@@ -117,17 +98,15 @@ class HostRun:
         finally:
             receiver.wait()
             registry.retire(self.handle, self.run.info.name)
-            if self._ring and self._has_program and not self._drained and not self.run.closed:
+            if self._ring and self.has_program and not self._drained and not self.run.closed:
                 report_undrained(self.run.info.name)
             self.run.close(status, timeout)
 
     def close_after(self, error: BaseException | None) -> None:
         """Close the run at the end of a `with` block, which an exception may have ended.
 
-        Raises:
-            NonFiniteError: Values were rejected, and the block has ended without another error.
-            KeyboardInterrupt: Ctrl-C has ended the block as an error of a compiled program.
-            Exception: What a failed program raises, if the block has ended without an error.
+        Ctrl-C that ended the block as an error of a compiled program becomes `KeyboardInterrupt`.
+        Other errors of closing are raised only if the block has ended without one.
         """
         interrupted = is_interrupt(error)
         try:

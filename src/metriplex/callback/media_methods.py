@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import sys
 import time
@@ -20,6 +21,7 @@ from metriplex.validation import check_count, check_step, check_tag
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Generator
 
     from numpy.typing import ArrayLike
 
@@ -66,10 +68,8 @@ class MediaMethods(CallbackBase, abc.ABC):
         """
         run = self._host_run("log_video").run
         number, now = check_step(step), time.time()
-        try:
+        with _explained("a video"):
             video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
-        except (TypeError, ValueError) as error:
-            raise LoggingError(f"a video can't be logged: {error}") from error
         run.log_media(video)
 
     def log_image(self, tag: str, pixels: ArrayLike, *, step: int = 0) -> None:
@@ -86,10 +86,8 @@ class MediaMethods(CallbackBase, abc.ABC):
         """
         run = self._host_run("log_image").run
         number, now = check_step(step), time.time()
-        try:
+        with _explained("an image"):
             image = Image(number, check_tag(tag), np.array(pixels), wall_time=now)
-        except (TypeError, ValueError) as error:
-            raise LoggingError(f"an image can't be logged: {error}") from error
         run.log_media(image)
 
     def log_histogram(
@@ -110,7 +108,7 @@ class MediaMethods(CallbackBase, abc.ABC):
         """
         run = self._host_run("log_histogram").run
         number, now = check_step(step), time.time()
-        try:
+        with _explained("a histogram"):
             numbers = np.asarray(values).ravel().astype(np.float64)
             numbers = numbers[np.isfinite(numbers)]
             if np.ndim(bins) == 0:
@@ -119,8 +117,6 @@ class MediaMethods(CallbackBase, abc.ABC):
                 edges = np.asarray(bins, np.float64)
             counts = np.histogram(numbers, edges)[0].astype(np.int64)
             histogram = Histogram(number, check_tag(tag), counts, edges, wall_time=now)
-        except (TypeError, ValueError) as error:
-            raise LoggingError(f"a histogram can't be logged: {error}") from error
         run.log_media(histogram)
 
     def log_artifact(
@@ -166,6 +162,14 @@ class MediaMethods(CallbackBase, abc.ABC):
             run.log_file(source, log)
         else:
             log(run, source)
+
+
+@contextlib.contextmanager
+def _explained(record: str) -> Generator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise LoggingError(f"{record} can't be logged: {error}") from error
 
 
 def _equal_bins(values: np.ndarray, count: int) -> np.ndarray:

@@ -66,11 +66,7 @@ class Kept:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a directory to a path that doesn't exist.
-
-    Raises:
-        OSError: `source` can't be read, or the disk is full.
-    """
+    """Copy a file or a directory to a path that doesn't exist."""
     if source.is_dir():
         shutil.copytree(source, target)
     else:

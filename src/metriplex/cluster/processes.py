@@ -63,15 +63,10 @@ class Cluster:
             self.arrive(0)
 
     def agree(self, find: Callable[[], tuple[RunInfo, Place]]) -> tuple[RunInfo, Place]:
-        """Return the run that process 0 finds, in every process.
+        """Return the run that process 0 finds, in every process; only process 0 calls `find`.
 
-        Args:
-            find: Finds the run, or names a new one. Only process 0 calls it. If it raises, the
-                other processes raise at once too.
-
-        Raises:
-            ConfigurationError: `find` raised in process 0, or process 0 did not construct the run
-                within `JOIN_SECONDS`.
+        If `find` raises there, or process 0 doesn't construct the run within `JOIN_SECONDS`, the
+        other processes raise `ConfigurationError`.
         """
         key = self._key("run")
         if self.process == 0:
@@ -95,8 +90,7 @@ class Cluster:
     def claim(self) -> int | None:
         """Return the process that writes the run: this process, if it is the first to claim it.
 
-        Returns:
-            Index of the process; None if the coordination service can't be reached.
+        Returns None if the coordination service can't be reached.
         """
         try:
             self.client.key_value_set(self._key("writer"), str(self.process))
@@ -132,13 +126,8 @@ class Cluster:
 def join_cluster(*, abort: bool) -> Cluster | None:
     """Return the cluster if `jax.distributed` runs several processes, else None.
 
-    Every process must call this function.
-
-    Args:
-        abort: True if the run stops the program from the host (`nonfinite="abort"`).
-
-    Raises:
-        ConfigurationError: `abort` is True, which would hang the other processes.
+    Every process must call this function. Raises `ConfigurationError` for `abort`, a run that stops
+    its program from the host, as that would hang the other processes.
     """
     if not jax.distributed.is_initialized():
         return None

@@ -58,16 +58,16 @@ class ClusterRun:
     A second process that receives rows (each has lanes of its own) writes a run of its own,
     `{name}_process_1`, and continues that one where the run is continued.
 
+    Process 0 decides the run's name. If there is no run to continue, or the processes don't agree,
+    all of them raise `ConfigurationError`.
+
     Args:
         cluster: The processes.
-        spec: The run to open; process 0 decides its name.
+        spec: The run to open.
         assemble: Makes a run of what `open_run` has opened.
 
     Attributes:
         place: The position in the training at which it begins, the same in every process.
-
-    Raises:
-        ConfigurationError: There is no run to continue, or the processes don't agree; in all alike.
     """
 
     def __init__(self, cluster: Cluster, spec: RunSpec, assemble: Callable[[Opened], Run]) -> None:
@@ -133,12 +133,7 @@ class ClusterRun:
         self._log(lambda run: run.log_media(record))
 
     def log_file(self, source: Path, log: Callable[[Run, Path], None]) -> None:
-        """Log a file or directory, which may change afterwards.
-
-        Args:
-            source: The file or directory.
-            log: Logs it, from `source` or from a copy.
-        """
+        """Call `log` with a file or directory, now or later with a copy of it."""
         with self._lock:
             if self._waits():
                 self._kept.add_file(source, log)
@@ -172,11 +167,7 @@ class ClusterRun:
         return () if self._run is None else self._run.deliveries()
 
     def for_host(self) -> Run | None:
-        """Return the run if this process writes records of the host; open it in process 0.
-
-        Raises:
-            ClosedError: The run is closed.
-        """
+        """Return the run if this process writes records of the host; open it in process 0."""
         with self._lock:
             if self._run is None:
                 self._check_open()

@@ -26,12 +26,7 @@ Tree = TypeVar("Tree")
 def total(tree: Tree, axis_name: AxisName | None) -> Tree:
     """Return the sum of every leaf over mapped axes, with one collective for each dtype.
 
-    Args:
-        tree: Arrays of any shapes, of integer and floating dtypes.
-        axis_name: The axes; None or an empty tuple returns the leaves unchanged.
-
-    Returns:
-        A tree of the same structure; every leaf is constant along the axes.
+    Without axes, None or an empty tuple, the leaves are returned unchanged.
     """
     return _reduce_all(tree, axis_name, lax.psum)
 
@@ -69,10 +64,8 @@ def split_axes(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the axes that values are reduced over, and the manual axes that hold lanes.
 
-    Args:
-        axis_name: Mapped axes over which the environments are spread; None for all manual axes,
-            unless the state has a lane.
-        has_lane: True if `init` was given a lane.
+    Values are reduced over `axis_name`; if it is None, over all manual axes, unless `init` was
+    given a lane.
     """
     manual = manual_axes()
     if axis_name is None:
@@ -85,13 +78,7 @@ def split_axes(
 def gate(
     axis_name: AxisName | None, where: jax.Array | bool, *, has_lane: bool
 ) -> jax.Array | bool:
-    """Close the gate `where` on all but the first of the devices that hold the same values.
-
-    Args:
-        axis_name: As for `split_axes`.
-        where: bool `[]`, the gate.
-        has_lane: As for `split_axes`.
-    """
+    """Close the gate `where` on all but the first of the devices that hold the same values."""
     reduced, _ = split_axes(axis_name, has_lane=has_lane)
     same = tuple(axis for axis in reduced if axis in manual_axes())
     return jnp.logical_and(where, lax.axis_index(same) == 0) if same else where

@@ -24,11 +24,7 @@ logger = logging.getLogger("metriplex")
 
 
 def check_state(config: Config, state: Any) -> None:
-    """Check that a state comes from `init` of a callback with this configuration.
-
-    Raises:
-        LoggingError: `state` is no `MetricsState`, or has other shapes.
-    """
+    """Raise a LoggingError unless a state comes from `init` of a callback of this configuration."""
     if not isinstance(state, MetricsState):
         raise LoggingError(
             f"`state` must be what `init` and the methods after it return; got {state!r}: start "
@@ -45,11 +41,7 @@ def check_state(config: Config, state: Any) -> None:
 
 
 def check_where(where: Any) -> jax.Array | bool:
-    """Return the gate of a record, a bool or bool `[]`.
-
-    Raises:
-        LoggingError: `where` is not one bool.
-    """
+    """Return the gate of a record, a bool or bool `[]`; raise a LoggingError for another shape."""
     if isinstance(where, bool):
         return where
     array = where if isinstance(where, jax.Array) else np.asarray(where)
@@ -76,11 +68,7 @@ def _log_once(message: str) -> None:
 def join_ends(
     done: ArrayLike | None, terminated: ArrayLike | None, truncated: ArrayLike | None
 ) -> ArrayLike:
-    """Return the ends of episodes, from `done` or from `terminated` and `truncated`.
-
-    Raises:
-        LoggingError: Both or neither were given, or shapes differ.
-    """
+    """Return the ends of episodes, from `done` or from `terminated` and `truncated`."""
     parts = [part for part in (terminated, truncated) if part is not None]
     if (done is None) == (not parts):
         given = "both" if parts else "neither"

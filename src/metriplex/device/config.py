@@ -66,11 +66,7 @@ def make_config(
     transport: Any = "callback",
     video_interval: int = 0,
 ) -> Config:
-    """Return the static configuration of a callback.
-
-    Raises:
-        ConfigurationError: An argument is invalid.
-    """
+    """Return a static configuration; raise a ConfigurationError for an invalid argument."""
     return Config(
         alpha=_alpha(alpha),
         episode_stats=bool(episode_stats),

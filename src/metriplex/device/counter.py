@@ -23,12 +23,7 @@ _MASK = 2**_WORD - 1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Counter:
-    """A count modulo 2**64, in two words.
-
-    Attributes:
-        low: uint32, the count modulo 2**32.
-        high: uint32 of the same shape, the count divided by 2**32, rounded down.
-    """
+    """A count modulo 2**64: the lower and the higher half of its bits, uint32 of one shape."""
 
     low: jax.Array
     high: jax.Array
@@ -42,14 +37,8 @@ def zero() -> Counter:
 def add(counter: Counter, amount: int | ArrayLike) -> Counter:
     """Return `counter + amount`, exact and modulo 2**64.
 
-    Args:
-        counter: The counter.
-        amount: A Python int from 0 to 2**64 - 1, or an array of non-negative integers whose shape
-            broadcasts with the counter's.
-
-    Raises:
-        ConfigurationError: `amount` is a Python int that is negative or doesn't fit in 64 bits.
-        LoggingError: `amount` is not an integer.
+    The amount is a Python int from 0 to 2**64 - 1, or an array of non-negative integers whose shape
+    broadcasts with the counter's.
     """
     low, high = _words(amount)
     total = counter.low + low
@@ -58,12 +47,7 @@ def add(counter: Counter, amount: int | ArrayLike) -> Counter:
 
 
 def to_int(low: ArrayLike, high: ArrayLike) -> int:
-    """Return the count as a Python int, on the host.
-
-    Args:
-        low: One uint32, `Counter.low`.
-        high: One uint32, `Counter.high`.
-    """
+    """Return the count of two words as a Python int, on the host."""
     return (int(np.asarray(high).item()) << _WORD) | int(np.asarray(low).item())
 
 
@@ -87,13 +71,9 @@ def _words(amount: int | ArrayLike) -> tuple[jax.Array, jax.Array]:
 
 
 def from_step(step: ArrayLike) -> Counter:
-    """Return a counter at a step that a user passed.
+    """Return a counter at a step that a user passed, one integer on the host or on the device.
 
-    Args:
-        step: One integer from 0 to 2**64 - 1, on the host or on the device.
-
-    Raises:
-        LoggingError: `step` is not one integer, or is out of range.
+    Raises `LoggingError` if it is not one integer, or not from 0 to 2**64 - 1.
     """
     if isinstance(step, np.ndarray | np.integer) and np.size(step) == 1:
         step = np.asarray(step).item()  # jax would cut an int64 to 32 bits without x64

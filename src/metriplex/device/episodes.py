@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from metriplex.bridge.packing import is_real_dtype
 from metriplex.errors import ConfigurationError, LoggingError
 
 Weights: TypeAlias = tuple[ArrayLike, ArrayLike]
@@ -32,14 +33,8 @@ _LONGEST = 2**31 - 1
 class EpisodeWindow:
     """Episodes that each environment finished since `reset_window`; all leaves are `[num_envs]`.
 
-    Attributes:
-        count: int32, number of episodes. Where the count is 0, the other leaves have no meaning.
-        return_min: float32, smallest return.
-        return_max: float32, largest return.
-        return_sum: float32, sum of the returns.
-        length_min: int32, smallest length in steps.
-        length_max: int32, largest length in steps.
-        length_sum: int32, sum of the lengths in steps.
+    Returns are float32. Lengths, in steps, and the count are int32. Where the count is 0, the other
+    leaves have no meaning.
     """
 
     count: jax.Array
@@ -251,9 +246,7 @@ def _positive(num_envs: int) -> int:
 
 def _real(name: str, value: ArrayLike) -> jax.Array:
     array = jnp.asarray(value)
-    if not (array.dtype == jnp.bool_ or jnp.issubdtype(array.dtype, jnp.number)) or jnp.issubdtype(
-        array.dtype, jnp.complexfloating
-    ):
+    if not is_real_dtype(array.dtype):
         raise LoggingError(f"`{name}` must be of a real dtype or bool; got {array.dtype}")
     return array
 

@@ -78,13 +78,8 @@ def learning_rates(opt_state: object, given: GivenRate | None = None) -> dict[st
 def explain_unknown(opt_state: object, given: GivenRate | None = None) -> str:
     """Return the message that explains why `learning_rates` returns NaN. Never raise.
 
-    Args:
-        opt_state: Argument of `learning_rates`.
-        given: Argument of `learning_rates`.
-
-    Returns:
-        One or two sentences: the reason, the classes found in the state, and how to fix it. Empty
-        if every rate is known (the value of a known rate may still be NaN).
+    It has the reason, the classes found in the state, and how to fix it. It is empty if every rate
+    is known (the value of a known rate may still be NaN).
     """
     try:
         search = _Search()
@@ -290,9 +285,7 @@ def _text(key: object) -> str:
 def _scalar(value: object, kind: type[Any] = jnp.floating) -> jax.Array | None:
     """Return the number that a leaf, or a variable around a leaf, holds; None if not one number.
 
-    Args:
-        value: A number, an array of size one, or a container whose only child is one of these.
-        kind: `jnp.floating`, which converts integers to float32, or `jnp.integer`.
+    The kind is `jnp.floating`, which converts integers to float32, or `jnp.integer`.
     """
     for _ in range(4):
         if isinstance(value, _LEAVES):

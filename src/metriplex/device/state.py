@@ -12,7 +12,6 @@ from jax import lax
 
 from metriplex.bridge.emit import abort, emit, mark
 from metriplex.bridge.packing import NO_SEQUENCE, Header, Kind, Value, make_schema, pack
-from metriplex.bridge.ring import DRAIN_NEEDS_JIT
 from metriplex.device import counter, episodes
 from metriplex.device.axes import gate, manual_axes, sharded_like, split_axes
 from metriplex.device.learning_rate import TAG as LEARNING_RATE
@@ -72,7 +71,10 @@ def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> Metrics
     if not axes:
         return state
     if config.ring:
-        raise LoggingError(DRAIN_NEEDS_JIT)
+        raise LoggingError(
+            'with `transport="drain"` the state has to leave the program, which `shard_map` and '
+            "`pmap` would do a device: use `jit` over sharded arrays, or the default transport"
+        )
     # Under shard_map the carry of a scan must vary over the same mesh axes before and after. A
     # selection between equal values varies over the axes of its condition.
     never = lax.axis_index(axes) < 0
@@ -172,15 +174,11 @@ def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> Metr
 def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     """Send values at a step of the caller's choice, in no order; see `MetricsCallback.log`."""
     exact = counter.from_step(step)
-    header = {
+    header = dict.fromkeys(Header, -1) | {  # -1 is `NO_SEQUENCE`, and no iteration, lane or device
         Header.RUN: run,
         Header.VALID: 1,
-        Header.SEQUENCE: NO_SEQUENCE,
         Header.STEP_LOW: exact.low,
         Header.STEP_HIGH: exact.high,
-        Header.ITERATION: -1,
-        Header.LANE: NO_LANE,
-        Header.DEVICE: -1,
         Header.DEVICES: 1,
     }
     axes = manual_axes()

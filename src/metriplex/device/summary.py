@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 class AverageSums(NamedTuple):
     """Sums over the environments of one device, for `averages_of`; devices add them up.
 
-    Attributes:
-        finished: float32 `[]`, number of environments that have finished an episode. A float32 as
-            the other sums, so that one collective operation takes all three.
-        return_ema: float32 `[]`, sum of these environments' average returns.
-        length_ema: float32 `[]`, sum of these environments' average lengths.
+    `finished` is the number of environments that have finished an episode; the averages are summed
+    over these environments. All are float32 `[]`, so that one collective operation takes them.
     """
 
     finished: jax.Array
@@ -43,10 +40,7 @@ class AverageSums(NamedTuple):
 class WindowSums(NamedTuple):
     """Sums over the environments of one device, for `window_of`; devices add them up.
 
-    Attributes:
-        count: int32 `[]`, number of episodes.
-        return_sum: float32 `[]`, sum of their returns.
-        length_sum: float32 `[]`, sum of their lengths, which may overflow an int32.
+    The count is int32 `[]`, the sums are float32 `[]`: that of the lengths may overflow an int32.
     """
 
     count: jax.Array
@@ -57,17 +51,10 @@ class WindowSums(NamedTuple):
 def summarize(
     stats: EpisodeStats, log: Mapping[str, Value], axes: tuple[str, ...], *, episode_stats: bool
 ) -> tuple[dict[str, Value], dict[str, jax.Array]]:
-    """Return the values of a record, by tag.
+    """Return the values of a record by tag, and a bool `[]`, True if present, for optional tags.
 
-    Args:
-        stats: Episode statistics of the environments of this device.
-        log: Training log, by tag. Its floats on the device are averaged over the axes, in float32
-            or wider.
-        axes: Mapped axes over which the environments are spread.
-        episode_stats: True to include the window of newest episodes.
-
-    Returns:
-        The values by tag, and for each tag that may be absent a bool `[]`, True if it is present.
+    Floats of the training log that are on the device are averaged over the axes, in float32 or
+    wider. `episode_stats` is True to include the window of newest episodes.
     """
     floats = {
         tag: value
@@ -171,13 +158,7 @@ def window_sums(stats: EpisodeStats) -> WindowSums:
 def window_of(
     sums: WindowSums, stats: EpisodeStats, axis_name: AxisName | None
 ) -> dict[str, jax.Array]:
-    """Return the result of `window_stats`.
-
-    Args:
-        sums: Sums over all environments.
-        stats: Statistics of the environments of this device, for the extremes.
-        axis_name: Mapped axes over which the environments are spread.
-    """
+    """Return the result of `window_stats`, from global sums and from `stats` of this device."""
     episodes = _window(stats)
     divisor = jnp.maximum(sums.count, 1).astype(jnp.float32)
     extremes = {  # a minimum is the maximum of the negatives: one collective operation takes all

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metriplex.bridge.packing import is_real_dtype
 from metriplex.errors import ConfigurationError, LoggingError
 
 if TYPE_CHECKING:
@@ -27,24 +28,13 @@ def flatten(
     Containers are mappings with string keys, named tuples, dataclasses (also those of equinox and
     flax, without their static fields), lists and tuples (index names the element), and every other
     class that is registered as a pytree. A scalar is a real number or a bool of size one, of any
-    shape. None is absent. The function runs while the program is traced and doesn't change the
-    training log.
+    shape. None is absent.
 
-    Args:
-        training_log: Names to values; None is an empty training log.
-        prefix: First part of every tag; may be empty.
-        reduce: Treatment of arrays whose size is not one. None raises an error. `"mean"` logs the
-            mean, computed in float32, for float64 and NumPy arrays in float64.
-
-    Returns:
-        Tag to value of shape `[]`, in the order of the training log. Python and NumPy numbers
-        become NumPy arrays; Python's become bool, int64 or float64. Arrays of jax keep their dtype.
-
-    Raises:
-        LoggingError: A value is not a real number or its size is not one, a key is empty or not a
-            string, two paths make the same tag, or `training_log` has no names. The message has the
-            tag.
-        ConfigurationError: `reduce` is neither None nor `"mean"`.
+    With `reduce="mean"`, an array whose size is not one becomes its mean, computed in float32, for
+    float64 and NumPy arrays in float64; else it is an error. Values have the shape `[]` and the
+    order of the training log. Python and NumPy numbers become NumPy arrays; Python's become bool,
+    int64 or float64. Arrays of jax keep their dtype. Raises `LoggingError`, with the tag, for a
+    value or key that can't be logged, and for two values of one tag.
     """
     if reduce not in {None, "mean"}:
         raise ConfigurationError(f'`reduce` must be None or "mean"; got {reduce!r}')
@@ -168,7 +158,7 @@ def _array(tag: str, value: object) -> Leaf:
             )
         return np.asarray(value, np.int64)
     array = value if isinstance(value, jax.Array) else np.asarray(value)
-    if not _is_real(array.dtype):
+    if not is_real_dtype(array.dtype):
         kind = array.dtype if hasattr(value, "dtype") else type(value).__name__
         raise LoggingError(
             f"`{tag}` is of dtype {kind}; a logged value must be a real number or a bool. Leave it "
@@ -181,16 +171,6 @@ def _plain(array: np.ndarray) -> np.ndarray:
     """Return the numbers in this machine's byte order, at most 64 bits wide."""
     dtype = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
     return array.astype(dtype, copy=False)
-
-
-def _is_real(dtype: np.dtype) -> bool:
-    # NumPy counts a time difference (kind "m") as an integer
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) or dtype.kind == "m":
-        return False
-    return dtype == np.bool_ or (
-        jax.dtypes.issubdtype(dtype, np.number)
-        and not jax.dtypes.issubdtype(dtype, np.complexfloating)
-    )
 
 
 def _no_names(training_log: object) -> LoggingError:

@@ -57,15 +57,10 @@ def statistics(columns: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def aggregate(records: Sequence[Scalars]) -> Scalars:
-    """Return a record of the run with statistics over records of its lanes.
+    """Return a record with the statistics of each tag over one or more records of different lanes.
 
-    Args:
-        records: At least one record, each of a different lane, that are aggregated together.
-
-    Returns:
-        For each tag, its statistics over the lanes with a finite value. Tags without a finite value
-        and tags of the program's clock (`time/...`) are left out. The step and the wall time are
-        the greatest of all records.
+    Tags without a finite value and tags of the program's clock (`time/...`) are left out. The step
+    and the wall time are the greatest of all records.
     """
     tags = list(dict.fromkeys(tag for record in records for tag in record.values))
     tags = [tag for tag in tags if not tag.startswith(CLOCK)]
@@ -104,10 +99,10 @@ class Aggregator:
     Not thread-safe.
 
     Args:
-        lanes: Number of lanes; 0 if unknown, which waits for the lanes seen so far.
+        lanes: Number of lanes, an attribute that may be updated; 0 if unknown, which waits for the
+            lanes seen so far.
 
     Attributes:
-        lanes: Number of lanes, as above; may be updated.
         late: Number of records that were dropped because their iteration was already aggregated.
     """
 
@@ -119,13 +114,9 @@ class Aggregator:
         self.late = 0
 
     def push(self, records: Iterable[Scalars]) -> list[Scalars]:
-        """Add records, and return the aggregates that are complete.
+        """Add records, in order within each lane; return the complete aggregates, in order.
 
-        Args:
-            records: Records, in order within each lane; records without a lane are ignored.
-
-        Returns:
-            The aggregates, in order.
+        Records without a lane are ignored.
         """
         due: list[Scalars] = []
         loose: dict[int, list[Scalars]] = {}

@@ -80,13 +80,12 @@ class BackgroundThread(abc.ABC):
 class ProvenanceReport(BackgroundThread):
     """Logs the provenance of the run once, as a table under `run/provenance`.
 
-    Args:
-        devices: Names the devices; called once a program has logged, when jax is certain to be
-            initialised, and never before.
+    `name_devices` is called once a program has logged, when jax is certain to be initialised, and
+    never before.
     """
 
-    def __init__(self, devices: Callable[[], str]) -> None:
-        self._devices = devices
+    def __init__(self, name_devices: Callable[[], str]) -> None:
+        self._name_devices = name_devices
         self._started = False
         super().__init__("provenance")
 
@@ -99,19 +98,14 @@ class ProvenanceReport(BackgroundThread):
         facts = provenance.collect()
         self._closing.wait()
         if self._started:
-            facts["devices"] = self._devices()
+            facts["devices"] = self._name_devices()
         text = provenance.to_markdown(facts)
         run.log_media(Text(0, PROVENANCE, text, wall_time=time.time()))
 
 
 @final
 class SystemSampler(BackgroundThread):
-    """Logs `system/...` at fixed intervals, at the newest step.
-
-    Args:
-        probe: Takes the samples.
-        seconds: Seconds between two samples.
-    """
+    """Logs samples of the probe at fixed intervals, at the newest step."""
 
     def __init__(self, probe: Probe, seconds: float) -> None:
         self._probe = probe
@@ -131,13 +125,8 @@ def make_background(
 ) -> list[BackgroundThread]:
     """Return the background threads of a run, which are still to be started.
 
-    Args:
-        name_devices: Names the devices, as for `ProvenanceReport`.
-        provenance: True to log the provenance; None to follow the environment variable `SWITCH`.
-        system_seconds: Seconds between two samples of the system; 0 for none.
-
-    Raises:
-        ConfigurationError: `psutil`, which samples need, is not installed.
+    If `provenance` is None, the environment variable `SWITCH` decides. If `system_seconds` is 0,
+    the system is not sampled. Raises `ConfigurationError` without `psutil`, which samples need.
     """
     threads: list[BackgroundThread] = []
     if os.environ.get(SWITCH) != "0" if provenance is None else provenance:

@@ -34,9 +34,6 @@ def is_secret(name: str) -> bool:
 
     Names that match `*key*`, `*token*`, `*password*`, `*passwd*`, `*secret*` or `*credential*`, in
     upper or lower case, mark secrets; `prng_key`, `obs_key`, `tokenizer` and the like don't.
-
-    Args:
-        name: One part of the flattened name.
     """
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
     return _SECRET.search(_NO_SECRET.sub("", plain)) is not None
@@ -71,15 +68,10 @@ def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Sca
 
 
 def named_children(value: Any) -> Mapping[Any, Any] | None:
-    """Return the named values of a container as a mapping.
+    """Return the named values of a container as a mapping; None if `value` is no container.
 
-    Args:
-        value: Any value. Containers are mappings (also of flax, ml_collections and OmegaConf),
-            dataclasses (also equinox modules and flax structs), instances of attrs classes, named
-            tuples and `argparse.Namespace`.
-
-    Returns:
-        Name to value; None if `value` is no such container.
+    Containers are mappings (also of flax, ml_collections and OmegaConf), dataclasses (also equinox
+    modules and flax structs), instances of attrs classes, named tuples and `argparse.Namespace`.
     """
     if isinstance(value, Mapping):
         return value
@@ -148,11 +140,7 @@ def _plain(value: Any) -> Scalar | str:
 
 
 def check_hparams(hparams: Any) -> Any:
-    """Return `hparams`; None becomes `{}`.
-
-    Raises:
-        LoggingError: `named_children` doesn't accept `hparams`.
-    """
+    """Return `hparams`, or `{}` for None; raise a LoggingError if it has no named children."""
     if named_children(hparams) is not None:
         return hparams
     if hparams is None:

@@ -22,21 +22,12 @@ _RESERVED = frozenset({"artifacts", "journal"})
 
 
 def make_lanes(hparams: Any, names: Any) -> tuple[Lane, ...]:
-    """Return the lanes of a run from the user's `lanes` and `lane_names`.
+    """Return the lanes of a run from the user's `lanes` and `lane_names`; empty if both are None.
 
-    Args:
-        hparams: Name to values, one per lane: arrays or sequences of numbers, bools or strings.
-            Their shapes broadcast to the shape of the vmapped axes, outermost axis first (such as
-            `lr[:, None]` and `seed`), and are flattened in that order. None for no
-            hyper-parameters.
-        names: Names of the lanes, in the same order. None for `seed_000`, `seed_001`, ...
-
-    Returns:
-        The lanes; empty if both arguments are None.
-
-    Raises:
-        ConfigurationError: Shapes or numbers of lanes don't match, no backend can store a value, or
-            a name is invalid or not unique.
+    The shapes of the hyper-parameters broadcast to the shape of the vmapped axes, outermost axis
+    first (such as `lr[:, None]` and `seed`), and are flattened in that order, which is that of the
+    names. Raises `ConfigurationError` for an invalid name, a value that no backend can store, and
+    numbers of lanes that don't match.
     """
     columns = {} if hparams is None else _columns(hparams)
     given = None if names is None else _names(names)
@@ -122,14 +113,8 @@ def _names(names: Any) -> list[str]:
 class LaneCount:
     """Count the lanes of a run's programs; warn once if the count differs from the description.
 
-    Not thread-safe.
-
-    Args:
-        run: The run.
-        in_parts: True if other processes may have the remaining lanes.
-
-    Attributes:
-        known: Number of lanes of the newest program; 0 if its rows don't contain the number.
+    Not thread-safe. `in_parts` is True if other processes may have the remaining lanes. `known` is
+    the number of lanes of the newest program, 0 if its rows don't contain the number.
     """
 
     def __init__(self, run: RunInfo, *, in_parts: bool = False) -> None:
@@ -160,10 +145,9 @@ class LaneCount:
                 self._compare(seen, f"{seen} lanes or more")
 
     def end(self, seen: Collection[int | None]) -> None:
-        """Compare the number of lanes at the end of a program whose rows don't contain it.
+        """Compare the lanes that have logged, at the end of a program whose rows lack the number.
 
-        Args:
-            seen: The lanes that have logged; None stands for records without a lane.
+        None among them stands for records without a lane.
         """
         if seen and not self._warned and not self.known and not self._in_parts:
             lanes = [lane for lane in seen if lane is not None]

@@ -22,12 +22,7 @@ LEARNING_RATE = "train/learning_rate"
 
 @final
 class FiniteFilter:
-    """Remove non-finite values from records, log each tag once, and raise later. Thread-safe.
-
-    Args:
-        name: Name of the run.
-        nonfinite: Policy for non-finite values, as for `MetricsCallback`.
-    """
+    """Remove non-finite values from records, log each tag once, and raise later. Thread-safe."""
 
     def __init__(self, name: str, nonfinite: NonFinite) -> None:
         self._name = name

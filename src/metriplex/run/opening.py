@@ -28,12 +28,7 @@ _CHUNK = 1000
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """The position in a training at which a run begins or continues.
-
-    Attributes:
-        step: Environment steps that were taken before.
-        iteration: Training iterations that were made before.
-    """
+    """The steps and iterations of a training that precede a run, or its continuation."""
 
     step: int = 0
     iteration: int = 0
@@ -71,13 +66,7 @@ class RunSpec:
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Opened:
-    """A run that is about to begin or to continue.
-
-    Attributes:
-        info: The description of the run that backends get.
-        journal: Its journal; None for a run without a journal.
-        place: The position at which it begins or continues.
-    """
+    """A run that is about to begin or to continue at a place; its journal is None without one."""
 
     info: RunInfo
     journal: RunJournal | None
@@ -87,9 +76,8 @@ class Opened:
 def open_run(spec: RunSpec) -> Opened:
     """Make the directory of a new run, or find the run that is continued, and open its journal.
 
-    Raises:
-        ConfigurationError: The directory can't be made, there is no run to continue, or another
-            process has it open.
+    Raises `ConfigurationError` if the directory can't be made, there is no run to continue, or
+    another process has it open.
     """
     if spec.resume is None:
         info = _new_info(spec, create_directory(spec.log_dir, spec.name))
@@ -102,11 +90,7 @@ def open_run(spec: RunSpec) -> Opened:
 
 
 def look_up(spec: RunSpec) -> tuple[RunInfo, Place]:
-    """Return the run that `open_run` would open, for another process to do so; write nothing.
-
-    Raises:
-        ConfigurationError: There is no run to continue, or a process has it open.
-    """
+    """Return the run that `open_run` would open, for another process to do so; write nothing."""
     if spec.resume is None:
         return _new_info(spec, free_directory(local_directory(spec.log_dir), spec.name)), Place()
     directory = _find_resumed(spec.resume, spec.log_dir)
@@ -152,11 +136,6 @@ def _resumed_info(spec: RunSpec, directory: Path) -> RunInfo:
 
 
 def _find_resumed(resume: object, log_dir: str | os.PathLike[str]) -> Path:
-    """Return the directory of the run that `resume` names, found by `find_run`.
-
-    Raises:
-        ConfigurationError: There is no such run.
-    """
     if not isinstance(resume, str | os.PathLike) or not os.fspath(resume):
         raise ConfigurationError(
             f"`resume` must be a run's directory, or its name under `log_dir`; got {resume!r}"
@@ -172,10 +151,7 @@ def _find_resumed(resume: object, log_dir: str | os.PathLike[str]) -> Path:
 def next_iteration(run_dir: Path, end: int, step: int) -> int:
     """Return the index of the first training iteration after a step, 0 if the journal has none.
 
-    Args:
-        run_dir: The run's directory.
-        end: The number after the journal's last entry; it is read from there backwards.
-        step: The step.
+    The journal is read backwards from `end`, the number after its last entry.
     """
     size = _CHUNK
     while end:
@@ -194,11 +170,7 @@ def next_iteration(run_dir: Path, end: int, step: int) -> int:
 
 
 def check_resume(resume: Any, name: Any, step: Any, journal: Any) -> None:
-    """Check the arguments beside `resume`.
-
-    Raises:
-        ConfigurationError: One of them doesn't fit.
-    """
+    """Raise a ConfigurationError if an argument doesn't fit to `resume`."""
     if resume is None:
         if step is not None:
             raise ConfigurationError(

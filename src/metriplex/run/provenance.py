@@ -31,12 +31,7 @@ _DISTRIBUTIONS = {"haiku": "dm-haiku", "mujoco_playground": "playground"}
 
 
 def collect() -> dict[str, str]:
-    """Return the facts that are available without jax; calls git, which may take seconds.
-
-    Returns:
-        Name to text: `command`, `directory`, `host`, `platform`, `python`, `packages`, and in a
-        git work tree also `git commit` and `git state`.
-    """
+    """Return the facts that are available without jax; calls git, which may take seconds."""
     return {
         "command": shlex.join(mask_arguments(sys.orig_argv)),
         "directory": str(Path.cwd()),
@@ -49,13 +44,9 @@ def collect() -> dict[str, str]:
 
 
 def git_state(directory: Path) -> dict[str, str]:
-    """Return the commit of a work tree, and the number of tracked files that differ from it.
+    """Return the commit of the work tree at `directory`, and the number of changed tracked files.
 
-    Args:
-        directory: A directory in the work tree.
-
-    Returns:
-        `git commit` and `git state`; empty without git, or outside of a work tree.
+    The result is empty without git, or outside of a work tree.
     """
     commit = _git(directory, "rev-parse", "HEAD")
     if commit is None:
@@ -97,11 +88,7 @@ def packages() -> dict[str, str]:
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with `***` for the values of secrets.
-
-    Args:
-        arguments: As `sys.argv`: secrets are `--api-key VALUE`, `--api-key=VALUE`, `api_key=VALUE`.
-    """
+    """Return a command line with `***` for secrets, as in `--api-key VALUE` and `api_key=VALUE`."""
     masked: list[str] = []
     follows = False
     for argument in arguments:
@@ -117,9 +104,6 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
 
 def to_markdown(facts: Mapping[str, str]) -> str:
     """Return facts as a Markdown table, the format in which backends show text."""
-    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    cells = str.maketrans({"|": "\\|", "\n": " "})
+    rows = [f"| {name} | {value.translate(cells)} |" for name, value in facts.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -10,7 +10,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
-from metriplex.bridge.rows import Row
 from metriplex.delivery import calls
 from metriplex.delivery.worker import Worker
 from metriplex.errors import ClosedError
@@ -76,11 +75,6 @@ class Run:
             for no videos.
         background: Background threads, which `start` starts.
         in_parts: True if other processes may have some of the lanes.
-
-    Attributes:
-        info: The description of the run that backends get.
-        video_recorder: The video recorder, if there are videos.
-        newest_step: The greatest step that was logged.
     """
 
     def __init__(
@@ -188,16 +182,7 @@ class Run:
     def log_scalars(
         self, step: int, values: Mapping[str, Scalar], wall_time: float | None = None
     ) -> None:
-        """Log values that are on the host already.
-
-        Args:
-            step: Environment steps taken so far.
-            values: Tag to value.
-            wall_time: Seconds since the Unix epoch; None for now.
-
-        Raises:
-            ClosedError: The run is closed.
-        """
+        """Log values that are on the host already. Raises `ClosedError` if the run is closed."""
         now = time.time() if wall_time is None else wall_time
         record = Scalars(step=step, values=dict(values), wall_time=now)
         self._log(lambda: self._submit_scalars([record]))
@@ -213,9 +198,7 @@ class Run:
     def flush(self, timeout: float) -> None:
         """Wait until every backend has flushed all earlier records, or `timeout` seconds.
 
-        Raises:
-            ClosedError: The run is closed.
-            NonFiniteError: Values were rejected since the last `flush`.
+        Raises `NonFiniteError` if values were rejected since the last `flush`.
         """
         if self.closed:
             self._refuse()
@@ -228,10 +211,7 @@ class Run:
         """Deliver queued records, close every backend, and report records that were not delivered.
 
         Calling it again only waits for the first call to end. A backend that hangs is abandoned
-        after `timeout` seconds.
-
-        Raises:
-            NonFiniteError: Values were rejected since the last `flush`.
+        after `timeout` seconds. Raises `NonFiniteError` as `flush` does.
         """
         if os.getpid() != self._process:
             return

@@ -25,35 +25,24 @@ class Sequencer:
     The row restarts the stream if the fingerprints differ, or if the delivered row belonged to a
     program that has ended (`release`).
 
-    Args:
-        first: Sequence number of the lane's first row.
-
     Attributes:
+        expected: Sequence number of the next row.
         duplicates: Number of rows that were dropped.
     """
 
     def __init__(self, first: int = 0) -> None:
-        self._next = first
+        self.expected = first
         self._early: dict[int, Row] = {}
         self._memory = _Memory(first)
         self.duplicates = 0
 
-    @property
-    def expected(self) -> int:
-        """Sequence number of the next row."""
-        return self._next
-
     def push(self, row: Row) -> list[Row]:
-        """Add a row, and return the rows that can be delivered.
-
-        Returns:
-            The rows, in order; empty if `row` is early or a duplicate.
-        """
+        """Add a row; return the rows that can be delivered, none if it is early or a duplicate."""
         number = row.sequence
         if number is None:
             return [row]
         due: list[Row] = []
-        if number < self._next:
+        if number < self.expected:
             known = self._memory.recall(number)
             if known == row.fingerprint:
                 self.duplicates += 1
@@ -62,9 +51,9 @@ class Sequencer:
                 self._memory.keep_late(number, row.fingerprint)
                 return [row]
             due = self._pop_early()
-            self._next = number
+            self.expected = number
             self._memory = _Memory(number)
-        if number == self._next:
+        if number == self.expected:
             self._deliver(row)
             return [*due, row, *self._pop_ready()] if self._early else [*due, row]
         if number in self._early:
@@ -79,26 +68,26 @@ class Sequencer:
         Call it when no earlier row will come: when the program has ended, or a new one starts.
         """
         due = self._pop_early()
-        self._memory = _Memory(self._next)
+        self._memory = _Memory(self.expected)
         return due
 
     def _pop_early(self) -> list[Row]:
         due = []
         while self._early:
-            self._next = min(self._early)
+            self.expected = min(self._early)
             due += self._pop_ready()
         return due
 
     def _pop_ready(self) -> list[Row]:
         due = []
-        while (row := self._early.pop(self._next, None)) is not None:
+        while (row := self._early.pop(self.expected, None)) is not None:
             self._deliver(row)
             due.append(row)
         return due
 
     def _deliver(self, row: Row) -> None:
-        self._memory.keep(self._next, row.fingerprint)
-        self._next += 1
+        self._memory.keep(self.expected, row.fingerprint)
+        self.expected += 1
 
 
 @final

@@ -24,9 +24,7 @@ _terminating = threading.Event()
 def close_all(status: str, *, running: bool) -> None:
     """Close every open run; an error of one is logged, and the others are closed all the same.
 
-    Args:
-        status: The status of the runs.
-        running: True if their programs may still run and are not waited for.
+    Programs that may still be `running` are not waited for.
     """
     for close in registry.closers():
         try:

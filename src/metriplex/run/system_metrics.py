@@ -22,11 +22,7 @@ _MIB = 2**20
 
 @final
 class Probe:
-    """Read the machine's processor, memory and GPU metrics. Not thread-safe.
-
-    Raises:
-        ConfigurationError: `psutil` is not installed.
-    """
+    """Read the machine's processor, memory and GPU metrics. Not thread-safe."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("psutil") is None:
@@ -43,14 +39,10 @@ class Probe:
         self._process.cpu_percent()
 
     def sample(self) -> dict[str, Scalar]:
-        """Return the current value of every metric.
+        """Return the current value of every metric, by tag.
 
-        Returns:
-            Tag to value. `system/cpu_percent` (100 is all cores) and `system/process_cpu_percent`
-            (100 is one core) are means since the last sample; `system/memory_percent`;
-            `system/process_memory_mib` is the resident memory. For each GPU `system/gpu0/...`:
-            `utilization_percent`, `memory_mib`, `temperature_celsius`, `power_watts`, if the GPU
-            supports them.
+        `system/cpu_percent` (100 is all cores) and `system/process_cpu_percent` (100 is one core)
+        are means since the last sample; `system/process_memory_mib` is the resident memory.
         """
         return {
             "system/cpu_percent": self._machine.cpu_percent(),

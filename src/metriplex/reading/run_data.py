@@ -15,12 +15,7 @@ from metriplex.journal.codec import decode
 from metriplex.journal.entries import Close, Hparams
 from metriplex.journal.finding import LOG_DIR, find_run
 from metriplex.journal.lines import DamagedLineError
-from metriplex.journal.reader import (
-    Damage,
-    first_superseded,
-    read_lines,
-    read_run,
-)
+from metriplex.journal.reader import Damage, first_superseded, read_lines, read_run
 from metriplex.reading.columns import Column, join, occurrences, scatter, to_array
 from metriplex.records import (
     Artifact,

@@ -142,11 +142,7 @@ class View:
         return option
 
     def make_camera(self, model: Any) -> Any:
-        """Return a `mujoco.MjvCamera`.
-
-        Raises:
-            metriplex.ConfigurationError: The model has no such camera or body.
-        """
+        """Return a `mujoco.MjvCamera`; raise `ConfigurationError` for a name that is unknown."""
         mujoco = import_mujoco()
         wanted = self.camera
         if wanted is None:  # as other viewers do; otherwise a runner soon leaves the picture

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import metriplex
-from metriplex_pygame import DrawingError, PygameRenderer, PygameRendererPlugin, Transform
+from metriplex_pygame import DrawingError, PygameRenderer, PygameRendererPlugin
 from metriplex_pygame.sdl import load_pygame
 
 RED, BLUE, SAND = [255, 0, 0], [0, 0, 255], [230, 217, 178]
@@ -35,7 +35,7 @@ class CartPole:
     """A cart-pole whose picture has every kind of shape."""
 
     def default_renderer(self):
-        transform = Transform(640, 480, 120.0, (320.0, 168.0))
+        transform = metriplex.Viewport(640, 480, 120.0, (320.0, 168.0))
         return SimpleNamespace(transform=transform, background_color=(0.97, 0.97, 0.98))
 
     def render(self, state, renderer):

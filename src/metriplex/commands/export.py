@@ -44,15 +44,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the file, and print the parts of the run that can't be read to standard error.
-
-    Returns:
-        The exit status: 1 if a part of the run can't be read, else 0.
-
-    Raises:
-        ConfigurationError: The run doesn't exist, or the file can't be written.
-        PluginError: The format needs a package that is not installed.
-    """
+    """Write the file; print to standard error what can't be read, and return 1 if there is any."""
     data = read(arguments.run, arguments.log_dir)
     for line in data.damage:
         print(f"metriplex: {line}", file=sys.stderr)
@@ -71,14 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write(columns: Columns, format: str, target: str) -> None:  # noqa: A002 - as on the command line
-    """Write columns to a file.
+    """Write the columns of `RunData.wide` or `RunData.long` to a file; `-` is standard output.
 
-    Args:
-        columns: Columns of `RunData.wide` or `RunData.long`.
-        format: `csv`: exact numbers; NaN, also for a cell without a value, is `nan`. `jsonl`: one
-            object per row; a value that is not finite is null, and `nonfinite` names it.
-            `parquet`: a table with the same columns.
-        target: Path of the file; `-` for standard output.
+    `csv` has exact numbers; NaN, also for a cell without a value, is `nan`. `jsonl` has one object
+    per row; a value that is not finite is null, and `nonfinite` names it. `parquet` is a table with
+    the same columns.
 
     Raises:
         PluginError: `parquet` needs pyarrow or polars, and neither is installed.

@@ -28,17 +28,11 @@ _DEMO_TASKS = ("cartpole", "pendulum")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command with the arguments `argv`; None takes those of this process.
 
-    Args:
-        argv: Arguments without the name of the program; None for those of this process.
-
-    Returns:
-        The exit status: 0 for success, 1 for an error, 2 for a request that can't be met (unknown
-        backend, unusable `--log-dir`), 130 after Ctrl-C.
-
-    Raises:
-        SystemExit: With status 2 for unknown arguments, 0 for `--help` and `--version`.
+    The exit status is 0 for success, 1 for an error, 2 for a request that can't be met (unknown
+    backend, unusable `--log-dir`), 130 after Ctrl-C. Unknown arguments raise `SystemExit` with
+    status 2, `--help` and `--version` with status 0.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -60,12 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plugin_table(reports: Sequence[PluginReport], width: int) -> str:
     """Return a table of the installed plugins, with the reason below each broken plugin.
 
-    Args:
-        reports: Reports of `metriplex.plugins.report.installed`.
-        width: Width of the terminal in columns; the last column and the reasons wrap to fit.
-
-    Returns:
-        Plain text without a final newline.
+    The last column and the reasons wrap to fit a terminal of `width` columns.
     """
     if not reports:
         return "No plugin is installed. To install one: `pip install metriplex-tensorboard`"

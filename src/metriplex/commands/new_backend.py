@@ -32,11 +32,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the distribution, and print the next steps.
-
-    Raises:
-        ConfigurationError: The name is invalid, or the distribution can't be written.
-    """
+    """Write the distribution, and print the next steps."""
     try:
         target = new_backend(arguments.name, arguments.directory)
     except OSError as error:
@@ -51,15 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def new_backend(name: str, directory: str | Path = ".") -> Path:
-    """Write a distribution whose backend passes the contract of backends.
+    """Write a distribution whose backend passes the contract of backends, and return its directory.
 
-    Args:
-        name: Name of the backend for `backends=`: lower-case letters and digits, with `-` or `_`
-            between words.
-        directory: Parent of the distribution's directory `metriplex-NAME`.
-
-    Returns:
-        The distribution's directory.
+    The new directory `metriplex-NAME` lies in `directory`.
 
     Raises:
         ConfigurationError: The name is invalid, or the directory exists.

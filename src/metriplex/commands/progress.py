@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 def progress_bar() -> Generator[Callable[[str, int, int], None]]:
     """Open a progress display on standard error; show nothing if that is not a terminal.
 
-    Yields:
-        A function that shows the progress: it takes a name, the number of records done, and the
-        total number.
+    The yielded function takes a name, the number of records done, and the total number.
     """
     if not sys.stderr.isatty():
         yield lambda _name, _done, _total: None

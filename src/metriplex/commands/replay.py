@@ -50,15 +50,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send the run, and print a line for each backend.
-
-    Returns:
-        The exit status: 1 if a backend still lacks records, else 0.
-
-    Raises:
-        ConfigurationError: The run doesn't exist, or a process still writes to it.
-        PluginError: A backend is not installed, or is broken.
-    """
+    """Send the run, print a line for each backend, and return 1 if one still lacks records."""
     backends = parse_backends(arguments.to, arguments.option)
     options = {"everything": arguments.all}
     with progress_bar() as progress:
@@ -78,12 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
 def parse_backends(names: Sequence[str], options: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the backends of a command line with their options.
 
-    Args:
-        names: Values of `--to`.
-        options: Values of `--option`: `[NAME.]KEY=VALUE`, where VALUE is JSON, or else a string.
-
-    Raises:
-        ConfigurationError: An option has another form, or names an unknown backend.
+    `options` are `[NAME.]KEY=VALUE`, where VALUE is JSON, or else a string. Another form, or the
+    name of an unknown backend, raises `ConfigurationError`.
     """
     backends: dict[str, dict[str, Any]] = {name: {} for name in names}
     for option in options:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import cos, radians, sin
-from typing import final
+from typing import Any, ClassVar, TypeAlias, final
 
 import jax
 import jax.numpy as jnp
 
-from metriplex.demo.environment import (  # noqa: TC001 - part of public annotations
-    Color,
-    Point,
-    Renderer,
-)
 from metriplex.plugins.viewport import Viewport
+
+Color: TypeAlias = tuple[float, float, float]
+"""Red, green and blue, each in [0, 1]."""
 
 PAPER: Color = (0.97, 0.97, 0.98)
 STEEL: Color = (0.62, 0.66, 0.71)
@@ -28,21 +26,13 @@ ALARM: Color = (0.97, 0.76, 0.72)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class CartPoleState:
-    """State of cart and pole.
+    """State of cart and pole: float32 scalars, and the number of steps."""
 
-    Attributes:
-        position: Position of the cart on the track, m; 0 is the middle. float32 scalar.
-        velocity: Velocity of the cart, m/s. float32 scalar.
-        angle: Angle of the pole from the vertical, rad, positive to the right. float32 scalar.
-        angular_velocity: Angular velocity of the pole, rad/s. float32 scalar.
-        time: Steps since the episode began. int32 scalar.
-    """
-
-    position: jax.Array
-    velocity: jax.Array
-    angle: jax.Array
-    angular_velocity: jax.Array
-    time: jax.Array
+    position: jax.Array  # of the cart on the track, m; 0 is the middle
+    velocity: jax.Array  # of the cart, m/s
+    angle: jax.Array  # of the pole from the vertical, rad, positive to the right
+    angular_velocity: jax.Array  # of the pole, rad/s
+    time: jax.Array  # steps since the episode began, int32
 
 
 @final
@@ -55,56 +45,31 @@ class CartPole:
     pushes to the left, 1 to the right. An episode terminates when the cart leaves the track or the
     pole leans too far, and is truncated after `max_steps`.
 
-    Attributes:
-        gravity: Gravitational acceleration, m/s².
-        cart_mass: Mass of the cart, kg.
-        pole_mass: Mass of the pole, kg.
-        half_length: Half the length of the pole, m.
-        force: Force of a push, N.
-        time_step: Time step of the integration, s.
-        position_limit: Distance from the middle beyond which the episode ends, m.
-        angle_limit: Angle of the pole beyond which the episode ends, rad.
-        max_steps: Number of steps after which an episode is truncated.
-
     References:
         Barto, Sutton and Anderson, "Neuronlike adaptive elements that can solve difficult learning
         control problems", IEEE Transactions on Systems, Man, and Cybernetics (1983).
     """
 
-    gravity: float = 9.8
-    cart_mass: float = 1.0
-    pole_mass: float = 0.1
-    half_length: float = 0.5
-    force: float = 10.0
-    time_step: float = 0.02
-    position_limit: float = 2.4
-    angle_limit: float = radians(12.0)
-    max_steps: int = 500
+    name: ClassVar[str] = "CartPole"
+    num_actions: ClassVar[int] = 2
 
-    @property
-    def name(self) -> str:
-        """The name `CartPole`."""
-        return "CartPole"
+    gravity: float = 9.8  # m/s²
+    cart_mass: float = 1.0  # kg
+    pole_mass: float = 0.1  # kg
+    half_length: float = 0.5  # of the pole, m
+    force: float = 10.0  # of a push, N
+    time_step: float = 0.02  # of the integration, s
+    position_limit: float = 2.4  # distance from the middle beyond which the episode ends, m
+    angle_limit: float = radians(12.0)  # angle of the pole beyond which the episode ends, rad
+    max_steps: int = 500  # after which an episode is truncated
 
     @property
     def unwrapped(self) -> CartPole:
         """The environment itself."""
         return self
 
-    @property
-    def num_actions(self) -> int:
-        """The number of actions: 2, left and right."""
-        return 2
-
     def initial(self, *, key: jax.Array) -> CartPoleState:
-        """Draw all four numbers uniformly from [-0.05, 0.05).
-
-        Args:
-            key: PRNG key.
-
-        Returns:
-            A state at time 0.
-        """
+        """Draw all four numbers uniformly from [-0.05, 0.05)."""
         numbers = jax.random.uniform(key, (4,), jnp.float32, minval=-0.05, maxval=0.05)
         return CartPoleState(*numbers, time=jnp.int32(0))
 
@@ -117,14 +82,6 @@ class CartPole:
 
             M x'' + m l (θ'' cos θ - θ'² sin θ) = F
             4/3 l θ'' + x'' cos θ = g sin θ
-
-        Args:
-            state: The state before.
-            action: 0 (left) or 1 (right), an integer scalar.
-            key: Not used: the dynamics are deterministic.
-
-        Returns:
-            The state one time step later.
         """
         del key
         total_mass = self.cart_mass + self.pole_mass
@@ -147,15 +104,7 @@ class CartPole:
         )
 
     def observation(self, state: CartPoleState, *, key: jax.Array | None = None) -> jax.Array:
-        """Return the state without the time.
-
-        Args:
-            state: The state.
-            key: Not used.
-
-        Returns:
-            float32 `[4]`: position, velocity, angle, angular velocity.
-        """
+        """Return position, velocity, angle and angular velocity, float32 `[4]`."""
         del key
         return jnp.stack([state.position, state.velocity, state.angle, state.angular_velocity])
 
@@ -171,64 +120,35 @@ class CartPole:
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Return 1 for every step, the last step of an episode included.
-
-        Args:
-            state: Not used.
-            action: Not used.
-            next_state: Not used.
-            key: Not used.
-
-        Returns:
-            A float32 scalar.
-        """
+        """Return 1 for every step, the last step of an episode included."""
         del state, action, next_state, key
         return jnp.float32(1.0)
 
     def terminal(self, state: CartPoleState, *, key: jax.Array | None = None) -> jax.Array:
-        """Return True if the cart has left the track or the pole leans too far.
-
-        Args:
-            state: The state.
-            key: Not used.
-
-        Returns:
-            A bool scalar.
-        """
+        """Return True if the cart has left the track or the pole leans too far."""
         del key
         off_track = jnp.abs(state.position) > self.position_limit
         return off_track | (jnp.abs(state.angle) > self.angle_limit)
 
     def truncate(self, state: CartPoleState) -> jax.Array:
-        """Return True if the episode has lasted `max_steps`.
-
-        Args:
-            state: The state.
-
-        Returns:
-            A bool scalar.
-        """
+        """Return True if the episode has lasted `max_steps`."""
         return state.time >= self.max_steps
 
     def default_renderer(self) -> Viewport:
         """Return a view of the track and its surroundings: 640 x 480 pixels, 120 pixels a metre."""
         return Viewport(640, 480, scale=120.0, offset=(320.0, 168.0), background_color=PAPER)
 
-    def render(self, state: CartPoleState, renderer: Renderer) -> None:
+    def render(self, state: CartPoleState, renderer: Any) -> None:
         """Draw the track at height 0, the cart on the track, and the pole.
 
         A sector behind the pole shows the allowed angles, and gets redder with the pole's angle. A
         bar below the track shows the share of `max_steps` that is over.
-
-        Args:
-            state: The state, with concrete scalars as leaves.
-            renderer: A 2D renderer.
         """
         x, angle, length = float(state.position), float(state.angle), 2.0 * self.half_length
         limit, time = self.position_limit, int(state.time)
         hinge = (x, 0.25)
 
-        def along_pole(angle: float, distance: float) -> Point:
+        def along_pole(angle: float, distance: float) -> tuple[float, float]:
             return hinge[0] + distance * sin(angle), hinge[1] + distance * cos(angle)
 
         leans = [self.angle_limit * step / 8 for step in range(-8, 9)]

@@ -1,50 +1,18 @@
-"""Protocols of the demo's environments and 2D renderers."""
+"""Protocol of the demo's environments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 - part of public annotations
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import jax  # noqa: TC002 - part of public annotations
-
-Color: TypeAlias = tuple[float, float, float]
-"""Red, green and blue, each in [0, 1]."""
-
-Point: TypeAlias = tuple[float, float]
-"""A position in world units."""
-
-
-class Renderer(Protocol):
-    """The drawing calls of `render`; lengths and positions are in world units."""
-
-    def clear(self) -> None:
-        """Start an empty picture."""
-
-    def draw_circle(self, center: Point, radius: float, color: Color) -> None:
-        """Draw a filled disc."""
-
-    def draw_line(self, start: Point, end: Point, color: Color, width: float) -> None:
-        """Draw a segment of thickness `width`."""
-
-    def draw_rect(self, center: Point, w: float, h: float, color: Color) -> None:
-        """Draw a filled rectangle with sides parallel to the axes."""
-
-    def draw_polygon(self, points: Sequence[Point], color: Color) -> None:
-        """Draw a filled polygon."""
-
-    def draw_text(self, center: Point, text: str, color: Color, size: float) -> None:
-        """Draw a line of text; `size` is its height in pixels of the default view."""
-
-    def draw(self) -> None:
-        """Finish the picture."""
 
 
 class Environment(Protocol):
     """An environment with discrete actions; every method is traceable.
 
-    `state` is a pytree, `key` a JAX PRNG key. An environment is immutable and hashable, so it can be
-    a static argument of a jitted function. Only `num_actions` is not part of the callback pattern.
-    The environment's `render` or MuJoCo draws its states.
+    `state` is a pytree, `key` a JAX PRNG key. An environment is immutable and hashable, so it can
+    be a static argument of a jitted function. Only `num_actions` is not part of the callback
+    pattern. The environment's `render` or MuJoCo draws its states.
     """
 
     @property

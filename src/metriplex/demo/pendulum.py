@@ -83,16 +83,13 @@ FORCES = (-1.0, -0.5, -0.15, 0.0, 0.15, 0.5, 1.0)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class PendulumState:
-    """State of the simulation.
-
-    Attributes:
-        sim_state: `mjx.Data`: `qpos` is the cart's position on the rail, m, and the pendulum's
-            angle from upright, rad; `qvel` holds their derivatives.
-        time: Steps since the episode began. int32 scalar.
-    """
+    """State of the simulation."""
 
     sim_state: Any
-    time: jax.Array
+    """`mjx.Data`: `qpos` is the cart's position on the rail, m, and the pendulum's angle from
+    upright, rad; `qvel` holds their derivatives."""
+
+    time: jax.Array  # steps since the episode began, int32
 
     @property
     def unwrapped(self) -> PendulumState:
@@ -106,10 +103,7 @@ class Pendulum:
 
     The reward of a step is between 0 (hanging) and 1 (upright, with the cart in the middle of the
     rail). An episode terminates when the cart reaches an end of the rail, and is truncated after
-    `max_steps`.
-
-    Raises:
-        ConfigurationError: MuJoCo or MJX is not installed.
+    `max_steps`. The constructor raises `ConfigurationError` if MuJoCo or MJX is not installed.
     """
 
     name = "Pendulum"
@@ -128,14 +122,7 @@ class Pendulum:
         return self
 
     def initial(self, *, key: jax.Array) -> PendulumState:
-        """Return a hanging pendulum in the middle, with noise of up to 0.1 on all four numbers.
-
-        Args:
-            key: PRNG key.
-
-        Returns:
-            A state at time 0.
-        """
+        """Return a hanging pendulum in the middle, with noise of up to 0.1 on all four numbers."""
         off = jax.random.uniform(key, (2, 2), jnp.float32, minval=-0.1, maxval=0.1)
         hanging = jnp.array([0.0, pi], jnp.float32)
         data = self._mjx.make_data(self._model).replace(qpos=hanging + off[0], qvel=off[1])
@@ -144,16 +131,7 @@ class Pendulum:
     def transition(
         self, state: PendulumState, action: jax.Array, *, key: jax.Array | None = None
     ) -> PendulumState:
-        """Push the cart for one step of the simulation, 20 ms.
-
-        Args:
-            state: The state before.
-            action: Index into `FORCES`, an integer scalar.
-            key: Not used: the dynamics are deterministic.
-
-        Returns:
-            The state one time step later.
-        """
+        """Push the cart for one step of the simulation, 20 ms, with the force `FORCES[action]`."""
         del key
         control = jnp.array(FORCES, jnp.float32)[action]
         data = self._mjx.step(self._model, state.sim_state.replace(ctrl=control[None]))
@@ -162,13 +140,8 @@ class Pendulum:
     def observation(self, state: PendulumState, *, key: jax.Array | None = None) -> jax.Array:
         """Return the state without the time, scaled to values of about 1.
 
-        Args:
-            state: The state.
-            key: Not used.
-
-        Returns:
-            float32 `[5]`: position, cosine and sine of the angle, velocity, and a quarter of the
-            angular velocity.
+        The result, float32 `[5]`, is the position, the cosine and the sine of the angle, the
+        velocity, and a quarter of the angular velocity.
         """
         del key
         (position, angle), (velocity, spin) = state.sim_state.qpos, state.sim_state.qvel
@@ -186,18 +159,9 @@ class Pendulum:
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Return `(1 + cos θ)/2 · (1 - (x/l)²/2)`.
+        """Return `(1 + cos θ)/2 · (1 - (x/l)²/2)`, a number in [0, 1].
 
-        θ is the angle from upright, x the cart's position and l its limit.
-
-        Args:
-            state: Not used.
-            action: Not used.
-            next_state: The state after the step.
-            key: Not used.
-
-        Returns:
-            A float32 scalar in [0, 1].
+        θ is the angle from upright, x the cart's position and l its limit, all after the step.
         """
         del state, action, key
         position, angle = next_state.sim_state.qpos
@@ -205,27 +169,12 @@ class Pendulum:
         return (1 + jnp.cos(angle)) / 2 * centred
 
     def terminal(self, state: PendulumState, *, key: jax.Array | None = None) -> jax.Array:
-        """Return True if the cart is at an end of the rail.
-
-        Args:
-            state: The state.
-            key: Not used.
-
-        Returns:
-            A bool scalar.
-        """
+        """Return True if the cart is at an end of the rail."""
         del key
         return jnp.abs(state.sim_state.qpos[0]) > self.position_limit
 
     def truncate(self, state: PendulumState) -> jax.Array:
-        """Return True if the episode has lasted `max_steps`.
-
-        Args:
-            state: The state.
-
-        Returns:
-            A bool scalar.
-        """
+        """Return True if the episode has lasted `max_steps`."""
         return state.time >= self.max_steps
 
 

@@ -15,15 +15,10 @@ Layers: TypeAlias = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 def init_mlp(key: jax.Array, sizes: Sequence[int], output_scale: float) -> Layers:
-    """Draw a multi-layer perceptron with orthogonal weights and zero biases.
+    """Draw a float32 multi-layer perceptron with orthogonal weights and zero biases.
 
-    Args:
-        key: PRNG key.
-        sizes: Width of the input, of every hidden layer and of the output.
-        output_scale: Gain of the last layer; the gain of the other layers is √2.
-
-    Returns:
-        The layers, float32.
+    `sizes` are the widths of the input, of every hidden layer and of the output. The gain of the
+    last layer is `output_scale`, the gain of the other layers is √2.
     """
     gains = [2.0**0.5] * (len(sizes) - 2) + [output_scale]
     keys = jax.random.split(key, len(gains))
@@ -39,14 +34,6 @@ def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
     The Gram-Schmidt process runs twice on each column, which is enough for full precision.
     `jax.nn.initializers.orthogonal` uses LAPACK's QR decomposition instead; two vmapped ones at
     once can deadlock (seen in jaxlib 0.10.2 on two cores).
-
-    Args:
-        key: PRNG key.
-        rows: Number of rows.
-        columns: Number of columns.
-
-    Returns:
-        float32 `[rows, columns]`.
 
     References:
         Giraud, Langou and Rozložník, "The loss of orthogonality in the Gram-Schmidt
@@ -65,15 +52,7 @@ def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
 
 
 def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
-    """Apply a multi-layer perceptron with tanh between its layers.
-
-    Args:
-        layers: Result of `init_mlp`.
-        x: `[..., inputs]`.
-
-    Returns:
-        `[..., outputs]`.
-    """
+    """Apply a perceptron with tanh between its layers: `[..., inputs]` to `[..., outputs]`."""
     *hidden, (weight, bias) = layers
     for w, b in hidden:
         x = jnp.tanh(x @ w + b)
@@ -83,12 +62,7 @@ def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
 def mask_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
     """Set the logits of forbidden actions to the lowest finite value; gradients stay finite.
 
-    Args:
-        logits: `[..., actions]`.
-        action_mask: bool `[..., actions]`, True where allowed; None allows all.
-
-    Returns:
-        `[..., actions]`.
+    The mask is bool `[..., actions]`, True where allowed; None allows all.
     """
     if action_mask is None:
         return logits
@@ -99,33 +73,18 @@ def mask_logits(logits: jax.Array, action_mask: jax.Array | None) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True)
 class ActorCritic:
-    """A categorical policy and a value function; a pytree of their parameters.
-
-    Attributes:
-        actor: Network from the observation to one logit per action.
-        critic: Network from the observation to the value.
-    """
+    """A categorical policy and a value function; a pytree of their parameters."""
 
     name: ClassVar[str] = "PPO"
 
-    actor: Layers
-    critic: Layers
+    actor: Layers  # from the observation to one logit per action
+    critic: Layers  # from the observation to the value
 
     @classmethod
     def init(
         cls, key: jax.Array, observation_size: int, num_actions: int, hidden: Sequence[int]
     ) -> ActorCritic:
-        """Draw the parameters.
-
-        Args:
-            key: PRNG key.
-            observation_size: Width of an observation.
-            num_actions: Number of actions.
-            hidden: Widths of the hidden layers of both networks.
-
-        Returns:
-            A policy that is nearly uniform, with values near zero.
-        """
+        """Draw the parameters of a nearly uniform policy and of values near zero."""
         actor_key, critic_key = jax.random.split(key)
         return cls(
             actor=init_mlp(actor_key, [observation_size, *hidden, num_actions], 0.01),
@@ -144,16 +103,10 @@ class ActorCritic:
         key: jax.Array | None = None,
         action_mask: jax.Array | None = None,
     ) -> tuple[None, jax.Array]:
-        """Choose an action.
+        """Choose actions, int32 `[...]`, for observations `[..., observation]`.
 
-        Args:
-            state: Result of `reset`: None.
-            observation: `[..., observation]`.
-            key: PRNG key to draw an action; None takes the most likely action.
-            action_mask: bool `[..., actions]`, True where allowed; None allows all.
-
-        Returns:
-            The state (None) and the actions, int32 `[...]`.
+        A key draws the actions; without a key, the most likely actions are taken. The state is
+        None.
         """
         logits = self.logits(observation, action_mask)
         if key is None:
@@ -161,24 +114,9 @@ class ActorCritic:
         return state, jax.random.categorical(key, logits).astype(jnp.int32)
 
     def logits(self, observation: jax.Array, action_mask: jax.Array | None = None) -> jax.Array:
-        """Return the unnormalised log-probabilities of the actions.
-
-        Args:
-            observation: `[..., observation]`.
-            action_mask: bool `[..., actions]`, True where allowed; None allows all.
-
-        Returns:
-            `[..., actions]`.
-        """
+        """Return the unnormalised log-probabilities of the actions, `[..., actions]`."""
         return mask_logits(apply_mlp(self.actor, observation), action_mask)
 
     def value(self, observation: jax.Array) -> jax.Array:
-        """Return the expected discounted return.
-
-        Args:
-            observation: `[..., observation]`.
-
-        Returns:
-            `[...]`.
-        """
+        """Return the expected discounted return of each observation, `[...]`."""
         return jnp.squeeze(apply_mlp(self.critic, observation), axis=-1)

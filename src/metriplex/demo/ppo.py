@@ -25,47 +25,29 @@ Log: TypeAlias = dict[str, jax.Array]
 @final
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Configuration of a training, without the environment and the key.
+    """Configuration of a training, without the environment and the key."""
 
-    Attributes:
-        num_envs: Environments that step together.
-        rollout_length: Steps of each environment in an iteration.
-        num_iterations: Rollouts, each followed by an update.
-        num_epochs: Passes over each rollout.
-        num_minibatches: Gradient steps per pass; must divide `num_envs * rollout_length`.
-        learning_rate: Initial learning rate of Adam; decays linearly to 0.
-        max_grad_norm: Norm to which longer gradients are clipped.
-        gamma: Discount of a step.
-        gae_lambda: λ of generalised advantage estimation.
-        clip: ε, the clipping range of the probability ratio.
-        advantage_floor: Lower bound, in units of reward, of the standard deviation that normalises
-            the advantages. It keeps noise small when a good policy can hardly improve.
-        entropy_coefficient: Weight of the entropy bonus.
-        value_coefficient: Weight of the value loss.
-        hidden: Widths of the hidden layers.
-    """
-
-    num_envs: int = 16
-    rollout_length: int = 128
-    num_iterations: int = 200
-    num_epochs: int = 8
-    num_minibatches: int = 4
-    learning_rate: float = 1e-3
-    max_grad_norm: float = 0.5
-    gamma: float = 0.98
+    num_envs: int = 16  # environments that step together
+    rollout_length: int = 128  # steps of each environment in an iteration
+    num_iterations: int = 200  # rollouts, each followed by an update
+    num_epochs: int = 8  # passes over each rollout
+    num_minibatches: int = 4  # gradient steps per pass; must divide `batch_size`
+    learning_rate: float = 1e-3  # of Adam at the start; decays linearly to 0
+    max_grad_norm: float = 0.5  # to which longer gradients are clipped
+    gamma: float = 0.98  # discount of a step
     gae_lambda: float = 0.8
-    clip: float = 0.2
+    clip: float = 0.2  # clipping range of the probability ratio
     advantage_floor: float = 1.0
+    """Lower bound, in units of reward, of the standard deviation that normalises the advantages.
+
+    It keeps noise small when a good policy can hardly improve.
+    """
     entropy_coefficient: float = 0.0
     value_coefficient: float = 0.5
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (64, 64)  # widths of the hidden layers
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigurationError: A count is not positive, or the minibatches differ in size.
-        """
+        """Raise `ConfigurationError` if a count isn't positive or minibatches differ in size."""
         for name in (f.name for f in fields(self) if f.type == "int"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {getattr(self, name)}")
@@ -99,46 +81,28 @@ class Config:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trained:
-    """Result of a training.
-
-    Attributes:
-        policy: Policy with its last parameters.
-        opt_state: Last state of the optimizer.
-        metrics: Last state of the callback; None without a callback.
-    """
+    """Result of a training: the last parameters and states."""
 
     policy: ActorCritic
     opt_state: optax.OptState
-    metrics: MetricsState | None
+    metrics: MetricsState | None  # None without a callback
 
 
 @final
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Steps to learn from; every leaf has the leading axis `[step]`.
-
-    Attributes:
-        rollout: The steps.
-        advantage: Estimated advantage of the action.
-        target: Target of the value function.
-    """
+    """Steps to learn from; every leaf has the leading axis `[step]`."""
 
     rollout: Rollout
-    advantage: jax.Array
-    target: jax.Array
+    advantage: jax.Array  # estimated advantage of the action
+    target: jax.Array  # of the value function
 
 
 def loss(policy: ActorCritic, batch: Batch, config: Config) -> tuple[jax.Array, Log]:
-    """Return the clipped PPO loss of a minibatch.
+    """Return the clipped PPO loss of a minibatch, and its parts.
 
-    Args:
-        policy: Policy to improve.
-        batch: Minibatch; this function normalises its advantages.
-        config: ε and the weights.
-
-    Returns:
-        The loss, and its parts with `approx_kl`, the mean of (ratio - 1) - log ratio.
+    This function normalises the advantages. `approx_kl` is the mean of (ratio - 1) - log ratio.
 
     References:
         Schulman et al., "Proximal Policy Optimization Algorithms" (2017), arXiv:1707.06347.
@@ -169,23 +133,11 @@ def loss(policy: ActorCritic, batch: Batch, config: Config) -> tuple[jax.Array, 
 
 
 def improve(
-    policy: ActorCritic,
-    opt_state: optax.OptState,
-    rollout: Rollout,
-    key: jax.Array,
-    config: Config,
+    policy: ActorCritic, opt_state: optax.OptState, rollout: Rollout, key: jax.Array, config: Config
 ) -> tuple[ActorCritic, optax.OptState, Log]:
-    """Update a policy with a rollout, in epochs of minibatches.
+    """Update a policy with a rollout that it has drawn, `[time, env]`, in epochs of minibatches.
 
-    Args:
-        policy: Policy that drew the rollout's actions.
-        opt_state: State of `config.optimizer()`.
-        rollout: Steps, `[time, env]`.
-        key: PRNG key.
-        config: Configuration.
-
-    Returns:
-        The new policy and optimizer state, and the training log: means over the minibatches.
+    Return the new policy and optimizer state, and the training log: means over the minibatches.
     """
     value = policy.value(rollout.observation)
     advantage = gae(
@@ -202,9 +154,8 @@ def improve(
         lambda x: x.reshape(config.batch_size, *x.shape[2:]), Batch(rollout, advantage, target)
     )
     optimizer = config.optimizer()
-    Learner: TypeAlias = tuple[
-        Any, optax.OptState
-    ]  # optax's types allow no dataclass as parameters
+    # optax's types allow no dataclass as parameters
+    Learner: TypeAlias = tuple[Any, optax.OptState]
 
     def minibatch(learner: Learner, indices: jax.Array) -> tuple[Learner, Log]:
         policy, opt_state = learner
@@ -238,14 +189,7 @@ def train(
 ) -> Trained:
     """Train a policy from scratch; compiled once per configuration and environment.
 
-    Args:
-        metrics: A `MetricsCallback`; None trains in the same way and logs nothing.
-        key: PRNG key; the same key returns the same policy.
-        config: Configuration.
-        env: Environment.
-
-    Returns:
-        The policy, and the states of the optimizer and of the callback.
+    `metrics=None` trains in the same way and logs nothing. The same key returns the same policy.
     """
     policy_key, reset_key, training_key = jax.random.split(key, 3)
     envs = reset(env, reset_key, config.num_envs)

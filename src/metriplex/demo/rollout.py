@@ -16,12 +16,7 @@ from metriplex.demo.policy import ActorCritic  # noqa: TC001
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EnvStates:
-    """All environments between two steps; every leaf has the leading axis `[env]`.
-
-    Attributes:
-        state: States of the environments.
-        observation: Observations of these states, `[env, observation]`.
-    """
+    """All environments between two steps; every leaf has the leading axis `[env]`."""
 
     state: Any
     observation: jax.Array
@@ -31,40 +26,20 @@ class EnvStates:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rollout:
-    """Consecutive steps of all environments; every leaf has the leading axes `[time, env]`.
+    """Consecutive steps of all environments; every leaf has the leading axes `[time, env]`."""
 
-    Attributes:
-        observation: Observation before the step, `[time, env, observation]`.
-        action: int32 `[time, env]`.
-        log_prob: Log-probability of the action.
-        action_mask: bool `[time, env, actions]`, or None if all actions were allowed.
-        reward: float32 `[time, env]`.
-        terminated: True if the step terminated the episode: later rewards are 0.
-        truncated: True if the step truncated the episode: later rewards are unknown.
-        next_observation: Observation after the step, before a reset.
-    """
-
-    observation: jax.Array
-    action: jax.Array
-    log_prob: jax.Array
-    action_mask: jax.Array | None
+    observation: jax.Array  # before the step, `[time, env, observation]`
+    action: jax.Array  # int32
+    log_prob: jax.Array  # of the action
+    action_mask: jax.Array | None  # bool `[time, env, actions]`; None if all were allowed
     reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    next_observation: jax.Array
+    terminated: jax.Array  # True if the step terminated the episode: later rewards are 0
+    truncated: jax.Array  # True if the step truncated the episode: later rewards are unknown
+    next_observation: jax.Array  # after the step, before a reset
 
 
 def reset(env: Environment, key: jax.Array, num_envs: int) -> EnvStates:
-    """Start an episode in every environment.
-
-    Args:
-        env: The environment.
-        key: PRNG key.
-        num_envs: Number of environments.
-
-    Returns:
-        The environments at the start of their episodes.
-    """
+    """Start an episode in every environment."""
     state_keys, observation_keys = jax.random.split(key, (2, num_envs))
     state = jax.vmap(lambda k: env.initial(key=k))(state_keys)
     observation = jax.vmap(lambda s, k: env.observation(s, key=k))(state, observation_keys)
@@ -74,17 +49,9 @@ def reset(env: Environment, key: jax.Array, num_envs: int) -> EnvStates:
 def collect(
     env: Environment, policy: ActorCritic, envs: EnvStates, key: jax.Array, length: int
 ) -> tuple[EnvStates, Rollout]:
-    """Step all environments with a policy; an environment whose episode ends is reset.
+    """Step all environments `length` times; an environment whose episode ends is reset.
 
-    Args:
-        env: The environment.
-        policy: Policy; its actions are drawn at random.
-        envs: Environments before the first step.
-        key: PRNG key.
-        length: Steps of every environment.
-
-    Returns:
-        The environments after the last step, and the rollout.
+    Return the environments after the last step, and the rollout.
     """
     num_envs = envs.observation.shape[0]
 
@@ -130,23 +97,12 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> jax.Array:
-    """Return the generalised advantage estimates of a rollout.
+    """Return the generalised advantage estimates of a rollout, `[time, ...]` like all arguments.
 
     The error of a step is `d[t] = r[t] + gamma * V(s[t+1]) - V(s[t])`, where `V(s[t+1])` counts as
     0 after a termination, but not after a truncation. The advantage is
     `A[t] = d[t] + gamma * gae_lambda * A[t+1]` within an episode, and `d[t]` at its last step.
-
-    Args:
-        reward: `[time, ...]`.
-        value: V of the state before each step, `[time, ...]`.
-        next_value: V of the state after each step, before a reset, `[time, ...]`.
-        terminated: bool `[time, ...]`.
-        truncated: bool `[time, ...]`.
-        gamma: Discount of a step.
-        gae_lambda: λ. 0 is the one-step error, 1 the discounted return minus the value.
-
-    Returns:
-        `[time, ...]`; rewards after the last step are bootstrapped from `next_value`.
+    `next_value` is V of the state after each step, before a reset.
 
     References:
         Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage

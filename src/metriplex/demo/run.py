@@ -38,23 +38,14 @@ def run(
     open_browser: bool = False,
     config: Config | None = None,
 ) -> int:
-    """Train PPO, log the training, and print its result and how to view the run.
+    """Train PPO on a task of `TASKS`, and print its result and the command that shows the run.
 
-    Args:
-        env: Name of a task in `TASKS`.
-        log_dir: Parent directory of the run's directory.
-        seed: Seed of the PRNG key.
-        backends: Backends, as for `MetricsCallback`.
-        videos: True records evaluation videos if a renderer is installed.
-        open_browser: True starts TensorBoard, opens the browser, and waits for Ctrl-C.
-        config: Configuration; None takes the configuration of the task, which solves it.
+    `config=None` takes the configuration of the task, which solves it. `videos` records evaluation
+    videos if a renderer is installed. `open_browser` starts TensorBoard, opens the browser, and
+    waits for Ctrl-C.
 
     Returns:
         The exit status: 0 if the task was solved, else 1.
-
-    Raises:
-        ConfigurationError: `env`, `log_dir` or `backends` is invalid.
-        PluginError: A backend is not installed, or broken.
     """
     if env not in TASKS:
         raise ConfigurationError(f"`env` must be one of {', '.join(TASKS)}; got {env!r}")

@@ -15,19 +15,12 @@ from metriplex.demo.ppo import Config
 @final
 @dataclass(frozen=True)
 class Task:
-    """A task of the demo.
-
-    Attributes:
-        make_env: Makes the environment.
-        config: Configuration that reaches more than `solved_return`.
-        solved_return: Mean return that counts as solved.
-        renderer: Name of the renderer plugin that draws the environment.
-    """
+    """A task of the demo."""
 
     make_env: Callable[[], Environment]
-    config: Config
-    solved_return: float
-    renderer: str
+    config: Config  # reaches more than `solved_return`
+    solved_return: float  # mean return that counts as solved
+    renderer: str  # name of the renderer plugin that draws the environment
 
 
 TASKS = {
@@ -48,6 +41,7 @@ TASKS = {
 }
 """Tasks by the name that `metriplex demo --env` takes.
 
-The best return of CartPole is 500; Gymnasium considers CartPole-v1 solved at 475. The pendulum can't
-reach 500, because the swing-up takes time: 400 means upright within two seconds, then balanced.
+The best return of CartPole is 500; Gymnasium considers CartPole-v1 solved at 475. The pendulum
+can't reach 500, because the swing-up takes time: 400 means upright within two seconds, then
+balanced.
 """

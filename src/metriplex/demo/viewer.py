@@ -19,11 +19,10 @@ _URL = re.compile(r" at (http://\S+)")
 
 
 def find_program() -> list[str] | None:
-    """Return the command that starts TensorBoard from the user's shell.
+    """Return the command that starts TensorBoard from the user's shell; None if it isn't installed.
 
-    Returns:
-        `tensorboard` if that is on the PATH; otherwise the full path of the program beside this
-        interpreter, or this interpreter with the module; None if TensorBoard isn't installed.
+    The command is `tensorboard` if that is on the PATH; otherwise the full path of the program
+    beside this interpreter, or this interpreter with the module.
     """
     if shutil.which("tensorboard") is not None:
         return ["tensorboard"]
@@ -41,12 +40,7 @@ def install_command(*distributions: str) -> list[str]:
 
 
 def command(program: Sequence[str], log_dir: Path) -> list[str]:
-    """Return the command that shows a directory with all videos; the default is ten per tag.
-
-    Args:
-        program: Result of `find_program`.
-        log_dir: Directory to show.
-    """
+    """Return the command that shows a directory with all videos; the default is ten per tag."""
     return [*program, "--logdir", str(log_dir), "--samples_per_plugin", "images=100"]
 
 
@@ -58,10 +52,7 @@ def shell_line(command: Sequence[str]) -> str:
 def serve(program: Sequence[str], log_dir: Path, say: Callable[[str], None]) -> None:
     """Start TensorBoard on loopback, open the browser, and wait for its end or Ctrl-C.
 
-    Args:
-        program: Result of `find_program`.
-        log_dir: Directory to show.
-        say: Called with the URL, and with the output of TensorBoard if it ends by itself.
+    `say` gets the URL, and the output of TensorBoard if it ends by itself.
     """
     arguments = [*command(program, log_dir), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(  # noqa: S603 - the program that was found, and no shell

@@ -19,15 +19,9 @@ __all__ = ["run"]
 
 
 def run(log_dir: str, *, width: int, emit: Callable[[str], object]) -> int:
-    """Run every check, and emit each finding as soon as it is known; leave no files.
+    """Run every check, and emit the lines of each finding as soon as it is known; leave no files.
 
-    Args:
-        log_dir: Parent directory of runs.
-        width: Width of the terminal in columns.
-        emit: Called with each line.
-
-    Returns:
-        The exit status: 1 if a finding is `broken`, else 0.
+    Return the exit status: 1 if a finding is `broken`, else 0.
     """
     plugins = [
         (kind, name)

@@ -42,13 +42,7 @@ _WIDTH, _HEIGHT, _FPS = 160, 120, 10.0
 
 
 def main(kind: str, name: str, report: str) -> None:
-    """Try jax or one plugin, and write the finding to a file.
-
-    Args:
-        kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
-        name: Name of the plugin.
-        report: Path of the file, a JSON list of status, text and remedy.
-    """
+    """Try jax or one plugin, and write the finding: a JSON list of status, text and remedy."""
     trials = {"jax": _try_jax, "backend": _try_backend, "renderer": _try_renderer}
     try:
         if kind != "jax" and (needs := _needed_options(kind, name)):

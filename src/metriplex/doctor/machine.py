@@ -25,8 +25,7 @@ _FFMPEG_SECS = 20.0
 def check_log_directory(log_dir: str) -> Finding:
     """Check that runs can be created in a directory, each in its own, and the free space.
 
-    Args:
-        log_dir: Parent directory of runs; it is created if missing, and removed again.
+    A directory that is missing is created, and removed again.
     """
     name = "log directory"
     made: list[Path] = []
@@ -69,8 +68,7 @@ def check_temporary_files() -> Finding:
 def check_ffmpeg(*, needed: bool) -> Finding:
     """Check that an ffmpeg is installed and starts; report its version.
 
-    Args:
-        needed: True if a renderer is installed, whose clips need an encoder.
+    `needed` is True if a renderer is installed, whose clips need an encoder.
     """
     name = "ffmpeg"
     executable = find_ffmpeg()

@@ -20,28 +20,19 @@ _MIN_TEXT = 24
 @final
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        status: `ok`, `warning` (partly unusable, or not tried) or `broken`.
-        name: The part that was checked.
-        text: Description of the result.
-        remedy: Instruction that fixes the problem; empty if none is needed, or `text` contains it.
-    """
-
-    status: str
+    status: str  # `ok`, `warning` (partly unusable, or not tried) or `broken`
     name: str
     text: str
     remedy: str = ""
+    """Instruction that fixes the problem; empty if none is needed, or `text` contains it."""
 
 
 def layout(finding: Finding, name_width: int, width: int) -> list[str]:
     """Return the lines of one finding: status, name and text in columns, the remedy below.
 
-    Args:
-        finding: The finding.
-        name_width: Width of the longest name in columns.
-        width: Width of the terminal in columns; the text wraps at spaces, to at least 24 columns.
+    The text wraps at spaces to fit a terminal of `width` columns, but to at least 24 columns.
     """
     head = f"{finding.status:<{_STATUS_WIDTH}}{plain(finding.name):<{name_width}}  "
     room = max(width - len(head), _MIN_TEXT)

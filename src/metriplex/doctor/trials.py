@@ -17,16 +17,9 @@ TRIAL_SECS = 150.0
 
 
 def run_trial(kind: str, name: str, directory: Path, *, limit_secs: float = TRIAL_SECS) -> Finding:
-    """Try jax or one plugin in a child process.
+    """Try jax or one plugin in a child process, and return its finding, or how the child ended.
 
-    Args:
-        kind: `jax`, `backend`, `transform`, `renderer` or `environment`.
-        name: Name of the plugin; empty for jax.
-        directory: Working directory of the child, also for its temporary files; it is created.
-        limit_secs: Timeout in seconds, after which the child is killed.
-
-    Returns:
-        The finding of the child, or a finding that describes how the child ended.
+    The child works in `directory`, which is created, and is killed after `limit_secs`.
 
     Raises:
         OSError: The directory can't be created, or the process can't be started.

@@ -84,9 +84,6 @@ class GymnaxEnvironment:
     def to_draw(self, state: Any) -> Any:
         """Return the part of a state that is drawn: some of its fields, or the grid.
 
-        Args:
-            state: A state of the environment.
-
         Returns:
             Name to array `[]`, or a grid, uint8 `[rows, columns]`: 0 for an empty cell, else the
             number of its last channel that is not zero, from 1.

@@ -96,11 +96,7 @@ class LeraxCallback(AbstractCallback):
         before = ctx.state.metrics
         now = _gather(before, ctx.step_state)
         now = self.metrics.on_iteration(
-            now,
-            training_log=ctx.training_log,
-            opt_state=ctx.opt_state,
-            policy=ctx.policy,
-            key=key,
+            now, training_log=ctx.training_log, opt_state=ctx.opt_state, policy=ctx.policy, key=key
         )
         return State(replace(now, episodes=before.episodes))
 

@@ -36,26 +36,16 @@ class Picture(abc.ABC):
 
     @abc.abstractmethod
     def render(self, state: Any, renderer: Any) -> None:
-        """Draw a state.
-
-        Args:
-            state: Names to NumPy arrays of size one, or an array of cells.
-            renderer: A 2D renderer of the callback pattern.
-        """
+        """Draw a state: names to NumPy arrays of size one, or an array of cells."""
 
 
 @final
 @dataclass(frozen=True)
 class CartPole(Picture):
-    """A cart and the pole on it.
+    """A cart and the pole on it."""
 
-    Attributes:
-        reach: Longest distance of the cart from the middle, in metres.
-        length: Half of the pole's length, in metres.
-    """
-
-    reach: float = 2.4
-    length: float = 0.5
+    reach: float = 2.4  # longest distance of the cart from the middle, m
+    length: float = 0.5  # half of the pole's length, m
 
     def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
@@ -74,17 +64,11 @@ class CartPole(Picture):
 @final
 @dataclass(frozen=True)
 class MountainCar(Picture):
-    """A car in a valley, and the flag to reach.
+    """A car in a valley, and the flag to reach."""
 
-    Attributes:
-        left: Position of the left end of the track.
-        right: Position of the right end of the track.
-        goal: Position of the flag.
-    """
-
-    left: float = -1.2
+    left: float = -1.2  # end of the track
     right: float = 0.6
-    goal: float = 0.5
+    goal: float = 0.5  # position of the flag
 
     def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
@@ -113,13 +97,9 @@ class MountainCar(Picture):
 @final
 @dataclass(frozen=True)
 class Pendulum(Picture):
-    """A rod that turns about its end; the angle 0 is upright.
+    """A rod that turns about its end; the angle 0 is upright."""
 
-    Attributes:
-        length: Length of the rod, in metres.
-    """
-
-    length: float = 1.0
+    length: float = 1.0  # m
 
     def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
@@ -135,15 +115,10 @@ class Pendulum(Picture):
 @final
 @dataclass(frozen=True)
 class Acrobot(Picture):
-    """Two links that hang from a joint, and the height to reach.
+    """Two links that hang from a joint, and the height to reach."""
 
-    Attributes:
-        first: Length of the upper link, in metres.
-        second: Length of the lower link, in metres.
-    """
-
-    first: float = 1.0
-    second: float = 1.0
+    first: float = 1.0  # length of the upper link, m
+    second: float = 1.0  # length of the lower link, m
 
     def default_renderer(self) -> Viewport:
         """See `Picture.default_renderer`."""
@@ -165,12 +140,7 @@ class Acrobot(Picture):
 @final
 @dataclass(frozen=True)
 class Cells(Picture):
-    """A grid of coloured cells.
-
-    Attributes:
-        rows: Number of rows.
-        columns: Number of columns.
-    """
+    """A grid of coloured cells."""
 
     rows: int
     columns: int
@@ -182,7 +152,7 @@ class Cells(Picture):
         return Viewport(*size, scale, background_color=BLACK)
 
     def render(self, state: Any, renderer: Any) -> None:
-        """See `Picture.render`; the state is `[rows, columns]`, the top row first; 0 is an empty cell."""
+        """See `Picture.render`; the state is `[rows, columns]`, the top row first; 0 is empty."""
         cells = np.asarray(state)
         for row, column in np.argwhere(cells):
             color = CELLS[(int(cells[row, column]) - 1) % len(CELLS)]

@@ -154,11 +154,7 @@ def hparams(model: Any) -> dict[str, Any]:
     """
     names = inspect.signature(type(model)).parameters.keys() - _NOT_CHOSEN
     chosen = {name: getattr(model, name) for name in sorted(names) if hasattr(model, name)}
-    return {
-        "algorithm": type(model).__name__,
-        "policy": model.policy_class.__name__,
-        **chosen,
-    }
+    return {"algorithm": type(model).__name__, "policy": model.policy_class.__name__, **chosen}
 
 
 def _array(value: Any) -> np.ndarray:
@@ -175,14 +171,9 @@ def _is_scalar(value: Any) -> bool:
 def _side_by_side(pixels: np.ndarray, given: str, wanted: str) -> np.ndarray:
     """Reorder axes, and join the pictures of a batch (axis `N`) into one row.
 
-    Args:
-        pixels: uint8, or floats in [0, 1]; one, three or four channels. The fourth, the opacity, is
-            dropped.
-        given: Axes of `pixels`, such as `"CHW"`.
-        wanted: Order of all axes, before the axes of batch and width are joined.
-
-    Returns:
-        uint8 `[..., height, width, 3]`; a copy.
+    `pixels` are uint8, or floats in [0, 1], with one, three or four channels; the fourth channel,
+    the opacity, is dropped. `given` names the axes of `pixels`, `wanted` their order before the
+    join. The result is a copy, uint8 `[..., height, width, 3]`.
     """
     missing = "".join(axis for axis in wanted if axis not in given)
     pixels = pixels.reshape(pixels.shape + (1,) * len(missing))

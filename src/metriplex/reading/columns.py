@@ -33,14 +33,10 @@ class Column:
 
 
 def to_array(values: Sequence[Any]) -> np.ndarray:
-    """Return values as an array of the narrowest dtype that holds them.
+    """Return bools, integers, floats and None as an array of the narrowest dtype that holds them.
 
-    Args:
-        values: Bools, integers, floats, or None for missing values.
-
-    Returns:
-        `[len(values)]`: bool if all values are bools, int64 if all are integers, else float64 with
-        NaN for None. Arrays with integers beyond int64 have dtype object.
+    The dtype is bool if all values are bools, int64 if all are integers, else float64 with NaN for
+    None. Arrays with integers beyond int64 have dtype object.
     """
     kinds = set(map(type, values))
     if kinds == {bool}:
@@ -67,15 +63,9 @@ def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def scatter(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """Return a column with each value in its row, and NaN in rows without a value.
+    """Return a column of `count` rows with each value in its row, and NaN in rows without a value.
 
-    Args:
-        values: An array of `to_array`, `[n]`.
-        rows: Row of each value, int64 `[n]`, unique.
-        count: Number of rows of the column.
-
-    Returns:
-        `[count]`, in the dtype of `values` if every row has a value; else float64 (or object).
+    The column has the dtype of `values` if every row has a value; else float64 (or object).
     """
     if len(values) == count:
         column = np.empty(count, values.dtype)

@@ -13,20 +13,11 @@ WorkerMode: TypeAlias = Literal["process", "thread"]
 @final
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
-    """The arguments `video_...` of a callback, checked.
+    """The arguments `video_...` of a callback, checked."""
 
-    Attributes:
-        interval: Iterations between two videos; 0 for no videos.
-        num_steps: Steps of a video.
-        width: Width in pixels.
-        height: Height in pixels.
-        fps: Frames a second.
-        mode: Where videos are drawn and encoded.
-    """
-
-    interval: int
+    interval: int  # iterations between two videos; 0 for no videos
     num_steps: int
-    width: int
+    width: int  # pixels
     height: int
     fps: float
     mode: WorkerMode
@@ -35,11 +26,7 @@ class VideoOptions:
 def check_video(
     *, interval: Any, num_steps: Any, width: Any, height: Any, fps: Any, mode: Any
 ) -> VideoOptions:
-    """Return the options of a run's videos.
-
-    Raises:
-        ConfigurationError: A value is not usable.
-    """
+    """Return the options of a run's videos; raise `ConfigurationError` if a value is not usable."""
     return VideoOptions(
         interval=check_count("video_interval", interval, least=0),
         num_steps=check_count("video_num_steps", num_steps, least=1),

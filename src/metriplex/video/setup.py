@@ -25,18 +25,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Videos:
-    """The videos of one run.
-
-    Attributes:
-        program: Plays and sends rollouts.
-        renderer: Draws them.
-        formats: The formats that the run's backends play, such as `"gif"` and `"mp4"`.
-        options: The options that the user gave.
-    """
+    """The videos of one run."""
 
     program: VideoProgram
     renderer: Renderer
-    formats: tuple[str, ...]
+    formats: tuple[str, ...]  # that the run's backends play, such as `gif` and `mp4`
     options: VideoOptions
 
     def make_recorder(self, log_video: Callable[[Video], None]) -> VideoRecorder:
@@ -57,18 +50,11 @@ def prepare_videos(
     options: VideoOptions,
     host: Host | None = None,
 ) -> Videos | None:
-    """Prepare playing and drawing an environment.
+    """Prepare playing and drawing an environment in the formats that the backends play.
 
-    Args:
-        env: The environment.
-        backends: The backends of the run, which decide the formats.
-        renderer: As for `MetricsCallback`.
-        options: The options of the videos.
-        host: The plugins of the run; None for a host of renderers and environments alone.
-
-    Returns:
-        The videos; None if no backend takes videos. Also None, with a warning, if the environment
-        can't be played or drawn: videos never stop a training.
+    `host=None` stands for a host of renderers and environments alone. The result is None if no
+    backend takes videos, and, with a warning, if the environment can't be played or drawn: videos
+    never stop a training.
 
     Raises:
         PluginError: The renderer that was named is not installed, or broken.

@@ -199,15 +199,11 @@ def test_states_come_back_as_clips(mode: str, results: Results) -> None:
 def test_one_process_starts_at_the_first_job_and_has_an_environment_of_its_own(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.delenv("LP_NUM_THREADS", raising=False)
     before, environment = children(), dict(os.environ)
     report = tmp_path / "report"
-    worker = RenderWorker(
-        Column("report", path=str(report)),
-        on_result=results,
-        environment={"MUJOCO_GL": "osmesa"},
-    )
+    worker = RenderWorker(Column("report", path=str(report)), on_result=results)
     assert children() == before
 
     for step in (0, 10, 20):

@@ -27,14 +27,8 @@ _open: weakref.WeakSet[Canvas] = weakref.WeakSet()
 class Canvas:
     """Draw simulations of one model, in one size and one view.
 
-    No thread owns the GL context between two calls, so any thread may make the next call.
-
-    Args:
-        backend: Name of the module of `mujoco` whose `GLContext` is used.
-        model: A `mujoco.MjModel`; the canvas owns and changes it.
-        width: Width in pixels.
-        height: Height in pixels.
-        view: Camera and visible elements.
+    No thread owns the GL context between two calls, so any thread may make the next call. `backend`
+    names the module of `mujoco` whose `GLContext` is used; the canvas owns and changes the model.
 
     Raises:
         metriplex.ConfigurationError: A frame buffer of this size can't be created.
@@ -71,13 +65,9 @@ class Canvas:
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._buffers)
 
     def draw(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Draw one frame.
+        """Draw one frame, a new array, uint8 `[height, width, 3]`.
 
-        Args:
-            arrays: Fields of a `mujoco.MjData`, such as `qpos`; the model provides other fields.
-
-        Returns:
-            A new array, uint8 `[height, width, 3]`.
+        `arrays` has fields of a `mujoco.MjData`, such as `qpos`; the model provides other fields.
 
         Raises:
             metriplex.ClosedError: Another thread or the end of the program closed the canvas.
@@ -113,10 +103,7 @@ class Canvas:
         mujoco.mj_tendon(model, data)
 
     def close(self) -> None:
-        """Free the frame buffer and the context, after the frame that a thread may be drawing.
-
-        A second call does nothing.
-        """
+        """Free the frame buffer and the context, after the frame that a thread may be drawing."""
         self._closing = True  # otherwise a thread that keeps drawing gets the lock first
         if not self._lock.acquire(timeout=_FRAME_SECS):
             return  # freeing buffers that a hanging driver uses would crash

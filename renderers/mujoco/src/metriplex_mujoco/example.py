@@ -25,22 +25,14 @@ _ANGLES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 @final
 class PendulumState(NamedTuple):
-    """State of the pendulum.
+    """State of the pendulum."""
 
-    Attributes:
-        qpos: Angle from hanging down, rad; float64 `[1]`.
-    """
-
-    qpos: Any
+    qpos: Any  # angle from hanging down, rad; float64 `[1]`
 
 
 @final
 class Pendulum:
-    """A pendulum above a floor, with the attribute that drawing needs.
-
-    Attributes:
-        mujoco_model: The `mujoco.MjModel`.
-    """
+    """A pendulum above a floor, with the `mujoco_model` that drawing needs."""
 
     def __init__(self) -> None:
         self.mujoco_model = import_mujoco().MjModel.from_xml_string(_MODEL)

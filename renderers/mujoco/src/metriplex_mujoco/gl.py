@@ -77,12 +77,12 @@ def diagnose() -> Diagnosis:
     Each tried backend takes about half a second, once per process: results are cached.
     """
     wanted = os.environ.get("MUJOCO_GL", "").strip()
-    if wanted.lower() in _OFF:
-        summary = f"`MUJOCO_GL={wanted}` forbids to draw"
-        return Diagnosis(None, (), summary, f"Unset it, or set it to one of {_usual()}.")
     if wanted and wanted.lower() not in _NAMES:
-        summary = f"`MUJOCO_GL={wanted}` names no OpenGL backend of MuJoCo"
-        return Diagnosis(None, (), summary, f"Unset it, or set it to one of {_usual()}.")
+        forbids = wanted.lower() in _OFF
+        reason = "forbids to draw" if forbids else "names no OpenGL backend of MuJoCo"
+        usual = ", ".join(f"`{backend}`" for backend in _candidates())
+        remedy = f"Unset it, or set it to one of {usual}."
+        return Diagnosis(None, (), f"`MUJOCO_GL={wanted}` {reason}", remedy)
     backends = (_NAMES[wanted.lower()],) if wanted else _candidates()
     probes: list[Probe] = []
     for backend in backends:
@@ -98,11 +98,7 @@ def diagnose() -> Diagnosis:
 
 
 def choose_backend() -> str:
-    """Return the backend to draw with.
-
-    Raises:
-        NoGLError: No backend works; the message names the tried backends and the packages.
-    """
+    """Return the backend to draw with; raise `NoGLError` if no backend works."""
     diagnosis = diagnose()
     if diagnosis.backend is None:
         raise NoGLError(str(diagnosis))
@@ -114,11 +110,7 @@ _answers: dict[str, Probe] = {}
 
 
 def probe(backend: str) -> Probe:
-    """Draw a test image with a backend in a child process, and cache the result.
-
-    Args:
-        backend: Name of a module of `mujoco` that has a `GLContext`.
-    """
+    """Draw a test image with a backend in a child process, and cache the result."""
     with _lock:
         if backend in _answers:
             return _answers[backend]
@@ -156,10 +148,6 @@ def _run_probe(backend: str) -> Probe:
 
 def _candidates() -> tuple[str, ...]:
     return {"darwin": ("cgl",), "win32": ("glfw",)}.get(sys.platform, ("egl", "osmesa"))
-
-
-def _usual() -> str:
-    return ", ".join(f"`{backend}`" for backend in _candidates())
 
 
 def _remedy(backends: tuple[str, ...], wanted: str) -> str:

@@ -21,12 +21,7 @@ class Layout:
 
     @classmethod
     def of_model(cls, model: Any, *, forces: bool) -> Layout:
-        """Return the layout of a model.
-
-        Args:
-            model: A `mujoco.MjModel`.
-            forces: True adds velocities and controls.
-        """
+        """Return the layout of a `mujoco.MjModel`; `forces` adds velocities and controls."""
         shapes = {
             "mocap_pos": (int(model.nmocap), 3),
             "mocap_quat": (int(model.nmocap), 4),
@@ -40,10 +35,8 @@ class Layout:
     def select(self, state: Any) -> dict[str, Any]:
         """Select the arrays of a state, which may be traced.
 
-        The model provides arrays other than `qpos` that the state doesn't have.
-
-        Raises:
-            DrawingError: The state has no simulation, or a simulation of another model.
+        The model provides arrays other than `qpos` that the state doesn't have. Raise
+        `DrawingError` if the state has no simulation, or a simulation of another model.
         """
         simulation = find_simulation(state)
         selected = {
@@ -58,8 +51,7 @@ class Layout:
     def check(self, selected: Any) -> dict[str, np.ndarray]:
         """Return the result of `select` as float64 arrays, after a check of shapes and values.
 
-        Raises:
-            DrawingError: An array is missing, has a wrong shape, or is not finite.
+        Raise `DrawingError` if an array is missing, has a wrong shape, or is not finite.
         """
         if not isinstance(selected, dict) or not {"qpos"} <= set(selected) <= set(self.shapes):
             got = sorted(selected) if isinstance(selected, dict) else type(selected).__name__
@@ -102,13 +94,8 @@ def find_simulation(state: Any) -> Any:
     """Return the simulation's data in an environment's state: an object with `qpos`.
 
     The search order is: the state itself; its `unwrapped`, and the attributes `sim_state`, `data`
-    and `pipeline_state` of that; the same attributes of the state itself.
-
-    Args:
-        state: mjx data, `mujoco.MjData`, or a state that holds such an object.
-
-    Raises:
-        DrawingError: No simulation was found.
+    and `pipeline_state` of that; the same attributes of the state itself. Raise `DrawingError` if
+    there is no simulation.
     """
     if hasattr(state, "qpos"):
         return state

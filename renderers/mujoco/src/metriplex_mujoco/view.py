@@ -112,11 +112,7 @@ class View:
         return cheap | {name.lower(): bool(value) for name, value in self.flags.items()}
 
     def make_option(self) -> Any:
-        """Return a `mujoco.MjvOption`.
-
-        Raises:
-            metriplex.ConfigurationError: MuJoCo has no flag, group, label or frame of this name.
-        """
+        """Return a `mujoco.MjvOption`; raise `ConfigurationError` for a name that is unknown."""
         option = import_mujoco().MjvOption()
         visual, rendering = _members("mjtVisFlag", "mjVIS_"), _members("mjtRndFlag", "mjRND_")
         for name, value in self.flags.items():
@@ -146,11 +142,7 @@ class View:
         return option
 
     def make_camera(self, model: Any) -> Any:
-        """Return a `mujoco.MjvCamera`.
-
-        Raises:
-            metriplex.ConfigurationError: The model has no such camera or body.
-        """
+        """Return a `mujoco.MjvCamera`; raise `ConfigurationError` for a name that is unknown."""
         mujoco = import_mujoco()
         wanted = self.camera
         if wanted is None:  # as other viewers do; otherwise a runner soon leaves the picture

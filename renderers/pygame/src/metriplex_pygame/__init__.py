@@ -6,9 +6,4 @@ from metriplex_pygame.arguments import DrawingError
 from metriplex_pygame.headless import HeadlessPygameRenderer
 from metriplex_pygame.renderer import PygameRenderer, PygameRendererPlugin
 
-__all__ = [
-    "DrawingError",
-    "HeadlessPygameRenderer",
-    "PygameRenderer",
-    "PygameRendererPlugin",
-]
+__all__ = ["DrawingError", "HeadlessPygameRenderer", "PygameRenderer", "PygameRendererPlugin"]

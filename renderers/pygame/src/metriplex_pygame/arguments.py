@@ -21,19 +21,7 @@ class DrawingError(MetriplexError, ValueError):
 
 
 def read_point(call: str, name: str, value: object) -> Pixels:
-    """Read one position.
-
-    Args:
-        call: Name of the drawing call, for the error.
-        name: Name of the argument, for the error.
-        value: Two numbers.
-
-    Returns:
-        float64 `[2]`.
-
-    Raises:
-        DrawingError: The value isn't two finite numbers.
-    """
+    """Return a position, float64 `[2]`; raise `DrawingError` for all but two finite numbers."""
     point = _numbers(call, name, value, "two numbers, x and y")
     if point.shape != (2,):
         raise _wrong(call, name, "two numbers, x and y", f"shape {point.shape}")
@@ -41,18 +29,9 @@ def read_point(call: str, name: str, value: object) -> Pixels:
 
 
 def read_points(call: str, name: str, value: object) -> Pixels:
-    """Read a sequence of positions.
+    """Return any number of positions, float64 `[number, 2]`.
 
-    Args:
-        call: Name of the drawing call, for the error.
-        name: Name of the argument, for the error.
-        value: Any number of positions, also none.
-
-    Returns:
-        float64 `[number, 2]`.
-
-    Raises:
-        DrawingError: The value isn't a list of pairs of finite numbers.
+    Raise `DrawingError` for anything but pairs of finite numbers.
     """
     wanted = "a list of positions, shape [number, 2]"
     points = _numbers(call, name, value, wanted)
@@ -64,19 +43,7 @@ def read_points(call: str, name: str, value: object) -> Pixels:
 
 
 def read_length(call: str, name: str, value: object) -> float:
-    """Read a length.
-
-    Args:
-        call: Name of the drawing call, for the error.
-        name: Name of the argument, for the error.
-        value: One number.
-
-    Returns:
-        The length, 0 or more.
-
-    Raises:
-        DrawingError: The value isn't one finite number, or is negative.
-    """
+    """Return a length, 0 or more; raise `DrawingError` for anything but such a number."""
     wanted = "one number, 0 or more"
     length = _numbers(call, name, value, wanted)
     if length.size != 1:
@@ -87,18 +54,9 @@ def read_length(call: str, name: str, value: object) -> float:
 
 
 def read_color(call: str, name: str, value: Color) -> tuple[int, int, int]:
-    """Read a colour.
+    """Return red, green and blue, rounded to 0 to 255; values beyond [0, 1] are clipped.
 
-    Args:
-        call: Name of the drawing call, for the error.
-        name: Name of the argument, for the error.
-        value: Red, green and blue in [0, 1]; other values are clipped.
-
-    Returns:
-        Red, green and blue in 0 to 255, rounded to the nearest.
-
-    Raises:
-        DrawingError: The value isn't three finite numbers.
+    Raise `DrawingError` for anything but three finite numbers.
     """
     wanted = "red, green and blue, each in [0, 1]"
     if all(hasattr(value, channel) for channel in "rgb"):
@@ -111,17 +69,10 @@ def read_color(call: str, name: str, value: Color) -> tuple[int, int, int]:
 
 
 def read_viewport(transform: Any) -> Viewport:
-    """Read the `transform` of an environment's renderer: a `metriplex.Viewport` or a similar object.
+    """Return the viewport of a `transform`: a `metriplex.Viewport` or a similar object.
 
-    Args:
-        transform: Has `width`, `height`, `scale`, `offset` and perhaps `y_up`, as plain numbers or
-            as arrays without dimensions.
-
-    Returns:
-        The viewport, with plain numbers.
-
-    Raises:
-        DrawingError: An attribute is missing, or is not a finite number.
+    Its `width`, `height`, `scale`, `offset` and perhaps `y_up` are plain numbers or arrays without
+    dimensions. Raise `DrawingError` if an attribute is missing, or is not a finite number.
     """
     try:
         x, y = (float(number) for number in transform.offset)
@@ -141,18 +92,7 @@ def read_viewport(transform: Any) -> Viewport:
 
 
 def check_size(name: str, value: object) -> int:
-    """Check a width or a height in pixels.
-
-    Args:
-        name: Name of the argument, for the error.
-        value: The argument.
-
-    Returns:
-        The size as a plain `int`.
-
-    Raises:
-        metriplex.ConfigurationError: The value isn't a whole number from 1.
-    """
+    """Return a size in pixels; raise `ConfigurationError` unless it is a whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ConfigurationError(
             f"`{name}` of a picture must be a whole number of pixels, 1 or more; got {value!r}"

@@ -1,8 +1,9 @@
 """Exact coverage of pixels by shapes, for smooth edges.
 
-Every edge of a polygon is cut at the boundaries of pixels. A piece that rises by `dy` within a pixel
-adds `dy` to all pixels to its right in the row. To its own pixel it adds `dy` times the share of the
-pixel to the right of the piece. By Green's theorem the sum along a row is the covered signed area.
+Every edge of a polygon is cut at the boundaries of pixels. A piece that rises by `dy` within a
+pixel adds `dy` to all pixels to its right in the row. To its own pixel it adds `dy` times the share
+of the pixel to the right of the piece. By Green's theorem the sum along a row is the covered signed
+area.
 """
 
 from __future__ import annotations
@@ -19,31 +20,19 @@ if TYPE_CHECKING:
 
 @final
 class Mask(NamedTuple):
-    """The pixels that a shape touches.
+    """The pixels that a shape touches."""
 
-    Attributes:
-        alpha: uint8 `[height, width]`: 0 outside, 255 inside.
-        left: Column of the picture of the first column.
-        top: Row of the picture of the first row.
-    """
-
-    alpha: np.ndarray[Any, np.dtype[np.uint8]]
-    left: int
-    top: int
+    alpha: np.ndarray[Any, np.dtype[np.uint8]]  # `[height, width]`: 0 outside, 255 inside
+    left: int  # column of the picture of the first column
+    top: int  # row of the picture of the first row
 
 
 def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
-    """Compute the coverage of a picture by the inside of closed outlines.
+    """Return the coverage of a picture by the inside of closed outlines, or None if it is empty.
 
-    Outlines of the same orientation form a union: a point is inside if its winding number isn't 0.
-
-    Args:
-        outlines: Outlines, each float64 `[number, 2]`, in pixels, finite, of any size.
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-
-    Returns:
-        The mask, cut to the picture; None if nothing is covered.
+    Outlines, each float64 `[number, 2]`, are in pixels, finite, and of any size; the mask is cut to
+    the picture. Outlines of the same orientation form a union: a point is inside if its winding
+    number isn't 0.
     """
     if not outlines:
         return None
@@ -75,16 +64,10 @@ def cover(outlines: Sequence[Pixels], width: int, height: int) -> Mask | None:
 
 
 def cover_box(center: Pixels, size: Pixels, width: int, height: int) -> Mask | None:
-    """Compute the coverage of a picture by a box with sides parallel to the axes.
+    """Return the coverage of a picture by a box with sides parallel to the axes, or None if empty.
 
-    Args:
-        center: float64 `[2]`, in pixels.
-        size: float64 `[2]`: width and height of the box in pixels.
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-
-    Returns:
-        The mask, cut to the picture; None if nothing is covered.
+    `center` and `size` (width and height) are float64 `[2]`, in pixels. The mask is cut to the
+    picture.
     """
     picture = np.array([width, height])
     low, high = np.clip([center - size / 2, center + size / 2], 0, picture)

@@ -13,13 +13,9 @@ _POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 @final
 class BallState(NamedTuple):
-    """State of the ball.
+    """State of the ball."""
 
-    Attributes:
-        x: Position to the right of the middle; float32 scalar.
-    """
-
-    x: Any
+    x: Any  # position to the right of the middle; float32 scalar
 
 
 @final

@@ -36,10 +36,11 @@ _FURTHEST = 1e12
 class HeadlessPygameRenderer:
     """Draw into an off-screen `pygame.Surface`, without display, window or initialised pygame.
 
-    Positions and lengths are in world units and need not be whole pixels: the colour of a pixel is
-    mixed by the share that a shape covers. Numbers may be those of Python, NumPy or jax. Colours
-    are red, green and blue in [0, 1], rounded to 256 levels. Parts outside the picture are clipped.
-    Any thread may use the renderer, one call after another.
+    Positions (x and y) and lengths are in world units and need not be whole pixels: the colour of a
+    pixel is mixed by the share that a shape covers. Numbers may be those of Python, NumPy or jax.
+    Colours are red, green and blue in [0, 1], rounded to 256 levels. Parts outside the picture are
+    clipped. All drawing calls raise `DrawingError` for an argument that isn't finite or has a wrong
+    shape, and for a negative size. Any thread may use the renderer, one call after another.
 
     Args:
         width: Width of the picture in pixels.
@@ -99,59 +100,26 @@ class HeadlessPygameRenderer:
         """Finish the picture; does nothing."""
 
     def as_array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Copy the picture.
-
-        Returns:
-            uint8 `[height, width, 3]`, RGB; a new array, read-only.
-        """
+        """Copy the picture: uint8 `[height, width, 3]`, RGB; a new array, read-only."""
         self.open()
         pixels = load_pygame().image.tobytes(self._surface, "RGB")
         return np.frombuffer(pixels, np.uint8).reshape(self.height, self.width, 3)
 
     def draw_circle(self, center: Any, radius: Any, color: Color) -> None:
-        """Draw a filled disc.
-
-        Args:
-            center: x and y of the middle.
-            radius: 0 draws nothing.
-            color: Red, green and blue.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape; the radius is negative.
-        """
+        """Draw a filled disc; the radius 0 draws nothing."""
         diameter = 2 * self._length("draw_circle", "radius", radius)
         middle = self._point("draw_circle", "center", center)
         self._fill("draw_circle", color, ellipse, middle, diameter, diameter)
 
     def draw_ellipse(self, center: Any, w: Any, h: Any, color: Color) -> None:
-        """Draw a filled ellipse with axes parallel to the world's axes.
-
-        Args:
-            center: x and y of the middle.
-            w: Width.
-            h: Height.
-            color: Red, green and blue.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape; a size is negative.
-        """
+        """Draw a filled ellipse, `w` wide and `h` high, with axes parallel to the world's axes."""
         width = self._length("draw_ellipse", "w", w)
         height = self._length("draw_ellipse", "h", h)
         middle = self._point("draw_ellipse", "center", center)
         self._fill("draw_ellipse", color, ellipse, middle, width, height)
 
     def draw_rect(self, center: Any, w: Any, h: Any, color: Color) -> None:
-        """Draw a filled rectangle with sides parallel to the axes.
-
-        Args:
-            center: x and y of the middle.
-            w: Width.
-            h: Height.
-            color: Red, green and blue.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape; a size is negative.
-        """
+        """Draw a filled rectangle, `w` wide and `h` high, with sides parallel to the axes."""
         width, height = self._length("draw_rect", "w", w), self._length("draw_rect", "h", h)
         middle = self._point("draw_rect", "center", center)
         size = np.array([width, height])
@@ -165,12 +133,7 @@ class HeadlessPygameRenderer:
     def draw_polygon(self, points: Any, color: Color) -> None:
         """Draw a filled polygon; it may be concave.
 
-        Args:
-            points: `[number, 2]`, the corners in order; fewer than three enclose nothing.
-            color: Red, green and blue.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape.
+        `points` are the corners in order, `[number, 2]`; fewer than three enclose nothing.
         """
         corners = self._points("draw_polygon", points)
         self._fill("draw_polygon", color, polygon, corners)
@@ -178,14 +141,7 @@ class HeadlessPygameRenderer:
     def draw_line(self, start: Any, end: Any, color: Color, width: Any = 1.0) -> None:
         """Draw a segment with round ends, which extend half the width beyond `start` and `end`.
 
-        Args:
-            start: x and y.
-            end: x and y.
-            color: Red, green and blue.
-            width: Thickness in world units; at least one pixel is drawn.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape; the width is negative.
+        `width` is the thickness in world units; at least one pixel is drawn.
         """
         thickness = max(self._length("draw_line", "width", width), 1.0)
         ends = [self._point("draw_line", "start", start), self._point("draw_line", "end", end)]
@@ -194,12 +150,7 @@ class HeadlessPygameRenderer:
     def draw_polyline(self, points: Any, color: Color) -> None:
         """Draw a thin line, two pixels times `pixel_ratio` thick, from point to point.
 
-        Args:
-            points: `[number, 2]`; a single point is drawn as a dot.
-            color: Red, green and blue.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape.
+        `points` are `[number, 2]`; a single point is drawn as a dot.
         """
         line = self._points("draw_polyline", points)
         thickness = max(_HAIRLINE * self.pixel_ratio, 1.0)
@@ -208,14 +159,7 @@ class HeadlessPygameRenderer:
     def draw_text(self, center: Any, text: str, color: Color, size: Any = 12.0) -> None:
         """Draw text centred at `center`, with its line breaks.
 
-        Args:
-            center: x and y, in world units.
-            text: Text.
-            color: Red, green and blue.
-            size: Height of the font in pixels, times `pixel_ratio`.
-
-        Raises:
-            DrawingError: An argument isn't finite or has a wrong shape; the size is negative.
+        `size` is the height of the font in pixels, times `pixel_ratio`.
         """
         height = round(read_length("draw_text", "size", size) * self.pixel_ratio)
         x, y = self._point("draw_text", "center", center).tolist()

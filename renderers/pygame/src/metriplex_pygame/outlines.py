@@ -13,28 +13,12 @@ _ROUND_JOIN = math.cos(math.radians(20.0))
 
 
 def polygon(corners: Pixels) -> list[Pixels]:
-    """Return the outline of a polygon.
-
-    Args:
-        corners: `[number, 2]`.
-
-    Returns:
-        The outline, `[number, 2]`; an empty list without corners.
-    """
+    """Return the outline of a polygon, `[number, 2]`; an empty list without corners."""
     return [corners] if len(corners) else []
 
 
 def ellipse(center: Pixels, width: float, height: float) -> list[Pixels]:
-    """Return the outline of an ellipse with axes parallel to the picture's.
-
-    Args:
-        center: `[2]`.
-        width: Width in pixels.
-        height: Height in pixels.
-
-    Returns:
-        The outline, `[number, 2]`.
-    """
+    """Return the outline, `[number, 2]`, of an ellipse with axes parallel to the picture's."""
     radii = np.array([width, height]) / 2
     angles = np.linspace(0.0, 2 * math.pi, _corners(radii.max()), endpoint=False)
     return [center + radii * np.stack([np.cos(angles), np.sin(angles)], -1)]
@@ -43,12 +27,8 @@ def ellipse(center: Pixels, width: float, height: float) -> list[Pixels]:
 def stroke(points: Pixels, width: float) -> list[Pixels]:
     """Return the outlines of a line with round ends, and round corners at sharp bends.
 
-    Args:
-        points: `[number, 2]`, the middle of the line.
-        width: Thickness in pixels.
-
-    Returns:
-        Outlines of the same orientation, each `[number, 2]`; an empty list without points.
+    Each outline is `[number, 2]`; all have the same orientation. `points`, `[number, 2]`, are the
+    middle of the line; the list is empty without points.
     """
     if len(points) == 0:
         return []

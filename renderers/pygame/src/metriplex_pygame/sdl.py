@@ -21,11 +21,7 @@ _SUBSYSTEMS = ("display", "font", "joystick", "mixer")
 
 @functools.cache
 def load_pygame() -> ModuleType:
-    """Import pygame without its greeting, and restore `os.environ`.
-
-    Returns:
-        The module, not initialised.
-    """
+    """Import pygame, not initialised, without its greeting, and restore `os.environ`."""
     with _lock, _environment({"PYGAME_HIDE_SUPPORT_PROMPT": "1"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the build of pygame
         import pygame

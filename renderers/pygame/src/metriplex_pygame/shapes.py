@@ -20,15 +20,10 @@ _OVERHEAD = 1024
 
 @final
 class Stencil(NamedTuple):
-    """A shape in its colour.
+    """A shape in its colour."""
 
-    Attributes:
-        surface: A `pygame.Surface` with the alpha of the shape.
-        position: Left and top in the picture, in pixels.
-    """
-
-    surface: Any
-    position: tuple[int, int]
+    surface: Any  # a `pygame.Surface` with the alpha of the shape
+    position: tuple[int, int]  # left and top in the picture, in pixels
 
 
 @final
@@ -46,15 +41,10 @@ class ShapeCache:
             self._last, self._current, self._bytes = self._current, {}, 0
 
     def stencil(self, shape: Hashable, rgb: RGB, mask: Callable[[], Mask | None]) -> Stencil | None:
-        """Return a shape from the cache, or make it.
+        """Return a shape from the cache, or make it; None if the shape is not visible.
 
-        Args:
-            shape: Key of the shape, unique in the picture.
-            rgb: Colour of the shape.
-            mask: Makes the mask; called if the shape is not cached.
-
-        Returns:
-            The shape; None if the shape is not visible.
+        `shape` is the key of the shape, unique in the picture; `mask` is called if it is not
+        cached.
         """
         key = (shape, rgb)
         if key in self._current:

@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=64)
 def text_alpha(text: str, size: int) -> Alpha:
-    """Draw text with centred lines.
+    """Return text with centred lines as uint8 `[height, width]`: 0 outside the letters, 255 inside.
 
-    Args:
-        text: Text.
-        size: Height of the font in pixels.
-
-    Returns:
-        uint8 `[height, width]`: 0 outside the letters, 255 inside; must not be modified.
+    `size` is the height of the font in pixels. The array must not be modified.
     """
     with fonts():
         lines = _lines(text.replace("\0", "").split("\n"), size)

@@ -30,14 +30,7 @@ _LOOK_UP_SECONDS = 5.0
 
 
 def main(jobs: int, replies: int, directory: str, parent: int) -> None:
-    """Draw jobs until JOBS is closed or the parent has ended.
-
-    Args:
-        jobs: Descriptor to read from.
-        replies: Descriptor to write to.
-        directory: Directory to remove at the end.
-        parent: Id of the training process.
-    """
+    """Draw jobs until JOBS is closed or the parent has ended."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when drawing ends
         signal.signal(number, signal.SIG_IGN)
     session = None

@@ -25,15 +25,9 @@ CLOSED = "the run was closed before the clip was done"
 def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None]) -> RenderResult:
     """Draw and encode one clip, frame by frame.
 
-    Args:
-        renderer: Renderer of the states.
-        job: Clip to draw.
-        progress: Called with the number of drawn frames, before each frame and before each file is
-            finished. An exception that it raises ends the clip.
-
-    Returns:
-        The result, which holds every exception of the renderer or of an encoder. If one format
-        fails, the other formats are still encoded.
+    `progress` is called with the number of drawn frames, before each frame and before each file is
+    finished; an exception that it raises ends the clip. The result holds every exception of the
+    renderer or of an encoder. If one format fails, the other formats are still encoded.
     """
     label = job.without_states()
     errors: dict[str, Exception] = {}
@@ -74,9 +68,7 @@ def draw_clip(renderer: Renderer, job: RenderJob, progress: Callable[[int], None
 def failed(job: RenderJob, error: BaseException) -> RenderResult:
     """Return the result of a job that an exception ended.
 
-    Args:
-        job: The job.
-        error: The exception. The reason names its type, unless the exception is a `VideoError`.
+    The reason names the type of the exception, unless the exception is a `VideoError`.
     """
     return RenderResult(job.without_states(), error=_reason(error), details=_text(error))
 
@@ -103,7 +95,7 @@ class Drawer(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, job: RenderJob) -> RenderResult:
-        """Draw a clip; never raise. Block until the clip is done or failed, or `stop` was called."""
+        """Draw a clip; never raise. Block until it is done or failed, or `stop` was called."""
 
     @abc.abstractmethod
     def restore_priority(self) -> None:

@@ -15,27 +15,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderJob:
-    """A clip to draw.
-
-    Attributes:
-        tag: Tag of the video.
-        step: Environment steps taken before the rollout was recorded.
-        fps: Frames a second at which the clip plays.
-        formats: Formats to encode: `gif`, `webp`, `mp4`.
-        states: Result of `Renderer.select` for each state, as NumPy arrays, in order of time.
-        lane: Index along the flattened vmapped axes; None for a run that is not vmapped.
-        iteration: Index of the training iteration; None outside an iteration.
-        wall_time: Seconds since the Unix epoch at which the states reached the host.
-    """
+    """A clip to draw."""
 
     tag: str
-    step: int
+    step: int  # environment steps taken before the rollout was recorded
     fps: float
-    formats: tuple[str, ...]
+    formats: tuple[str, ...]  # to encode: `gif`, `webp`, `mp4`
     states: Sequence[Any] = field(repr=False)
+    """Results of `Renderer.select`, as NumPy arrays, in order of time."""
     lane: int | None = None
     iteration: int | None = None
-    wall_time: float = 0.0
+    wall_time: float = 0.0  # seconds since the Unix epoch at which the states reached the host
 
     def without_states(self) -> RenderJob:
         """Return the job without its arrays, as a label for a result."""
@@ -45,16 +35,9 @@ class RenderJob:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderResult:
-    """The result of a job.
+    """The result of a job."""
 
-    Attributes:
-        job: The job, without its states.
-        clips: Format to clip, for the formats that were encoded.
-        error: Reason why formats are missing, in a sentence; None if no format is missing.
-        details: Traceback, or the last output of the drawing process; may be empty.
-    """
-
-    job: RenderJob
-    clips: Mapping[str, Clip] = field(default_factory=dict)
-    error: str | None = None
-    details: str = ""
+    job: RenderJob  # without its states
+    clips: Mapping[str, Clip] = field(default_factory=dict)  # by format; what failed is missing
+    error: str | None = None  # reason why formats are missing, in a sentence
+    details: str = ""  # traceback, or the last output of the drawing process

@@ -34,9 +34,8 @@ class _Rollout(NamedTuple):
 class Player:
     """Play rollouts one after another, on a thread that starts with the first rollout.
 
-    Args:
-        on_states: Called with the row and the selected states of a rollout, on the thread.
-        warn: Called with iteration, step and reason if a rollout is dropped or fails.
+    The thread calls `on_states` with the row and the selected states of a rollout. `warn` is called
+    with iteration, step and reason if a rollout is dropped or fails.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Player:
         self._thread: threading.Thread | None = None
 
     def submit(self, row: Row, payload: Payload, arrays: Sequence[np.ndarray]) -> None:
-        """Queue a rollout and return at once; a full queue drops its oldest rollout with a warning."""
+        """Queue a rollout and return at once; a full queue drops its oldest one with a warning."""
         dropped = None
         with self._changed:
             if self._closing:
@@ -73,10 +72,7 @@ class Player:
             self._warn(dropped.iteration, dropped.step, f"its rollout was dropped, as {reason}")
 
     def close(self, timeout: float) -> None:
-        """Wait for the queued rollouts, at most `timeout` seconds, and end the thread.
-
-        May be called again.
-        """
+        """Wait at most `timeout` seconds for the queued rollouts, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -18,12 +18,8 @@ def lower_priority(pid: int, nice: int) -> None:
     """Lower the priority of a process and of its future children, if the system allows it.
 
     On Linux a niceness of 19 also sets the policy `SCHED_IDLE`: threads of the training then
-    preempt the process at once. With niceness alone, the process would first use up its time
-    slice of some milliseconds (sched(7)).
-
-    Args:
-        pid: Id of a process that has just started. Threads that it already has keep their priority.
-        nice: Niceness, 0 to 19.
+    preempt the process at once. With niceness alone, the process would first use up its time slice
+    of some milliseconds (sched(7)). Threads that the process already has keep their priority.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, nice)
@@ -35,8 +31,7 @@ def lower_priority(pid: int, nice: int) -> None:
 def restore_priority(pid: int) -> None:
     """End the policy `SCHED_IDLE` of a process and its children; their niceness stays.
 
-    Args:
-        pid: Id of the process. Nothing changes without the right (`RLIMIT_NICE` on Linux).
+    Nothing changes without the right (`RLIMIT_NICE` on Linux).
     """
     if not hasattr(os, "SCHED_IDLE"):
         return
@@ -47,13 +42,9 @@ def restore_priority(pid: int) -> None:
 
 
 def waited_secs(pid: int) -> float:
-    """Return how long a process and its children were runnable without a processor.
+    """Return for how many seconds a process and its children waited for a processor.
 
-    Args:
-        pid: Id of the process.
-
-    Returns:
-        Seconds, summed over the current threads (Linux's `schedstat`; 0 on other systems).
+    The result sums the current threads (Linux's `schedstat`); it is 0 on other systems.
     """
     total = 0.0
     for thread in _threads(pid):
@@ -63,7 +54,7 @@ def waited_secs(pid: int) -> float:
 
 
 def _threads(pid: int) -> Iterator[Path]:
-    """Yield the threads of a process and of its children in Linux's /proc; none on other systems."""
+    """Yield the threads of a process and its children in Linux's /proc; none on other systems."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:  # the process has ended, or there is no /proc

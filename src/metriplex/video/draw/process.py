@@ -23,8 +23,6 @@ from metriplex.video.draw.jobs import RenderJob, RenderResult
 from metriplex.video.draw.priority import lower_priority, restore_priority, waited_secs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from metriplex.plugins.interfaces import Renderer
 
 _GRACE_SECONDS = 5.0
@@ -45,25 +43,8 @@ _DEFAULTS = {"LP_NUM_THREADS": "1"}
 class ProcessDrawer(Drawer):
     """Draw in a process of its own, which starts at the first job and after each death."""
 
-    def __init__(
-        self,
-        renderer: Renderer,
-        *,
-        nice: int,
-        timeout_secs: float,
-        environment: Mapping[str, str],
-    ) -> None:
-        """Pickle the renderer; start nothing.
-
-        Args:
-            renderer: Renderer, pickled by cloudpickle.
-            nice: Niceness of the process.
-            timeout_secs: Seconds without a new frame after which the process is killed.
-            environment: Variables to set in the environment of the process.
-
-        Raises:
-            ConfigurationError: The renderer can't be pickled.
-        """
+    def __init__(self, renderer: Renderer, *, nice: int, timeout_secs: float) -> None:
+        """Pickle the renderer, or raise `ConfigurationError`; start nothing."""
         try:
             self._renderer = wire.pack(renderer)
         except Exception as error:
@@ -75,7 +56,6 @@ class ProcessDrawer(Drawer):
             ) from error
         self._nice = nice
         self._timeout = timeout_secs
-        self._environment = dict(environment)
         self._child: Child | None = None
         self._lock = threading.Lock()
         self._restored = False
@@ -140,7 +120,7 @@ class ProcessDrawer(Drawer):
         with self._lock:
             if self._stopped:
                 raise VideoError(CLOSED)
-            self._child = Child(self._environment, self._nice)
+            self._child = Child(self._nice)
             if self._restored:
                 self._child.restore_priority()
             return self._child
@@ -159,23 +139,11 @@ class ProcessDrawer(Drawer):
 
 @final
 class Child:
-    """A drawing process; the last calls are `end`, `wait` and `release`, in this order.
+    """A drawing process; the last calls are `end`, `wait` and `release`, in this order."""
 
-    Attributes:
-        tail: Last output of the process.
-    """
-
-    def __init__(self, environment: Mapping[str, str], nice: int) -> None:
-        """Start the process.
-
-        Args:
-            environment: Variables to set.
-            nice: Niceness of the process.
-
-        Raises:
-            OSError: The process can't be started.
-        """
-        self.tail = b""
+    def __init__(self, nice: int) -> None:
+        """Start the process, or raise `OSError`."""
+        self.tail = b""  # last output of the process
         self._waited = -1.0
         self._received = bytearray()
         self._printing = True
@@ -196,7 +164,7 @@ class Child:
                 stderr=output,
                 pass_fds=(jobs, replies),
                 process_group=0,
-                env=_variables(environment, self._directory),
+                env=_variables(self._directory),
             )
         except BaseException:
             self.release()
@@ -224,17 +192,10 @@ class Child:
         return before < 0 or self._waited - before > _SECOND_LOOK_SECONDS / 2
 
     def exchange(self, unsent: memoryview, timeout: float) -> tuple[memoryview, list[Any]]:
-        """Send and receive as much as possible; wait if neither is possible.
+        """Send and receive as much as possible; wait at most `timeout` seconds if neither is.
 
-        Args:
-            unsent: Bytes to send.
-            timeout: Longest wait in seconds.
-
-        Returns:
-            The bytes still to send, and the received messages.
-
-        Raises:
-            EOFError: The process has ended.
+        Return the bytes still to send, and the received messages. Raise `EOFError` if the process
+        has ended.
         """
         with selectors.PollSelector() as selector:
             selector.register(self._replies, selectors.EVENT_READ)
@@ -264,11 +225,7 @@ class Child:
                     os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, grace: float) -> None:
-        """Wait until the process ends by itself.
-
-        Args:
-            grace: Longest wait in seconds.
-        """
+        """Wait at most `grace` seconds until the process ends by itself."""
         self._close_jobs()
         deadline = time.monotonic() + grace
         with contextlib.suppress(EOFError):
@@ -304,8 +261,8 @@ class Child:
             self._jobs = -1
 
 
-def _variables(environment: Mapping[str, str], directory: str) -> dict[str, str]:
+def _variables(directory: str) -> dict[str, str]:
     """Return the environment variables of the process; it finds modules where this one does."""
     path = [entry or str(Path.cwd()) for entry in sys.path]
     own = {"PYTHONPATH": os.pathsep.join(path), "TMPDIR": directory}
-    return {**_DEFAULTS, **os.environ, **_ENVIRONMENT, **own, **environment}
+    return {**_DEFAULTS, **os.environ, **_ENVIRONMENT, **own}

@@ -15,16 +15,8 @@ CHUNK = 1 << 18
 
 
 def pack(message: Any) -> bytes:
-    """Return the packet of a message.
-
-    Args:
-        message: Any object that cloudpickle can pickle, also of classes defined in `__main__`.
-    """
-    return packet(cloudpickle.dumps(message))
-
-
-def packet(pickled: bytes) -> bytes:
-    """Return the packet of a message that is already pickled."""
+    """Return the packet of any object that cloudpickle pickles, also of a class in `__main__`."""
+    pickled = cloudpickle.dumps(message)
     return HEADER.pack(len(pickled)) + pickled
 
 
@@ -41,21 +33,13 @@ def unpack(received: bytearray) -> list[Any]:
 
 
 def read(descriptor: int) -> bytes:
-    """Wait for one packet and return its pickle.
-
-    Raises:
-        EOFError: The other end is closed.
-    """
+    """Wait for one packet and return its pickle; raise `EOFError` if the other end is closed."""
     (length,) = HEADER.unpack(_read(descriptor, HEADER.size))
     return _read(descriptor, length)
 
 
 def write(descriptor: int, message: Any) -> None:
-    """Send a message.
-
-    Raises:
-        BrokenPipeError: The other end is closed.
-    """
+    """Send a message; raise `BrokenPipeError` if the other end is closed."""
     data = memoryview(pack(message))
     while data:
         data = data[os.write(descriptor, data) :]

@@ -12,7 +12,7 @@ from metriplex.errors import ConfigurationError, VideoError
 from metriplex.video.draw.drawer import CLOSED, Drawer, ThreadDrawer, failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from metriplex.plugins.interfaces import Renderer
     from metriplex.video.draw.jobs import RenderJob, RenderResult
@@ -35,9 +35,6 @@ class RenderWorker:
 
     No method raises because of a renderer, an encoder or the process. `close` must be called before
     the interpreter ends, because a thread that draws at that time would crash the interpreter.
-
-    Attributes:
-        dropped: Number of jobs that were dropped because newer jobs waited.
     """
 
     def __init__(
@@ -49,22 +46,15 @@ class RenderWorker:
         nice: int = 19,
         timeout_secs: float = 120.0,
         backlog: int = 2,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Pickle the renderer; start nothing before the first job.
 
-        Args:
-            renderer: Renderer of the states. It is pickled by this constructor, and the drawing
-                process unpickles it again after each failure. `mode="thread"` uses it directly.
-            on_result: Called with the result of every job, once each, on the worker's thread (or on
-                the submitting thread, for a job submitted after `close`). Exceptions are logged.
-            mode: `process` or `thread`.
-            nice: Niceness of the drawing process, 0 (like training) to 19 (only when no other
-                process wants the processor). Not used with `mode="thread"`.
-            timeout_secs: Seconds without a new frame after which the drawing process is killed; the
-                first frame includes its start. Not used with `mode="thread"`.
-            backlog: Number of jobs that may wait while one is drawn, at least 1.
-            environment: Variables for the drawing process alone, such as `MUJOCO_GL`.
+        The drawing process unpickles the renderer again after each failure. `on_result` gets the
+        result of every job, once each, on the worker's thread (or on the submitting thread, for a
+        job submitted after `close`); its exceptions are logged. `nice` is the niceness of the
+        drawing process, 0 (like training) to 19 (only when no other process wants the processor).
+        The process is killed after `timeout_secs` without a new frame; the first frame includes its
+        start. `backlog` jobs may wait while one is drawn.
 
         Raises:
             ConfigurationError: The renderer can't be pickled, cloudpickle is not installed, or
@@ -81,7 +71,7 @@ class RenderWorker:
         if mode == "thread":
             self._drawer = ThreadDrawer(renderer)
         else:
-            self._drawer = _process_drawer(renderer, nice, timeout_secs, environment or {})
+            self._drawer = _process_drawer(renderer, nice, timeout_secs)
         self._on_result = on_result
         self._backlog = backlog
         self._waiting: collections.deque[RenderJob] = collections.deque()
@@ -90,14 +80,10 @@ class RenderWorker:
         self._busy = False
         self._closing = False
         self._thread: threading.Thread | None = None
-        self.dropped = 0
+        self.dropped = 0  # number of jobs, in favour of newer jobs
 
     def submit(self, job: RenderJob) -> None:
-        """Queue a job; never block, never raise.
-
-        Args:
-            job: The job. Its arrays must not be changed afterwards.
-        """
+        """Queue a job, whose arrays must not be changed afterwards; never block, never raise."""
         with self._changed:
             if not self._closing and self._started():
                 self._waiting.append(job)
@@ -108,25 +94,16 @@ class RenderWorker:
         self._report(failed(job, VideoError("the run was closed before the clip was asked for")))
 
     def flush(self, timeout: float) -> bool:
-        """Wait until every job has its result.
-
-        Args:
-            timeout: Longest wait in seconds.
-
-        Returns:
-            True if no job is left.
-        """
+        """Wait up to `timeout` seconds for all results; return True if no job is left."""
         with self._changed:
             return self._changed.wait_for(self._idle, timeout)
 
     def close(self, timeout: float) -> None:
         """Wait for the queued clips, then end the thread and the drawing process.
 
-        When this returns, every job has its result, unless the renderer of a thread hangs. May be
-        called twice, and at the interpreter's exit.
-
-        Args:
-            timeout: Seconds after which unfinished clips are abandoned.
+        Clips that are unfinished after `timeout` seconds are abandoned. When this returns, every
+        job has its result, unless the renderer of a thread hangs. May be called twice, and at the
+        interpreter's exit.
         """
         self._drawer.restore_priority()
         with self._changed:
@@ -198,9 +175,7 @@ class RenderWorker:
             logger.exception("the result of a clip could not be handed on")
 
 
-def _process_drawer(
-    renderer: Renderer, nice: int, timeout_secs: float, environment: Mapping[str, str]
-) -> Drawer:
+def _process_drawer(renderer: Renderer, nice: int, timeout_secs: float) -> Drawer:
     try:
         from metriplex.video.draw.process import ProcessDrawer
     except ModuleNotFoundError as error:
@@ -209,4 +184,4 @@ def _process_drawer(
             f"`pip install 'metriplex[video]'`, or draw in the training process with "
             f'`video_worker="thread"`'
         ) from error
-    return ProcessDrawer(renderer, nice=nice, timeout_secs=timeout_secs, environment=environment)
+    return ProcessDrawer(renderer, nice=nice, timeout_secs=timeout_secs)

@@ -19,28 +19,21 @@ from metriplex.video.encode.timing import Timing, rate
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from fractions import Fraction
-    from types import TracebackType
 
 FORMATS = ("gif", "webp", "mp4")
 
 _LARGEST = {"gif": 0xFFFF, "webp": 0x3FFF, "mp4": 0x3FFF}
-_MAKE_THEM = "make `video_width` and `video_height` smaller"
 
 
 def encode(frames: Iterable[np.ndarray], *, fps: float, format: str) -> Clip:  # noqa: A002
     """Encode a clip; at most a few frames are in memory at a time.
 
-    Args:
-        frames: At least one frame, uint8 `[height, width, 3]`, RGB, all of the same size. Each
-            frame is encoded before the iterator is advanced, so the array may be overwritten.
-        fps: Frames a second.
-        format: `gif`: repeats for ever; one palette of 256 colors (without ffmpeg one per frame);
-            durations in units of 10 ms. `webp`: repeats for ever, lossy; durations in units of
-            1 ms. `mp4`: H.264.
+    Each frame is encoded before the iterator is advanced, so its array may be overwritten. `gif`
+    repeats for ever, with one palette of 256 colors (without ffmpeg one per frame) and durations in
+    units of 10 ms; `webp` repeats for ever, is lossy, and has units of 1 ms; `mp4` is H.264.
 
-    Returns:
-        The clip, every frame once and in order. Browsers slow down clips above 50 (GIF) or 90
-        (WebP) frames a second, so frames of faster clips are left out.
+    The clip has every frame once and in order. Browsers slow down clips above 50 (GIF) or 90 (WebP)
+    frames a second, so frames of faster clips are left out.
 
     Raises:
         VideoError: A frame is invalid, there is no frame, or the encoder failed: the encoder is
@@ -81,15 +74,7 @@ class ClipEncoder:
     __slots__ = ("_count", "_directory", "_encoder", "_shape", "_timing", "format", "fps")
 
     def __init__(self, *, fps: float, format: str) -> None:  # noqa: A002 - the field's name
-        """Check the arguments; the encoder itself starts with the first frame.
-
-        Args:
-            fps: Frames a second.
-            format: `gif`, `webp` or `mp4`.
-
-        Raises:
-            VideoError: There is no such format, or `fps` isn't positive.
-        """
+        """Check the arguments, or raise `VideoError`; the encoder starts with the first frame."""
         if format not in FORMATS:
             raise VideoError(f"`format` of a clip must be one of {FORMATS}; got {format!r}")
         self.format = format
@@ -101,13 +86,10 @@ class ClipEncoder:
         self._directory: Path | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode the next frame.
+        """Encode the next frame, uint8 `[height, width, 3]`, RGB, of the size of the first frame.
 
-        Args:
-            frame: uint8 `[height, width, 3]`; the array may be overwritten afterwards.
-
-        Raises:
-            VideoError: The frame is invalid, or the encoder failed.
+        The array may be overwritten afterwards. Raise `VideoError` if the frame is invalid or the
+        encoder failed.
         """
         height, width, channels = self._check(frame)
         try:
@@ -123,11 +105,7 @@ class ClipEncoder:
         self._count += 1
 
     def finish(self) -> Clip:
-        """Return the clip.
-
-        Raises:
-            VideoError: There was no frame, or the encoder failed.
-        """
+        """Return the clip; raise `VideoError` if there was no frame or the encoder failed."""
         if self._encoder is None or self._shape is None:
             raise VideoError("a clip must have at least one frame; got none")
         durations = self._timing.durations(self._count)
@@ -149,12 +127,7 @@ class ClipEncoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check(self, frame: np.ndarray) -> tuple[int, int, int]:
@@ -178,7 +151,8 @@ class ClipEncoder:
         if max(shape) > largest:
             raise VideoError(
                 f"a frame for {self.format} has at most {largest} pixels a side; frame "
-                f"{self._count} is {shape[1]} x {shape[0]}: {_MAKE_THEM}"
+                f"{self._count} is {shape[1]} x {shape[0]}: make `video_width` and `video_height` "
+                f"smaller"
             )
         return shape
 

@@ -30,11 +30,7 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def finish(self, durations: list[int]) -> bytes:
-        """Return the bytes of the file.
-
-        Args:
-            durations: Duration of each written frame, in ticks of the format.
-        """
+        """Return the bytes of the file; `durations` has the ticks of each written frame."""
 
     @abc.abstractmethod
     def close(self) -> None:

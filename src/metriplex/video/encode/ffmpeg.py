@@ -53,16 +53,7 @@ class FFmpeg:
     __slots__ = ("_complaints", "_process", "_written")
 
     def __init__(self, executable: str, options: Sequence[str], output: Path | None) -> None:
-        """Start the process.
-
-        Args:
-            executable: Path of ffmpeg.
-            options: Command line of ffmpeg, without general options.
-            output: File for the standard output of ffmpeg; None discards that output.
-
-        Raises:
-            VideoError: ffmpeg can't be started.
-        """
+        """Start ffmpeg, or raise `VideoError`; None discards its standard output."""
         # Whatever doesn't fit into this pipe is dropped, so that ffmpeg never waits for a reader.
         self._complaints, complaints = os.pipe()
         os.set_blocking(complaints, False)
@@ -83,14 +74,7 @@ class FFmpeg:
         self._written = 0
 
     def write(self, frame: np.ndarray) -> None:
-        """Write a frame to ffmpeg.
-
-        Args:
-            frame: uint8 `[height, width, 3]`.
-
-        Raises:
-            VideoError: ffmpeg has ended.
-        """
+        """Write a frame, uint8 `[height, width, 3]`; raise `VideoError` if ffmpeg has ended."""
         assert self._process.stdin is not None
         data = np.ascontiguousarray(frame).data.cast("B")
         try:
@@ -102,11 +86,7 @@ class FFmpeg:
         self._written += 1
 
     def finish(self) -> None:
-        """Wait until ffmpeg has encoded all frames.
-
-        Raises:
-            VideoError: ffmpeg failed.
-        """
+        """Wait until ffmpeg has encoded all frames; raise `VideoError` if ffmpeg failed."""
         if self._end():
             raise self._failure()
         os.close(self._complaints)

@@ -31,17 +31,10 @@ _KEEP_SHOWN = b"\x21\xf9\x04\x04\x00\x00\x00\x00"
 
 
 def set_durations(gif: bytes, durations: Sequence[int]) -> bytes:
-    """Replace the duration of each frame.
+    """Replace the duration of each frame; durations are hundredths of a second, one a frame.
 
-    Args:
-        gif: A file in which every frame has a graphic control extension.
-        durations: In hundredths of a second, one a frame.
-
-    Returns:
-        The new file.
-
-    Raises:
-        VideoError: The file doesn't have that many frames.
+    Raise `VideoError` if the file doesn't have that many frames, each with a graphic control
+    extension.
     """
     data = bytearray(gif)
     try:
@@ -66,14 +59,10 @@ def start_animation(width: int, height: int) -> bytes:
 
 
 def animation_frame(frame: np.ndarray, shown: np.ndarray | None) -> bytes:
-    """Encode one frame of an animation, with a palette of its own of up to 256 colors.
+    """Encode one frame, uint8 `[height, width, 3]`, with a palette of its own of up to 256 colors.
 
-    Args:
-        frame: uint8 `[height, width, 3]`. Up to 256 colors in the changed part are kept exactly.
-        shown: The frame before, of which only the changed part is replaced; None for the first.
-
-    Returns:
-        The frame's blocks, with the duration 0.
+    Only the part that differs from `shown`, the frame before, is encoded; up to 256 colors in that
+    part are kept exactly. The duration in the blocks is 0.
     """
     import imageio.v3 as imageio
 

@@ -13,20 +13,12 @@ from metriplex.errors import VideoError
 @final
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Select the frames of a clip that a format shows, and their durations in ticks.
-
-    Attributes:
-        fps: Frames a second of the clip.
-        ticks: Ticks a second of the format: 100 for GIF, 1000 for WebP.
-        shortest: Shortest duration that browsers respect, in ticks; browsers show a shorter frame
-            for 100 ms.
-        longest: Longest duration that the format can store, in ticks.
-    """
+    """Select the frames of a clip that a format shows, and their durations in ticks."""
 
     fps: Fraction
-    ticks: int
-    shortest: int
-    longest: int
+    ticks: int  # a second: 100 for GIF, 1000 for WebP
+    shortest: int  # ticks; browsers show a frame of a shorter duration for 100 ms
+    longest: int  # ticks that the format can store
 
     def __post_init__(self) -> None:
         """Raise `VideoError` unless the rate is positive."""
@@ -45,12 +37,8 @@ class Timing:
     def durations(self, num_frames: int) -> list[int]:
         """Return the duration of each frame that `shows` selects; rounding errors don't add up.
 
-        Args:
-            num_frames: Number of frames of the whole clip, at least 1.
-
-        Returns:
-            One duration in ticks per shown frame. Their sum is the clip's length rounded to a tick,
-            if the format's shortest and longest durations allow it.
+        `num_frames` is the number of frames of the whole clip. The sum of the durations is the
+        clip's length rounded to a tick, if the format's shortest and longest durations allow it.
         """
         shown = [index for index in range(num_frames) if self.shows(index)]
         if self._stride > 1:
@@ -73,10 +61,6 @@ class Timing:
 def rate(fps: float) -> Fraction:
     """Return a frame rate as a ratio of small integers, for encoders: 29.97 is 2997/100.
 
-    Args:
-        fps: Frames a second.
-
-    Returns:
-        The closest fraction with a denominator up to 1,000,000; 0 for what isn't finite.
+    The denominator is at most 1,000,000; the result for a rate that isn't finite is 0.
     """
     return Fraction(fps).limit_denominator(1_000_000) if math.isfinite(fps) else Fraction(0)

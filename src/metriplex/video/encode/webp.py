@@ -24,12 +24,7 @@ _KEY_FRAMES = 999
 def write_webp(read: Callable[[int], np.ndarray], durations: Sequence[int]) -> bytes:
     """Encode an animated WebP that repeats for ever; equal consecutive frames become one frame.
 
-    Args:
-        read: Returns frame `index`, uint8 `[height, width, 3]`.
-        durations: Duration of each frame in milliseconds.
-
-    Returns:
-        The bytes of the file.
+    `read` returns frame `index`, uint8 `[height, width, 3]`; durations are milliseconds.
     """
     from PIL import Image
 

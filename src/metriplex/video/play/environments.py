@@ -15,9 +15,8 @@ _METHODS = ("initial", "transition", "observation", "terminal")
 class PatternEnvironment(Environment):
     """Adapt the protocol `initial`, `transition`, `observation`, `terminal`, `truncate`.
 
-    Args:
-        env: An environment with these methods; `truncate` and `action_mask` may be missing. An
-            attribute `traceable = False` declares that jax can't trace the methods.
+    `truncate` and `action_mask` may be missing. An attribute `traceable = False` of the environment
+    declares that jax can't trace the methods.
     """
 
     def __init__(self, env: Any) -> None:

@@ -38,13 +38,9 @@ class Payload(abc.ABC):
 @final
 @dataclass(frozen=True)
 class States(Payload):
-    """A rollout that the device has played.
+    """A rollout that the device has played."""
 
-    Attributes:
-        structure: Pytree structure of the part of a state that the renderer selects.
-    """
-
-    structure: jax.tree_util.PyTreeDef
+    structure: jax.tree_util.PyTreeDef  # of the part of a state that the renderer selects
 
     def selected(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
         """See `Payload.selected`.
@@ -58,21 +54,13 @@ class States(Payload):
 @final
 @dataclass(frozen=True)
 class Play(Payload):
-    """A rollout that the host has to play, because the environment can't be traced.
-
-    Attributes:
-        env: The environment, adapted.
-        select: Returns the part of a state that drawing needs.
-        num_steps: Steps of the rollout.
-        policy: The policy and the key, without their arrays.
-        x64: True if 64-bit types were enabled while the program was traced.
-    """
+    """A rollout that the host has to play, because the environment can't be traced."""
 
     env: Environment
     select: Callable[[Any], Any]
     num_steps: int
-    policy: Parts
-    x64: bool
+    policy: Parts  # of the policy and the key
+    x64: bool  # True if 64-bit types were enabled while the program was traced
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def selected(self, arrays: Sequence[np.ndarray]) -> Iterator[Any]:
@@ -102,17 +90,11 @@ class Play(Payload):
 @final
 @dataclass(frozen=True)
 class Parts:
-    """A pytree without its arrays.
-
-    Attributes:
-        structure: Structure of the pytree.
-        others: Leaves that aren't arrays; None in the place of arrays.
-        keys: PRNG implementation of each array that holds keys; None for other arrays.
-    """
+    """A pytree without its arrays."""
 
     structure: jax.tree_util.PyTreeDef
-    others: tuple[Any, ...]
-    keys: tuple[Any, ...]
+    others: tuple[Any, ...]  # leaves that aren't arrays; None in the place of arrays
+    keys: tuple[Any, ...]  # implementation of each array of PRNG keys; None for other arrays
 
     @classmethod
     def split(cls, tree: Any) -> tuple[Parts, list[Any]]:

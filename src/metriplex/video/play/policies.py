@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-Reset: TypeAlias = Callable[[Any], Any]
-Act: TypeAlias = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _KEYS = frozenset({"key", "rng", "rng_key", "prng_key", "seed"})
 _MASKS = frozenset({"action_mask", "mask"})
@@ -15,27 +14,22 @@ _MASKS = frozenset({"action_mask", "mask"})
 
 @final
 class Actor(NamedTuple):
-    """A policy in one form.
+    """A policy in one form."""
 
-    Attributes:
-        reset: Maps a key to the policy's state at the start of an episode, None without state.
-        act: Maps state, observation, key and action mask to the new state and the action.
-    """
+    reset: Callable[[Any], Any]
+    """Maps a key to the policy's state at the start of an episode, None without state."""
 
-    reset: Reset
-    act: Act
+    act: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+    """Maps state, observation, key and action mask to the new state and the action."""
 
 
 def adapt_policy(policy: Any) -> Actor:
-    """Adapt a policy by its signature.
+    """Adapt a policy by its signature; raise `TypeError` if the policy is not callable.
 
     A policy with a method `reset` is a policy of the callback pattern: `reset(key=)` returns a
     state, and `policy(state, observation, key=, action_mask=)` returns a state and an action. Any
     other policy gets the observation and returns an action. The key is passed to a parameter named
     `key` (`rng`, `rng_key`, `prng_key`, `seed`), the mask to `action_mask` (`mask`).
-
-    Raises:
-        TypeError: The policy is not callable.
     """
     if not callable(policy):
         raise TypeError(f"a policy must be callable to be shown; got `{type(policy).__name__}`")

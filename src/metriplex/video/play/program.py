@@ -33,18 +33,10 @@ logger = logging.getLogger("metriplex")
 @final
 @dataclass(frozen=True)
 class VideoProgram:
-    """Settings of a callback's videos that shape the compiled program; equal ones share it.
+    """Settings of a callback's videos that shape the compiled program; equal ones share it."""
 
-    Attributes:
-        identity: Equal for two runs that show the same environment in the same way.
-        interval: Iterations between two videos.
-        num_steps: Steps of a video.
-        env: The environment, adapted.
-        select: Returns the part of a state that is sent to the host.
-    """
-
-    identity: Hashable
-    interval: int
+    identity: Hashable  # equal for two runs that show the same environment in the same way
+    interval: int  # iterations between two videos
     num_steps: int
     env: Environment = field(compare=False)
     select: Callable[[Any], Any] = field(compare=False)
@@ -66,14 +58,9 @@ class VideoProgram:
         The rollout is a branch of the program that costs nothing in the other iterations. With
         vmapped lanes the first lane is played, and the branch stays a branch under `vmap`.
 
-        Args:
-            config: Configuration of the callback.
-            run: The run handle.
-            state: The state at the end of the iteration.
-            policy: The current policy.
-            key: PRNG key, typed or raw; None derives a key from the iteration.
-            iteration: Index as counted by the user; None for the state's own count.
-            where: False logs nothing.
+        `state` is the state at the end of the iteration, and `run` the run handle. `key` is typed
+        or raw; None derives a key from the iteration. `iteration` is the index as counted by the
+        user; None takes the state's count. `where=False` sends nothing.
         """
         if policy is None:
             self._warn("`on_iteration` was given no `policy=`, which evaluation videos need")

@@ -23,21 +23,12 @@ if TYPE_CHECKING:
 
 
 def rollout(
-    env: Environment,
-    policy: Any,
-    key: jax.Array,
-    *,
-    num_steps: int,
-    select: Callable[[Any], Any],
+    env: Environment, policy: Any, key: jax.Array, *, num_steps: int, select: Callable[[Any], Any]
 ) -> Any:
     """Play `num_steps` steps, and start a new episode whenever one ends; traceable.
 
-    Args:
-        env: The environment, adapted.
-        policy: The policy, see `metriplex.video.play.policies.adapt_policy`.
-        key: Typed PRNG key; the same key gives the same rollout.
-        num_steps: Number of recorded states, the first state of an episode included.
-        select: Returns the part of a state to keep.
+    `policy` is a policy as the user gave it. The same typed key gives the same rollout. The first
+    state of an episode is one of the steps.
 
     Returns:
         The results of `select`, with a leading axis `[num_steps]` on each leaf.
@@ -66,19 +57,11 @@ def rollout(
 
 
 def play(
-    env: Environment,
-    actor: Actor,
-    key: jax.Array,
-    *,
-    num_steps: int,
-    select: Callable[[Any], Any],
+    env: Environment, actor: Actor, key: jax.Array, *, num_steps: int, select: Callable[[Any], Any]
 ) -> Iterator[Any]:
     """Play a rollout like `rollout`, one step after another on the host.
 
-    Actions reach the environment as NumPy arrays.
-
-    Yields:
-        The result of `select` for each state, as NumPy arrays.
+    Actions reach the environment as NumPy arrays, and each result of `select` holds NumPy arrays.
     """
     env_key, policy_key, steps_key = jax.random.split(key, 3)
     env_state, policy_state = env.reset(env_key), actor.reset(policy_key)

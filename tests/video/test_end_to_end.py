@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_end_to_end import ask_until, tensorboard
 
 from metriplex import MetricsCallback
 from metriplex.demo.cartpole import CartPole
 from metriplex.demo.ppo import Config, train
+from programs.test_end_to_end import ask_until, tensorboard
 
 if TYPE_CHECKING:
     from collections.abc import Generator

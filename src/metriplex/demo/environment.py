@@ -42,8 +42,8 @@ class Renderer(Protocol):
 class Environment(Protocol):
     """An environment with discrete actions; every method is traceable.
 
-    `state` is a pytree, `key` a JAX PRNG key. An environment is immutable and hashable, so it can be
-    a static argument of a jitted function. Only `num_actions` is not part of the callback pattern.
+    `state` is a pytree, `key` a JAX PRNG key. An environment is immutable and hashable, so it can
+    be a static argument of a jitted function. Only `num_actions` is not part of the callback pattern.
     The environment's `render` or MuJoCo draws its states.
     """
 

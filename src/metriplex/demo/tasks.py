@@ -48,6 +48,7 @@ TASKS = {
 }
 """Tasks by the name that `metriplex demo --env` takes.
 
-The best return of CartPole is 500; Gymnasium considers CartPole-v1 solved at 475. The pendulum can't
-reach 500, because the swing-up takes time: 400 means upright within two seconds, then balanced.
+The best return of CartPole is 500; Gymnasium considers CartPole-v1 solved at 475. The pendulum
+can't reach 500, because the swing-up takes time: 400 means upright within two seconds, then
+balanced.
 """

@@ -111,7 +111,7 @@ def read_color(call: str, name: str, value: Color) -> tuple[int, int, int]:
 
 
 def read_viewport(transform: Any) -> Viewport:
-    """Read the `transform` of an environment's renderer: a `metriplex.Viewport` or a similar object.
+    """Read the `transform` of an environment's renderer: a `Viewport`, or an object like it.
 
     Args:
         transform: Has `width`, `height`, `scale`, `offset` and perhaps `y_up`, as plain numbers or

@@ -1,8 +1,9 @@
 """Exact coverage of pixels by shapes, for smooth edges.
 
-Every edge of a polygon is cut at the boundaries of pixels. A piece that rises by `dy` within a pixel
-adds `dy` to all pixels to its right in the row. To its own pixel it adds `dy` times the share of the
-pixel to the right of the piece. By Green's theorem the sum along a row is the covered signed area.
+Every edge of a polygon is cut at the boundaries of pixels. A piece that rises by `dy` within a
+pixel adds `dy` to all pixels to its right in the row. To its own pixel it adds `dy` times the share
+of the pixel to the right of the piece. By Green's theorem the sum along a row is the covered signed
+area.
 """
 
 from __future__ import annotations

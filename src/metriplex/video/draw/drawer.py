@@ -103,7 +103,7 @@ class Drawer(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, job: RenderJob) -> RenderResult:
-        """Draw a clip; never raise. Block until the clip is done or failed, or `stop` was called."""
+        """Draw a clip; never raise. Block until the clip is done or failed, or until `stop`."""
 
     @abc.abstractmethod
     def restore_priority(self) -> None:

@@ -53,7 +53,7 @@ class Player:
         self._thread: threading.Thread | None = None
 
     def submit(self, row: Row, payload: Payload, arrays: Sequence[np.ndarray]) -> None:
-        """Queue a rollout and return at once; a full queue drops its oldest rollout with a warning."""
+        """Queue a rollout and return at once; a full queue drops its oldest, with a warning."""
         dropped = None
         with self._changed:
             if self._closing:

@@ -63,7 +63,7 @@ def waited_secs(pid: int) -> float:
 
 
 def _threads(pid: int) -> Iterator[Path]:
-    """Yield the threads of a process and of its children in Linux's /proc; none on other systems."""
+    """Yield the threads of a process and of its children (Linux's /proc; none elsewhere)."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:  # the process has ended, or there is no /proc

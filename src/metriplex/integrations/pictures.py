@@ -125,7 +125,7 @@ class Acrobot(Picture):
         return Viewport(500, 500, 250 / (self.first + self.second + 0.2), (250, 250))
 
     def render(self, state: Any, renderer: Any) -> None:
-        """See `Picture.render`; the state has `joint_angle1` and `joint_angle2`, 0 is down."""
+        """See `Picture.render`; the state has `joint_angle1`, `joint_angle2`; 0 is down."""
         upper = _number(state["joint_angle1"])
         lower = upper + _number(state["joint_angle2"])
         elbow = _along((0.0, 0.0), np.pi - upper, self.first)

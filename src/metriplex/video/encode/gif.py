@@ -36,9 +36,8 @@ def set_durations(gif: bytes, durations: Sequence[int]) -> bytes:
     Raise `VideoError` if the file doesn't have that many frames, each with a graphic control
     extension.
     """
-    data = bytearray(gif)
     try:
-        blocks = list(_blocks(data))
+        blocks = list(_blocks(gif))
     except IndexError:
         blocks = []
     controls = [start + 4 for label, start, _ in blocks if label == _CONTROL]
@@ -48,6 +47,7 @@ def set_durations(gif: bytes, durations: Sequence[int]) -> bytes:
             f"the encoder was given {len(durations)} frames and made a GIF of {images}: its ffmpeg "
             f"may be too old or damaged; `pip install --force-reinstall imageio-ffmpeg`"
         )
+    data = bytearray(gif)
     for control, duration in zip(controls, durations, strict=True):
         struct.pack_into("<H", data, control, duration)
     return bytes(data)
@@ -77,21 +77,24 @@ def animation_frame(frame: np.ndarray, shown: np.ndarray | None) -> bytes:
     return _KEEP_SHOWN + place + palette + still[start + len(place) : end]
 
 
-def _blocks(gif: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+def _blocks(gif: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield label, start and end of each extension and each image of a file."""
-    position = _HEADER_BYTES + _table_size(gif[10])
-    while gif[position] != _TRAILER:
-        start = position
-        if gif[position] == _EXTENSION:
-            label = gif[position + 1]
-            position += 2
+    start = _HEADER_BYTES + _table_size(gif[10])
+    while gif[start] != _TRAILER:
+        if gif[start] == _EXTENSION:
+            label, data = gif[start + 1], start + 2
         else:
-            label = _IMAGE
-            position += 11 + _table_size(gif[position + 9])
-        while gif[position]:
-            position += gif[position] + 1
-        position += 1
-        yield label, start, position
+            label, data = _IMAGE, start + 11 + _table_size(gif[start + 9])
+        end = _end_of_data(gif, data)
+        yield label, start, end
+        start = end
+
+
+def _end_of_data(gif: bytes, position: int) -> int:
+    """Return the end of the data blocks at a position, each of which starts with its length."""
+    while gif[position]:
+        position += gif[position] + 1
+    return position + 1
 
 
 def _table_size(flags: int) -> int:

@@ -1,4 +1,7 @@
-"""A backend that keeps what it is told, and a run that logs to it."""
+"""A backend that keeps records and calls as they came, and a run that logs to it.
+
+`metriplex.testing.MemoryBackend` keeps points by tag, as a service does: neither records nor calls.
+"""
 
 from __future__ import annotations
 

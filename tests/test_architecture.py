@@ -34,7 +34,7 @@ FLOORS = (
     {"event_files", "callback"},
     {"integrations", "testing", "doctor", "demo", "commands", "template"},
 )
-"""The rooms, from the ground up: a room imports from lower floors, or from its own without a circle."""
+"""The rooms, from the ground up: a room imports from lower floors, or its own without a circle."""
 
 TOP = FLOORS[-1]
 FREE_OF_JAX = FLOORS[0] | {"plugins", "journal", "delivery", "run", "reading", "replay"}

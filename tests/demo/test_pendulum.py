@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import metriplex
+from memory import Memory
 from metriplex import MetricsCallback, average_stats
 from metriplex.demo.pendulum import FORCES, Pendulum, PendulumState
 from metriplex.demo.ppo import train
@@ -120,21 +120,13 @@ def test_without_mjx_the_error_says_what_to_install(monkeypatch):
 
 @pytest.mark.slow
 def test_a_short_training_earns_more(env, tmp_path):
-    class Keeper:
-        def __init__(self):
-            self.returns = []
-
-        @metriplex.hookimpl
-        def log_scalars(self, records):
-            self.returns += [r.values.get("episode/return") for r in records]
-
-    keeper = Keeper()
+    memory = Memory()
     config = replace(TASKS["pendulum"].config, num_iterations=40)
-    with MetricsCallback(log_dir=str(tmp_path), backends=keeper) as metrics:
+    with MetricsCallback(log_dir=str(tmp_path), backends=memory) as metrics:
         train(metrics, jax.random.key(0), config, env)
-    first = next(earned for earned in keeper.returns if earned is not None)
-    assert first < 20
-    assert keeper.returns[-1] > 30
+    returns = memory.values("episode/return")
+    assert returns[0] < 20
+    assert returns[-1] > 30
 
 
 def test_the_mujoco_renderer_draws_it(env):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import metriplex
+from memory import Memory
 from metriplex import MetricsCallback, average_stats
 from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Batch, Config, loss, train
@@ -20,18 +20,6 @@ TAGS = {
     *("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"),
     *("explained_variance", "grad_norm", "learning_rate"),
 }
-
-
-@final
-class Recorder:
-    """A backend that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.records: list[metriplex.Scalars] = []
-
-    @metriplex.hookimpl
-    def log_scalars(self, run, records):
-        self.records += records
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -47,10 +35,10 @@ def silent():
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    recorder = Recorder()
-    with MetricsCallback(log_dir=str(tmp_path_factory.mktemp("logs")), backends=recorder) as m:
+    memory = Memory()
+    with MetricsCallback(log_dir=str(tmp_path_factory.mktemp("logs")), backends=memory) as m:
         trained = train(m, jax.random.key(3), SHORT)
-    return trained, recorder.records
+    return trained, memory.records
 
 
 def test_logging_changes_no_bit_of_what_is_learned(silent, logged):
@@ -196,11 +184,11 @@ def test_what_cannot_be_trained_with_is_an_error(arguments, message):
 
 @pytest.mark.slow
 def test_it_solves_cartpole_with_every_seed(tmp_path):
-    recorder = Recorder()
-    with MetricsCallback(log_dir=str(tmp_path), backends=recorder) as metrics:
+    memory = Memory()
+    with MetricsCallback(log_dir=str(tmp_path), backends=memory) as metrics:
         keys = jax.vmap(jax.random.key)(jnp.arange(5))
         jax.jit(jax.vmap(train, (None, 0)))(metrics, keys)
     for seed in range(5):
-        returns = [r.values["episode/return"] for r in recorder.records if r.lane == seed]
+        returns = [r.values["episode/return"] for r in memory.records if r.lane == seed]
         assert returns[0] < 50, seed
         assert returns[-1] >= 475, seed

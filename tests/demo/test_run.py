@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import metriplex
+from memory import Memory
 from metriplex.demo import run, viewer
 from metriplex.demo.ppo import Config
 from metriplex.errors import ConfigurationError, PluginError
@@ -62,19 +63,11 @@ def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, p
     monkeypatch.setattr(sys.modules["metriplex.demo.run"], "VIDEO_STEPS", 10)
     monkeypatch.setattr(sys.modules["metriplex.demo.run"], "CLOSE_TIMEOUT", 1000.0)
 
-    class Keeper:
-        def __init__(self):
-            self.videos = []
-
-        @metriplex.hookimpl
-        def log_video(self, video):
-            self.videos.append(video)
-
-    keeper = Keeper()
+    memory = Memory()
     config = Config(num_envs=4, rollout_length=8, num_iterations=9, num_minibatches=1, hidden=(4,))
-    run(env=env, log_dir=tmp_path, backends=[keeper, "tensorboard"], config=config)
-    assert [video.step for video in keeper.videos] == [32 * n for n in (1, 3, 5, 7, 9)]
-    for video in keeper.videos:
+    run(env=env, log_dir=tmp_path, backends=[memory, "tensorboard"], config=config)
+    assert [video.step for video in memory.videos] == [32 * n for n in (1, 3, 5, 7, 9)]
+    for video in memory.videos:
         assert set(video.clips) == {"gif", "mp4"}
         assert all(clip.num_frames == 10 for clip in video.clips.values())
     where, command = capsys.readouterr().out.splitlines()[-2:]

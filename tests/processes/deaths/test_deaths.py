@@ -367,8 +367,8 @@ def test_millions_of_records_with_a_backend_that_is_down_take_no_memory(tmp_path
     for first in range(0, RECORDS, 1000):
         run._submit_checked(tuple(Scalars(step, X) for step in range(first, first + 1000)))
         if first % 50_000 == 49_000:  # before the queue of the journal is full
-            assert run._recording is not None
-            assert run._recording.start_flush().wait(LONG)
+            assert run._journal_worker is not None
+            assert run._journal_worker.start_flush().wait(LONG)
             pages = Path("/proc/self/statm").read_text().split()[1]
             sizes.append(int(pages) * os.sysconf("SC_PAGE_SIZE"))
     run.close("finished", LONG)

@@ -56,7 +56,7 @@ class RunFiles:
                 self._pending += sum(map(len, records))
 
     def flush(self) -> None:
-        """Write all events, so that they survive this process; an `OSError` keeps the rest."""
+        """Write all events, so that they survive this process. An `OSError` loses no event."""
         with self._lock:
             self._write()
 

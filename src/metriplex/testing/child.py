@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, final
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from metriplex.records import RunInfo, Scalar
     from metriplex.testing.contract.base import ContractBase
     from metriplex.testing.stored import Series
@@ -28,16 +26,14 @@ _RECORDS = 50
 class Child:
     """A process that opens a run, logs and flushes; a context manager that kills the process.
 
+    A copy of the test object `contract` makes the backend in the process. After `flush` the process
+    closes the run (`end="close"`), ends with an open run (`"leave"`), or waits (`"wait"`).
+
     Attributes:
         printed: Text that the process wrote to the standard output; set by `wait`.
         changed: Names of the global state that the process changed; set by `wait` if the process
             closes the run.
         logged: Scalars that the process logs.
-
-    Args:
-        contract: Test object, of which a copy makes the backend in the process.
-        run: The run.
-        end: Action after `flush`: `close` the run, `leave` the run open and end, or `wait`.
     """
 
     def __init__(
@@ -75,12 +71,7 @@ class Child:
         os.close(write)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Kill the process if it is running."""
         self._process.kill()
         self._process.wait()
@@ -88,11 +79,7 @@ class Child:
         self._folder.cleanup()
 
     def wait(self, timeout: float) -> None:
-        """Wait until the process has ended.
-
-        Raises:
-            AssertionError: The process hangs, or has failed.
-        """
+        """Wait until the process has ended; fail if it hangs or has failed."""
         try:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -106,11 +93,7 @@ class Child:
         self.changed = tuple(json.loads(told)) if told else ()
 
     def kill_when_flushed(self, timeout: float) -> None:
-        """Send a SIGKILL to the process as soon as `flush` has returned.
-
-        Raises:
-            AssertionError: The process ended before, or hangs.
-        """
+        """Send a SIGKILL as soon as `flush` has returned; fail if the process ends before."""
         import select
 
         readable, _, _ = select.select([self._ready], [], [], timeout)

@@ -44,14 +44,11 @@ def read_picture(data: bytes) -> np.ndarray:
 
 
 def _read_pictures(data: bytes) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, ImageSequence
 
     with Image.open(io.BytesIO(data)) as picture:
-        frames = []
-        for index in range(getattr(picture, "n_frames", 1)):
-            picture.seek(index)
-            frames.append(np.asarray(picture.convert("RGB")))
-    return np.stack(frames)
+        frames = ImageSequence.Iterator(picture)
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
 
 
 def _read_mp4(data: bytes) -> np.ndarray:

@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +22,6 @@ if TYPE_CHECKING:
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 """Environment variables that name a display."""
 
-_FPS = 10.0
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """The effects of drawing on a process.
-
-    Attributes:
-        printed: Text that was written to the standard output.
-        changed: Environment variables that were changed.
-    """
-
-    printed: str
-    changed: tuple[str, ...]
-
 
 def to_host(selected: Any) -> Any:
     """Convert the result of `select` to the argument of `render`: NumPy arrays, PRNG key data."""
@@ -51,16 +34,7 @@ def to_host(selected: Any) -> Any:
 
 
 def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) -> RenderResult:
-    """Make a GIF with the drawing process of metriplex.
-
-    Args:
-        renderer: The renderer, which has not drawn in this process.
-        selected: One selected state per frame.
-        timeout_secs: Timeout in seconds.
-
-    Raises:
-        metriplex.ConfigurationError: The renderer can't be pickled.
-    """
+    """Make a GIF, one frame per selected state, with the drawing process of metriplex."""
     from metriplex.video.draw.jobs import RenderJob
     from metriplex.video.draw.worker import RenderWorker
 
@@ -68,7 +42,7 @@ def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) 
     worker = RenderWorker(renderer, on_result=results.append, nice=0, timeout_secs=timeout_secs)
     try:
         worker.submit(
-            RenderJob(tag="contract", step=0, fps=_FPS, formats=("gif",), states=tuple(selected))
+            RenderJob(tag="contract", step=0, fps=10.0, formats=("gif",), states=tuple(selected))
         )
     finally:
         worker.close(timeout_secs)
@@ -78,17 +52,10 @@ def make_clip(renderer: Renderer, selected: Sequence[Any], timeout_secs: float) 
 
 def draw_in_fresh_process(
     renderer: Renderer, selected: Any, directory: Path, timeout_secs: float
-) -> Drawn:
+) -> tuple[str, list[str]]:
     """Draw one frame in a fresh Python process without a display.
 
-    Args:
-        renderer: The renderer, which has not drawn in this process.
-        selected: A selected state.
-        directory: An empty directory.
-        timeout_secs: Timeout in seconds.
-
-    Raises:
-        AssertionError: The process failed.
+    Return its standard output, and the names of the environment variables that it changed.
     """
     import cloudpickle
 
@@ -109,21 +76,19 @@ def draw_in_fresh_process(
     )
     complaints = done.stderr.decode(errors="replace")
     assert done.returncode == 0, f"drawing in a process of its own failed:\n{complaints}"
-    changed = json.loads(report.read_text())
-    return Drawn(done.stdout.decode(errors="replace"), tuple(changed))
+    return done.stdout.decode(errors="replace"), json.loads(report.read_text())
 
 
 def _main(job: str, report: str) -> None:
     import pickle
 
+    from metriplex.testing.process import changes
+
     before = dict(os.environ)
     renderer, selected = pickle.loads(Path(job).read_bytes())  # noqa: S301 - our parent's
     renderer.render(selected)
     renderer.close()
-    after = dict(os.environ)
-    names = sorted(before.keys() | after.keys())
-    changed = [name for name in names if before.get(name) != after.get(name)]
-    Path(report).write_text(json.dumps(changed))
+    Path(report).write_text(json.dumps(changes(before, dict(os.environ))))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ The first call of `log_scalars` succeeds, the second call raises, all later call
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
         Video,
     )
 
-Fault: TypeAlias = Callable[[], None]
+Fault: TypeAlias = Callable[[], object]
 """A function that a call runs before it succeeds; it may raise, wait or never return."""
 
 Plan: TypeAlias = Fault | Sequence[Fault | None]
@@ -47,38 +49,22 @@ def raises(error: BaseException) -> Fault:
 
 def hangs(until: threading.Event) -> Fault:
     """Return a fault that waits until an event is set."""
-
-    def fault() -> None:
-        until.wait()
-
-    return fault
+    return until.wait
 
 
 def slow(seconds: float) -> Fault:
     """Return a fault that waits for some seconds."""
-
-    def fault() -> None:
-        threading.Event().wait(seconds)
-
-    return fault
+    return functools.partial(time.sleep, seconds)
 
 
 def exits(status: int = 1) -> Fault:
     """Return a fault that calls `sys.exit`."""
-
-    def fault() -> None:
-        sys.exit(status)
-
-    return fault
+    return functools.partial(sys.exit, status)
 
 
 def ends_the_process(status: int = 1) -> Fault:
     """Return a fault that ends the process without `atexit` or `finally`, like an abort."""
-
-    def fault() -> None:
-        os._exit(status)
-
-    return fault
+    return functools.partial(os._exit, status)
 
 
 def out_of_memory() -> Fault:
@@ -168,52 +154,42 @@ class FaultyBackend:
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        """Follow the plan of the hook."""
         self._call("open_run", run)
 
     @hookimpl
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        """Follow the plan of the hook."""
         self._call("log_hparams", hparams)
 
     @hookimpl
     def log_scalars(self, records: Sequence[Scalars]) -> None:
-        """Follow the plan of the hook."""
         self._call("log_scalars", records)
 
     @hookimpl
     def log_text(self, text: Text) -> None:
-        """Follow the plan of the hook."""
         self._call("log_text", text)
 
     @hookimpl
     def log_video(self, video: Video) -> None:
-        """Follow the plan of the hook."""
         self._call("log_video", video)
 
     @hookimpl
     def log_image(self, image: Image) -> None:
-        """Follow the plan of the hook."""
         self._call("log_image", image)
 
     @hookimpl
     def log_histogram(self, histogram: Histogram) -> None:
-        """Follow the plan of the hook."""
         self._call("log_histogram", histogram)
 
     @hookimpl
     def log_artifact(self, artifact: Artifact) -> None:
-        """Follow the plan of the hook."""
         self._call("log_artifact", artifact)
 
     @hookimpl
     def flush(self) -> None:
-        """Follow the plan of the hook."""
         self._call("flush", None)
 
     @hookimpl
     def close_run(self, status: str) -> None:
-        """Follow the plan of the hook."""
         self._call("close_run", status)
 
 

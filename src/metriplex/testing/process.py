@@ -10,58 +10,37 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
-
-_PAUSE = 0.02
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """The resources of this process, as far as the operating system reports them.
+def resources() -> dict[str, Counter[str]]:
+    """Return the resources of this process, after a garbage collection, by kind and name.
 
-    Attributes:
-        threads: Names of threads.
-        files: Targets of open file descriptors: files, sockets, pipes.
-        processes: Command names of child processes.
+    They are threads, files (also sockets and pipes) and child processes, as far as the operating
+    system reports them.
     """
-
-    threads: Counter[str]
-    files: Counter[str]
-    processes: Counter[str]
-
-    @classmethod
-    def of_this_process(cls) -> Self:
-        """Return the current resources, after a garbage collection."""
-        gc.collect()
-        return cls(
-            Counter(thread.name for thread in threading.enumerate()),
-            Counter(_open_files()),
-            Counter(_children()),
-        )
-
-    def grown(self, before: Resources) -> dict[str, list[str]]:
-        """Return the added names of each kind whose number is higher than `before`."""
-        pairs = {
-            "threads": (self.threads, before.threads),
-            "files": (self.files, before.files),
-            "processes": (self.processes, before.processes),
-        }
-        return {
-            kind: sorted((now - then).elements())
-            for kind, (now, then) in pairs.items()
-            if now.total() > then.total()
-        }
+    gc.collect()
+    return {
+        "threads": Counter(thread.name for thread in threading.enumerate()),
+        "files": Counter(open_files()),
+        "processes": Counter(_children()),
+    }
 
 
-def settle(before: Resources, timeout: float) -> dict[str, list[str]]:
-    """Wait until no resources are added to `before`; return those left after `timeout` seconds."""
+def settle(before: dict[str, Counter[str]], timeout: float) -> dict[str, list[str]]:
+    """Wait until no kind has more resources than before; return those added after the timeout."""
     deadline = time.monotonic() + timeout
-    while (grown := Resources.of_this_process().grown(before)) and time.monotonic() < deadline:
-        time.sleep(_PAUSE)
+    while (grown := _grown(before)) and time.monotonic() < deadline:
+        time.sleep(0.02)
     return grown
+
+
+def _grown(before: dict[str, Counter[str]]) -> dict[str, list[str]]:
+    return {
+        kind: sorted((now - before[kind]).elements())
+        for kind, now in resources().items()
+        if now.total() > before[kind].total()
+    }
 
 
 def surroundings() -> dict[str, str]:
@@ -89,7 +68,8 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
     )
 
 
-def _open_files() -> list[str]:
+def open_files() -> list[str]:
+    """Return the targets of open file descriptors: files, sockets, pipes."""
     folder, found = Path("/proc/self/fd"), []
     for entry in folder.iterdir() if folder.is_dir() else ():
         try:

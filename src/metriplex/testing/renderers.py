@@ -6,7 +6,6 @@ import abc
 import contextlib
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metriplex.testing.contract.base import raises
 from metriplex.testing.drawing import DISPLAYS, draw_in_fresh_process, make_clip, to_host
+from metriplex.testing.process import open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from metriplex.plugins.interfaces import Renderer
 
@@ -26,8 +28,8 @@ _IN_A_ROW = 100
 _WARM_UP = 10
 _SECONDS = 120.0
 
-_drawn: dict[type, Any] = {}
-"""Test class to the `Drawn` of its process."""
+_drawn: dict[type, tuple[str, list[str]]] = {}
+"""Test class to the result of `draw_in_fresh_process`."""
 
 
 class RendererContract(abc.ABC):
@@ -192,7 +194,7 @@ class RendererContract(abc.ABC):
         selected = to_host(renderer.select(self.states()[0]))
         renderer.render(selected)
         renderer.close()
-        raised = _raises(lambda: renderer.render(selected))
+        raised = raises(lambda: renderer.render(selected))
         if not raised:
             renderer.close()
         assert raised, "`render` after `close` drew; raise `metriplex.ClosedError`"
@@ -207,7 +209,7 @@ class RendererContract(abc.ABC):
         for _ in range(_IN_A_ROW):
             with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
                 _draw(renderer, state)
-            held.append((_open_files(), threading.active_count()))
+            held.append((len(open_files()), threading.active_count()))
         grown = _IN_A_ROW - _WARM_UP  # libraries may open files once, or a few times
         for kind, name in enumerate(("files", "threads")):
             more = held[-1][kind] - held[_WARM_UP - 1][kind]
@@ -251,7 +253,7 @@ class RendererContract(abc.ABC):
         with contextlib.closing(self.make_renderer(_WIDTH, _HEIGHT)) as renderer:
             before = _draw(renderer, good)
             for index, bad in enumerate(self.bad_states()):
-                raised = _raises(lambda bad=bad: _draw(renderer, bad))
+                raised = raises(lambda bad=bad: _draw(renderer, bad))
                 assert raised, f"bad state {index} raised no exception"
                 after = _draw(renderer, good)
                 assert np.array_equal(before, after), (
@@ -331,7 +333,7 @@ class RendererContract(abc.ABC):
 
         To fix it, disable greetings of libraries, and log instead of printing.
         """
-        printed = self._draw_in_fresh_process(tmp_path).printed
+        printed, _ = self._draw_in_fresh_process(tmp_path)
         assert not printed, f"drawing printed {printed!r}"
 
     def test_a_fresh_process_keeps_its_environment_variables(self, tmp_path: Path) -> None:
@@ -340,10 +342,10 @@ class RendererContract(abc.ABC):
         To fix it, restore a variable once the library that needs it is loaded, or start a process
         of your own with the variable.
         """
-        changed = self._draw_in_fresh_process(tmp_path).changed
+        _, changed = self._draw_in_fresh_process(tmp_path)
         assert not changed, f"drawing changed the environment variables {', '.join(changed)}"
 
-    def _draw_in_fresh_process(self, directory: Path) -> Any:
+    def _draw_in_fresh_process(self, directory: Path) -> tuple[str, list[str]]:
         """Return the effects of one process on itself; all tests of the class share the process."""
         suite = type(self)
         if suite not in _drawn:
@@ -360,19 +362,6 @@ class RendererContract(abc.ABC):
 def _draw(renderer: Renderer, state: Any) -> np.ndarray:
     """Return a copy of a frame, since a renderer may reuse its array."""
     return np.array(renderer.render(to_host(renderer.select(state))))
-
-
-def _raises(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except Exception:  # noqa: BLE001 - any exception passes
-        return True
-    return False
-
-
-def _open_files() -> int:
-    folder = Path("/proc/self/fd")
-    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _compare(expected: Any, got: Any, how: str) -> None:

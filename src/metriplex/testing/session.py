@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -14,7 +15,7 @@ from metriplex.plugins.backends import Backend
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from metriplex.delivery.calls import Call
 
@@ -27,26 +28,15 @@ class Session:
     """One run of one backend: a worker thread calls every hook.
 
     A call that raises `OSError` is retried with the same arguments after each of `RETRY_SECONDS`;
-    other exceptions of a hook are raised in the thread that calls the session. Call `end` at the
-    end.
-
-    Attributes:
-        run: The run.
-        backend: The backend and its hooks.
-
-    Args:
-        plugin: A backend of `BackendContract.make_backend`.
-        run: The run.
-        timeout: Seconds after which a call counts as hanging.
+    other exceptions of a hook are raised in the thread that calls the session. A call counts as
+    hanging after `timeout` seconds. Call `end` at the end.
     """
 
     def __init__(self, plugin: object, run: RunInfo, timeout: float) -> None:
         self.run = run
         self.backend = Backend("contract", plugin)
         self._timeout = timeout
-        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._calls: queue.SimpleQueue[tuple[Call, Future[None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metriplex-contract", daemon=True)
         self._thread.start()
 
@@ -82,15 +72,12 @@ class Session:
     def call(self, call: Call) -> None:
         """Call a hook and wait for it; do nothing if the backend doesn't implement the hook.
 
-        Args:
-            call: The call.
-
         Raises:
             AssertionError: The call hangs.
             BaseException: The exception that the hook raised.
         """
         made: Future[None] = Future()
-        self._calls.put((lambda: self._call(call), made))
+        self._calls.put((call, made))
         try:
             made.result(self._timeout)
         except TimeoutError:
@@ -103,18 +90,12 @@ class Session:
         self._calls.put(None)
         self._thread.join(self._timeout)
 
-    def _call(self, call: Call) -> None:
-        retry(
-            lambda: self.backend.call(call, self.run),
-            RETRY_SECONDS,
-            lambda pause, _: time.sleep(pause),
-        )
-
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
             call, made = item
+            hook = functools.partial(self.backend.call, call, self.run)
             try:
-                call()
+                retry(hook, RETRY_SECONDS, lambda pause, _: time.sleep(pause))
             except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
                 made.set_exception(error)
             else:

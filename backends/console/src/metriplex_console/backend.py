@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, TextIO, final
 from rich.file_proxy import FileProxy
 
 from metriplex import ConfigurationError, OpenRuns, RunInfo, Scalar, Scalars, hookimpl
-from metriplex_console.live import LiveView
+from metriplex_console.live import LiveView, terminal
 from metriplex_console.plain import PlainView
 from metriplex_console.redirect import is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from metriplex_console.view import View
 
 
 _open_runs: set[str] = set()
@@ -96,25 +94,22 @@ class ConsoleBackend:
         self._chart = chart
         self._live = live
         self._file = file
-        self._views = OpenRuns["View"]()
+        self._views = OpenRuns[LiveView | PlainView]()
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
         self._views.open(run, self._open_view)
         _open_runs.add(run.id)
 
-    def _open_view(self, run: RunInfo) -> View:
+    def _open_view(self, run: RunInfo) -> LiveView | PlainView:
         file = self._file if self._file is not None else sys.stderr
-        if self._live if self._live is not None else _can_be_live(file):
-            view = LiveView.open(
-                run,
-                file,
-                refresh_per_second=self._refresh_per_second,
-                max_rows=self._max_rows,
-                charted=self._chart,
-            )
-            if view is not None:
-                return view
+        live = self._live if self._live is not None else _can_be_live(file)
+        if live and terminal.acquire(blocking=False):
+            try:
+                return LiveView(run, file, self._refresh_per_second, self._max_rows, self._chart)
+            except BaseException:
+                terminal.release()
+                raise
         return PlainView(run, file, self._every_secs, _is_alone)
 
     @hookimpl

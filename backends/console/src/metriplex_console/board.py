@@ -31,12 +31,7 @@ def as_float(value: Scalar) -> float:
 @final
 @dataclass(frozen=True, slots=True)
 class TagValues:
-    """The newest values of one tag.
-
-    Attributes:
-        tag: The full tag.
-        values: The newest value of every lane that has logged the tag; at least one.
-    """
+    """The newest value of every lane that has logged a tag; at least one."""
 
     tag: str
     values: tuple[Scalar, ...]
@@ -57,14 +52,7 @@ class TagValues:
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One tag over all lanes.
-
-    Attributes:
-        value: The value of the only lane, or the mean over lanes.
-        std: Population standard deviation over lanes; None for one lane.
-        low: The lowest value; None for one lane.
-        high: The highest value; None for one lane.
-    """
+    """The value of the only lane, or mean, population standard deviation and range over lanes."""
 
     value: Scalar
     std: float | None = None
@@ -79,9 +67,8 @@ class Snapshot:
 
     Attributes:
         records: Number of records so far; it grows with every change of the board.
-        step: The greatest of the lanes' newest steps; None before the first record.
-        iteration: The newest iteration; None if none was logged.
-        lanes: Lanes that have logged; 0 for a run that is not vmapped.
+        step: The greatest of the lanes' newest steps.
+        lanes: Number of lanes that have logged; 0 for a run that is not vmapped.
         tags: Every tag, in the order of first appearance.
         steps_per_second: The value logged under `time/steps_per_second`, else computed from the
             arrival times of the newest records; None while unknown.
@@ -99,13 +86,10 @@ class Snapshot:
 
 @final
 class Board:
-    """Newest values per tag and lane; thread-safe.
+    """Newest values per tag and lane, and the history of one tag; thread-safe.
 
     A record costs a few dictionary assignments. `snapshot` copies; statistics are computed from the
     copy, in the thread that draws.
-
-    Args:
-        charted: The tag whose history is kept; None for no history.
     """
 
     def __init__(self, charted: str | None) -> None:
@@ -132,10 +116,7 @@ class Board:
         if record.iteration is not None:
             self._iteration = record.iteration
         for tag, value in record.values.items():
-            lanes = self._newest.get(tag)
-            if lanes is None:
-                lanes = self._newest[tag] = {}
-            lanes[lane] = value
+            self._newest.setdefault(tag, {})[lane] = value
         if self._charted is not None and self._charted in record.values:
             self._history.add(record.step, as_float(record.values[self._charted]))
         self._keep_pace(record.wall_time, record.step)
@@ -147,9 +128,7 @@ class Board:
             else:
                 return  # a lane that lags
         self._last = (time, step)
-        if not self._pace or time - self._pace[-1][0] >= (
-            _RATE_WINDOW_SECONDS / _RATE_WINDOW_POINTS
-        ):
+        if not self._pace or time - self._pace[-1][0] >= _RATE_WINDOW_SECONDS / _RATE_WINDOW_POINTS:
             self._pace.append(self._last)
 
     @property

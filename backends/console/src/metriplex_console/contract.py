@@ -62,7 +62,7 @@ class Contract(BackendContract):
         """Parse the lines of the run."""
         scalars: dict[Series, list[tuple[int, Scalar]]] = {}
         hparams: dict[str, str] = {}
-        status: str | None = None
+        status = None
         for line in self._lines_of(run):
             if line.startswith("hparams "):
                 hparams |= dict(_facts(line.removeprefix("hparams ")))

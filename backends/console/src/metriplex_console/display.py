@@ -11,12 +11,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
-from metriplex_console.formatting import (
-    format_duration,
-    format_number,
-    printable,
-    shorten,
-)
+from metriplex_console.formatting import format_duration, format_number, printable, shorten
 from metriplex_console.sparkline import ASCII_BLOCKS, BLOCKS, resample, sparkline
 from metriplex_console.table import GAP, INDENT, Entry, Widths, arrange, to_entry
 
@@ -48,19 +43,14 @@ _SMALLEST_WIDTH = 16
 @final
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """The terminal for which a picture is drawn.
-
-    Attributes:
-        width: Cells of a line.
-        height: Lines.
-        ascii_only: True if the terminal's encoding has no block characters.
-        max_rows: The most lines that the table may take; None for as many as fit.
-    """
+    """The terminal for which a picture is drawn: cells of a line, and lines."""
 
     width: int
     height: int
     ascii_only: bool = False
+    """True if the terminal's encoding has no block characters."""
     max_rows: int | None = None
+    """The most lines that the table may take; None for as many as fit."""
 
 
 @final
@@ -86,19 +76,11 @@ def draw(
     charted: str | None,
     status: str = "running",
 ) -> Picture:
-    """Draw a run.
+    """Draw a run at a time in seconds since the Unix epoch.
 
-    Args:
-        run: The run.
-        snapshot: The state of the run's board.
-        screen: The terminal. The picture is at most as wide as the terminal and at least one line
-            lower, down to a width of 16 and a height of 6.
-        now: Seconds since the Unix epoch.
-        charted: The tag whose history the snapshot holds.
-        status: `running`, or the status given to `close_run`.
-
-    Returns:
-        Lines, without line ends.
+    The picture is at most as wide as the terminal and at least one line lower, down to a width of
+    16 and a height of 6. `charted` is the tag whose history the snapshot holds, `status` is
+    `running` or the status given to `close_run`.
     """
     width = max(screen.width, _SMALLEST_WIDTH)
     screen = replace(screen, width=width)
@@ -119,15 +101,15 @@ def draw(
     sections = [section for section in (chart, table, progress) if section]
     border = _BORDERS.get(status, _BORDERS["running"])
     frame = box.ASCII if screen.ascii_only else box.ROUNDED
-    title = printable(run.name)
+    seeds = f"{snapshot.lanes} seeds" if snapshot.lanes else ""
     edge = (frame.top_left, frame.top, frame.top_right)
-    lines = [_edge(title, _lanes(snapshot), *edge, width, border)]
+    lines = [_edge(printable(run.name), seeds, *edge, width, border)]
     for index, section in enumerate(sections):
         if index and rules:
             rule = frame.row_left + frame.row_horizontal * (width - 2) + frame.row_right
             lines.append([Segment(rule, border)])
         for line in section:
-            content = _fixed(line, inner)
+            content = Segment.adjust_line_length(line, inner)
             left, right = f"{frame.mid_left} ", f" {frame.mid_right}"
             lines.append([Segment(left, border), *content, Segment(right, border)])
     directory = printable(str(run.directory))
@@ -162,14 +144,6 @@ def _edge(
     if note:
         segments += [Segment(" ", border), Segment(note, _PLAIN), Segment(f" {line}", border)]
     return [*segments, Segment(right, border)]
-
-
-def _lanes(snapshot: Snapshot) -> str:
-    return f"{snapshot.lanes} seeds" if snapshot.lanes else ""
-
-
-def _fixed(line: Line, width: int) -> Line:
-    return Segment.adjust_line_length(line, width)
 
 
 def _chart_rows(screen: Screen) -> tuple[int, ...]:
@@ -219,10 +193,9 @@ def _progress(
     elapsed = format_duration(now - run.start_time)
     total = run.total_steps
     steps = f"{step:,} / {total:,} steps" if total is not None else f"{step:,} steps"
-    facts: list[str] = []
+    facts = [f"{elapsed} elapsed"]
     if rate is not None:
-        facts.append(f"{format_number(round(rate) if rate >= 1000 else rate)} steps/s")
-    facts.append(f"{elapsed} elapsed")
+        facts.insert(0, f"{format_number(round(rate) if rate >= 1000 else rate)} steps/s")
     lines: list[Line] = []
     if total is not None and total > 0:
         done = min(max(step / total, 0.0), 1.0)
@@ -277,7 +250,8 @@ def _table(
             if index:
                 line.append(Segment(" " * GAP, _PLAIN))
             cell = column[row] if row < len(column) else None
-            line += _fixed(_cell(cell, layout.width, layout.widths, ascii_only), layout.width)
+            content = _cell(cell, layout.width, layout.widths, ascii_only)
+            line += Segment.adjust_line_length(content, layout.width)
         lines.append(line)
     if layout.hidden:
         lines.append([Segment(f"{layout.hidden} more tags: enlarge the terminal", _DIM)])

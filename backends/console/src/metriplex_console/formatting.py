@@ -26,13 +26,7 @@ def is_learning_rate(tag: str) -> bool:
 
 
 def format_number(value: Scalar) -> str:
-    """Format a number for a table: four significant digits; integers in full.
-
-    Args:
-        value: The number; may be NaN or infinite.
-
-    Returns:
-        Text without spaces.
+    """Format a number, also NaN or an infinity, in four significant digits; integers in full.
 
     >>> [format_number(x) for x in (1234567, 12345.678, 487.25, 0.5, 3e-4, 1.5e-7, 2.5e9)]
     ['1,234,567', '12,346', '487.2', '0.5', '0.0003', '1.5e-7', '2.5e9']
@@ -84,18 +78,14 @@ def format_plain(value: Scalar) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration as `m:ss`, `h:mm:ss` or `{days}d h:mm:ss`.
-
-    Args:
-        seconds: Seconds; negative ones (a clock that was set back) count as 0.
+    """Format a duration as `m:ss`, `h:mm:ss` or `{days}d h:mm:ss`; negative ones count as 0.
 
     >>> [format_duration(s) for s in (5, 65.7, 3600, 200_000, float("inf"))]
     ['0:05', '1:05', '1:00:00', '2d 7:33:20', '-']
     """
     if not math.isfinite(seconds):
         return "-"
-    whole = max(0, int(seconds))
-    minutes, second = divmod(whole, 60)
+    minutes, second = divmod(max(0, int(seconds)), 60)  # a clock may be set back
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     if days:

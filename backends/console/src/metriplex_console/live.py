@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, final
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console
 from rich.live import Live
-from rich.segment import Segment
+from rich.segment import Segment, Segments
 
 from metriplex_console.board import Board
 from metriplex_console.display import Picture, Screen, draw
@@ -33,19 +33,9 @@ _PATIENCE = 1.0
 """Seconds that a thread that prints waits until its line is written. The limit is needed because
 the thread may hold a lock that drawing needs, such as a log handler's."""
 
-_terminal = threading.Lock()
-"""The lock of the process's only live display."""
-
-
-@final
-class _Verbatim:
-    """Text that rich writes unchanged: no wrapping, no markup, the user's own colors kept."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Segment(self._text)
+terminal = threading.Lock()
+"""The lock of the process's only live display: acquired by the caller that makes a `LiveView`, and
+released by `LiveView.close`."""
 
 
 @final
@@ -63,33 +53,7 @@ class LiveView:
 
     Only one thread writes to the terminal. So no print comes between measuring the old picture and
     drawing over it, and Ctrl-C, which interrupts the main thread, interrupts neither.
-
-    Args:
-        run: The run.
-        file: The terminal.
-        refresh_per_second: Redraws a second while records arrive.
-        max_rows: The most lines that the table may take.
-        charted: The tag that is charted; None for no chart.
     """
-
-    @classmethod
-    def open(
-        cls,
-        run: RunInfo,
-        file: TextIO,
-        *,
-        refresh_per_second: float,
-        max_rows: int | None,
-        charted: str | None,
-    ) -> LiveView | None:
-        """Start a display; return None if this process shows another run already."""
-        if not _terminal.acquire(blocking=False):
-            return None
-        try:
-            return cls(run, file, refresh_per_second, max_rows, charted)
-        except BaseException:
-            _terminal.release()
-            raise
 
     def __init__(
         self,
@@ -134,11 +98,7 @@ class LiveView:
         self._write_above(f"hparams {format_hparams(hparams)}\n")
 
     def update(self, records: Sequence[Scalars]) -> None:
-        """Add records; the thread draws them.
-
-        Raises:
-            Exception: The error that ended the thread: an `OSError` if the terminal is gone.
-        """
+        """Add records, or raise the error that ended the thread: `OSError` without a terminal."""
         if self._error is not None:
             raise self._error
         self._board.update(records)
@@ -152,7 +112,7 @@ class LiveView:
         self._prints.put(None)
         self._thread.join()
         atexit.unregister(self._show_cursor)
-        _terminal.release()
+        terminal.release()
         if self._error is not None:
             raise self._error
 
@@ -216,7 +176,8 @@ class LiveView:
 
     def _print(self, item: _Print) -> None:
         try:
-            self._console.print(_Verbatim(item.lines), crop=False)
+            # As a segment, so that rich neither wraps the text nor changes its colors.
+            self._console.print(Segments([Segment(item.lines)]), crop=False)
         finally:
             item.done.set()
 

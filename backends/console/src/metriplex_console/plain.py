@@ -30,14 +30,8 @@ class PlainView:
     """Print a line of `tag=value` at most every `every_secs`; the last state is always printed.
 
     A line holds the newest value of every tag that was logged since the previous line, so that no
-    tag is skipped, however seldom it is logged.
-
-    Args:
-        run: The run.
-        file: The output; every line is flushed.
-        every_secs: The shortest time between two lines, in seconds.
-        is_alone: Returns True if no other run is open in this process; otherwise lines begin with
-            the run's name.
+    tag is skipped, however seldom it is logged. Lines begin with the run's name unless `is_alone`
+    returns True: no other run is open in this process.
     """
 
     def __init__(
@@ -51,11 +45,11 @@ class PlainView:
         self._changed: set[str] = set()
         self._step: int | None = None
         self._printed_at = -math.inf
-        self._write([("run", run.name), ("directory", str(run.directory))])
+        self._write(key_values([("run", run.name), ("directory", str(run.directory))]))
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Print the hyper-parameters as one line."""
-        self._write_line(f"{self._label()}hparams {format_hparams(hparams)}")
+        self._write(f"{self._label()}hparams {format_hparams(hparams)}")
 
     def update(self, records: Sequence[Scalars]) -> None:
         """Add records, and print the lines that are due."""
@@ -80,7 +74,7 @@ class PlainView:
         if self._step is not None:
             facts.append(("step", str(self._step)))
         elapsed = format_duration(time.time() - self._run.start_time)
-        self._write([*facts, ("elapsed", elapsed)], labelled=True)
+        self._write(self._label() + key_values([*facts, ("elapsed", elapsed)]))
 
     def _is_due(self) -> bool:
         return bool(self._changed) and time.monotonic() - self._printed_at >= self._every_secs
@@ -93,8 +87,7 @@ class PlainView:
         if snapshot.lanes:
             facts.append(("lanes", str(snapshot.lanes)))
         tags = [(v.tag, _format(v)) for v in snapshot.tags if v.tag in self._changed]
-        line = f"{self._label()}{key_values(facts)} {key_values(tags, reserved=_WORDS)}"
-        self._write_line(line)
+        self._write(f"{self._label()}{key_values(facts)} {key_values(tags, reserved=_WORDS)}")
         self._changed.clear()
         self._printed_at = time.monotonic()
 
@@ -102,10 +95,7 @@ class PlainView:
         """Return the run's name as a prefix if several runs are open in this process."""
         return "" if self._is_alone() else f"{key_values([('run', self._run.name)])} "
 
-    def _write(self, facts: Sequence[tuple[str, str]], *, labelled: bool = False) -> None:
-        self._write_line((self._label() if labelled else "") + key_values(facts))
-
-    def _write_line(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         encoding = getattr(self._file, "encoding", None) or "utf-8"
         line = line.encode(encoding, "backslashreplace").decode(encoding)
         self._file.write(f"{line}\n")

@@ -13,8 +13,6 @@ from rich.file_proxy import FileProxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_NAMES = ("stdout", "stderr")
-
 
 @final
 class StreamProxy:
@@ -22,11 +20,8 @@ class StreamProxy:
 
     After `detach` the proxy writes to the stream itself, so code that still holds the proxy loses
     no output. Text without a line end waits for one, or for `flush`. Of a line that is overwritten
-    with carriage returns (a progress bar) only the last state is shown.
-
-    Args:
-        stream: The stream that is replaced; attributes other than the writing methods are its own.
-        emit: Called with one or more whole lines, including their line ends.
+    with carriage returns (a progress bar) only the last state is shown. Other attributes than the
+    writing methods are those of the stream.
     """
 
     def __init__(self, stream: TextIO, emit: Callable[[str], None]) -> None:
@@ -93,15 +88,13 @@ class Redirection:
     """Replace `sys.stdout` and `sys.stderr` by proxies if they are terminals.
 
     A stream that goes to a file or a pipe is not replaced: the user's output must arrive there.
-    Handlers of the `logging` module that hold one of the streams get its proxy.
-
-    Args:
-        emit: Writes whole lines above the picture.
+    Handlers of the `logging` module that hold one of the streams get its proxy. `emit` writes whole
+    lines above the picture.
     """
 
     def __init__(self, emit: Callable[[str], None]) -> None:
         self._proxies: dict[str, StreamProxy] = {}
-        for name in _NAMES:
+        for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if stream is None or isinstance(stream, FileProxy) or not is_terminal(stream):
                 continue
@@ -128,10 +121,7 @@ def is_terminal(stream: object) -> bool:
 
 
 def _move_log_handlers(old: object, new: object) -> None:
-    known = [logging.getLogger(), *list(logging.Logger.manager.loggerDict.values())]
-    for logger in known:
-        if not isinstance(logger, logging.Logger):
-            continue
-        for handler in logger.handlers:
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", ()):  # a placeholder has none
             if isinstance(handler, logging.StreamHandler) and handler.stream is old:
                 handler.setStream(cast("TextIO", new))

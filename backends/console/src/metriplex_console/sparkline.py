@@ -18,15 +18,8 @@ class History:
 
     The ranges start one step wide; whenever more than `capacity` of them are filled, neighbors are
     merged into ranges twice as wide. So memory is bounded, adding costs O(1) amortized, the values
-    of all lanes at one step become one point, and records may come in any order.
-
-    Not thread-safe: the owner guards it by a lock.
-
-    Args:
-        capacity: The largest number of ranges.
+    of all lanes at one step become one point, and records may come in any order. Not thread-safe.
     """
-
-    __slots__ = ("_buckets", "_capacity", "_width")
 
     def __init__(self, capacity: int = 1024) -> None:
         self._capacity = capacity
@@ -57,15 +50,9 @@ class History:
 
 
 def resample(points: Sequence[tuple[int, float]], width: int) -> list[float]:
-    """Resample points to at most `width` values, equally spaced along the steps.
+    """Resample points, ordered by step, to `min(width, len(points))` values at equal distances.
 
-    Args:
-        points: Pairs of step and value, by step.
-        width: The largest number of values.
-
-    Returns:
-        `min(width, len(points))` values: the mean of the points in each range of steps; the
-        previous value for a range without points.
+    A value is the mean of the points in its range of steps; the previous value if there are none.
     """
     columns = min(width, len(points))
     if columns < 1:
@@ -85,18 +72,11 @@ def resample(points: Sequence[tuple[int, float]], width: int) -> list[float]:
 
 
 def sparkline(values: Sequence[float], rows: int = 1, blocks: str = BLOCKS) -> list[str]:
-    """Draw values as a chart of block characters, one column a value.
+    """Draw finite values as a chart of block characters: `rows` strings, the top one first.
 
-    The lowest value is one eighth of a row high and the highest fills all rows; a series that never
-    changes is drawn half high.
-
-    Args:
-        values: Finite numbers.
-        rows: Height in lines.
-        blocks: Nine characters, from empty to full.
-
-    Returns:
-        `rows` strings of `len(values)` characters, the top one first.
+    Each value is one column. The lowest value is one eighth of a row high and the highest fills all
+    rows; a series that never changes is drawn half high. `blocks` are nine characters, from empty
+    to full.
 
     >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7])
     ['▁▂▃▄▅▆▇█']

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, final
 
 from rich.cells import cell_len
 
-from metriplex_console.board import Summary, TagValues, as_float
+from metriplex_console.board import as_float
 from metriplex_console.formatting import format_number, format_value, printable, split_tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from metriplex_console.board import TagValues
 
 GAP = 4
 INDENT = 2
@@ -26,25 +28,19 @@ _SHORTEST_NAME = 11
 @final
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tag as text.
+    """One tag as text: its group (empty for a tag without `/`), its last part, and its numbers.
 
-    Attributes:
-        group: The tag without its last part; empty for a tag without `/`.
-        name: The last part of the tag.
-        value: The value, or the mean over lanes.
-        std: Standard deviation over lanes; empty for one lane.
-        low: The lowest value of a lane; empty for one lane.
-        high: The highest value of a lane; empty for one lane.
-        unusual: True if the value is unknown or not finite.
+    `std`, `low` and `high` are empty for one lane. `unusual` is True if the value is unknown or not
+    finite.
     """
 
     group: str
     name: str
     value: str
-    std: str = ""
-    low: str = ""
-    high: str = ""
-    unusual: bool = False
+    std: str
+    low: str
+    high: str
+    unusual: bool
 
 
 @final
@@ -77,13 +73,9 @@ class Widths:
 @final
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The positions of all headings and entries.
+    """The lines of each column (a heading, an entry, or None for an empty line) and their widths.
 
-    Attributes:
-        columns: The lines of each column: a heading (str), an entry, or None for an empty line.
-        width: Cells of one column.
-        widths: Widths within one column.
-        hidden: Number of tags for which there is no room.
+    `width` are the cells of one column; `hidden` is the number of tags for which there is no room.
     """
 
     columns: tuple[tuple[str | Entry | None, ...], ...]
@@ -95,25 +87,18 @@ class Layout:
 def to_entry(values: TagValues) -> Entry:
     """Return the newest values of a tag as text."""
     group, name = split_tag(values.tag)
-    summary: Summary = values.summary()
+    summary = values.summary()
     value = format_value(values.tag, summary.value)
-    entry = Entry(printable(group), printable(name), value)
-    if summary.std is None or summary.low is None or summary.high is None:
-        return replace(entry, unusual=not math.isfinite(as_float(summary.value)))
-    std, low, high = (format_number(x) for x in (summary.std, summary.low, summary.high))
-    return replace(entry, std=std, low=low, high=high)
+    spread = (summary.std, summary.low, summary.high)
+    std, low, high = ("" if number is None else format_number(number) for number in spread)
+    unusual = not math.isfinite(as_float(summary.value))
+    return Entry(printable(group), printable(name), value, std, low, high, unusual)
 
 
 def arrange(entries: Sequence[Entry], width: int, height: int) -> Layout:
-    """Arrange tags in a field.
+    """Arrange tags, given in the order of first appearance, in a field of cells and lines.
 
-    Args:
-        entries: The tags, in the order of first appearance.
-        width: Cells of the field.
-        height: Lines of the field.
-
-    Returns:
-        The layout; no column is longer than `height`, and all columns fit into `width`.
+    No column is longer than `height`, and all columns fit into `width`.
     """
     groups = _grouped(entries)
     widths = _measure(entries, width)
@@ -152,20 +137,15 @@ def _measure(entries: Sequence[Entry], width: int) -> Widths:
 
     name = widest("name")
     value = max(widest("value"), 7)  # so that columns don't move with every digit
-    std, low, high = widest("std"), widest("low"), widest("high")
-    candidates = [Widths(name, value)]
-    if std:
-        candidates = [
-            Widths(name, value, max(std, 6), max(low, 7), max(high, 7)),
-            Widths(name, value, max(std, 6)),
-            *candidates,
-        ]
-    needed = INDENT + min(name, _SHORTEST_NAME)
-    for widths in candidates[:-1]:
-        # Whole names matter more than a range, and less than a standard deviation.
-        if (widths.natural if widths.low else needed + widths.numbers) <= width:
-            return widths
-    return candidates[-1]
+    plain = Widths(name, value)
+    if not widest("std"):
+        return plain
+    with_std = Widths(name, value, max(widest("std"), 6))
+    with_range = replace(with_std, low=max(widest("low"), 7), high=max(widest("high"), 7))
+    # Whole names matter more than a range, and less than a standard deviation.
+    if with_range.natural <= width:
+        return with_range
+    return with_std if INDENT + min(name, _SHORTEST_NAME) + with_std.numbers <= width else plain
 
 
 _Column = list["str | Entry | None"]

@@ -99,14 +99,13 @@ class TensorBoardBackend:
         own, and the tab compares the lanes.
         """
         opened = self._runs.find(run)
-        sessions: dict[int | None, dict[str, Scalar | str]] = {
+        sessions: dict[int | None, Mapping[str, Scalar | str]] = {
             index: {**hparams, **lane.hparams} for index, lane in enumerate(run.lanes)
-        }
-        sessions = sessions or {None: dict(hparams)}
+        } or {None: hparams}
         opened.files.append(
             {
-                lane: events.hparams_events(of_lane, self.hparam_metrics)
-                for lane, of_lane in sessions.items()
+                lane: events.hparams_events(own, self.hparam_metrics)
+                for lane, own in sessions.items()
             }
         )
         opened.sessions.update(sessions)

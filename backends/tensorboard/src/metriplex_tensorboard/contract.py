@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, final
 
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
-from metriplex.testing import BackendContract, Series, Stored, read_picture
+from metriplex.testing import BackendContract, Stored, read_picture
 from metriplex_tensorboard import TensorBoardBackend
 
 if TYPE_CHECKING:
@@ -52,43 +53,36 @@ class Contract(BackendContract):
 
     def read_back(self, run: RunInfo) -> Stored:
         """Read the directories of the run and of its lanes as TensorBoard does."""
-        scalars: dict[Series, Any] = {}
-        texts: dict[Series, Any] = {}
-        videos: dict[Series, Any] = {}
-        images: dict[Series, Any] = {}
-        histograms: dict[Series, Any] = {}
+        stored: Any = Stored()
         session: dict[str, bytes] = {}
         for lane, directory in _runs(run.directory):
             read = EventAccumulator(str(directory), STORE_EVERYTHING_SIZE_GUIDANCE).Reload()
             tags = read.Tags()
-            if lane is None and metadata.PLUGIN_NAME in _plugins(read):
+            plugins = {one.plugin_data.plugin_name for one in read.summary_metadata.values()}
+            if lane is None and metadata.PLUGIN_NAME in plugins:
                 session = read.PluginTagToContent(metadata.PLUGIN_NAME)
             for tag in tags["scalars"]:
-                scalars[lane, tag] = [(e.step, e.value) for e in read.Scalars(tag)]
+                stored.scalars[lane, tag] = [(e.step, e.value) for e in read.Scalars(tag)]
             for tag in tags["images"]:
                 for event in read.Images(tag):
-                    data = event.encoded_image_string
+                    data, place = event.encoded_image_string, stored.videos
                     if data.startswith(_PNG):
-                        images.setdefault((lane, tag), []).append((event.step, read_picture(data)))
-                    else:
-                        videos.setdefault((lane, tag), []).append((event.step, data))
+                        data, place = read_picture(data), stored.images
+                    place.setdefault((lane, tag), []).append((event.step, data))
             for tag in tags["tensors"]:
-                texts[lane, tag.removesuffix(_TEXT)] = [
+                stored.texts[lane, tag.removesuffix(_TEXT)] = [
                     (e.step, tensor_util.make_ndarray(e.tensor_proto).item().decode())
                     for e in read.Tensors(tag)
                 ]
             for tag in tags["histograms"]:
-                histograms[lane, tag] = [
-                    (e.step, np.array(e.histogram_value.bucket[1:]), _edges(e.histogram_value))
+                stored.histograms[lane, tag] = [
+                    (e.step, np.array(held.bucket[1:]), np.array(held.bucket_limit))
                     for e in read.Histograms(tag)
+                    for held in [e.histogram_value]
                 ]
-        return Stored(
-            scalars=scalars,
+        return dataclasses.replace(
+            stored,
             hparams=_hparams(session.get(metadata.SESSION_START_INFO_TAG)),
-            texts=texts,
-            videos=videos,
-            images=images,
-            histograms=histograms,
             status=_status(session.get(metadata.SESSION_END_INFO_TAG)),
         )
 
@@ -96,14 +90,6 @@ class Contract(BackendContract):
 def _runs(directory: Path) -> list[tuple[int | None, Path]]:
     lanes = ((re.fullmatch(r"seed_(\d+)", path.name), path) for path in directory.iterdir())
     return [(None, directory), *((int(found[1]), path) for found, path in lanes if found)]
-
-
-def _edges(histogram: Any) -> np.ndarray:
-    return np.array(histogram.bucket_limit)
-
-
-def _plugins(read: EventAccumulator) -> set[str]:
-    return {one.plugin_data.plugin_name for one in read.summary_metadata.values()}
 
 
 def _hparams(content: bytes | None) -> dict[str, Any]:

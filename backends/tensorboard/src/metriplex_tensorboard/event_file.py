@@ -49,17 +49,13 @@ class EventFile:
     """A new event file, created by the first write.
 
     Records wait in memory until `write`, which stores all of them or, for a reader of the file,
-    none. No descriptor stays open between writes, so there may be hundreds of files. Not
-    thread-safe.
-
-    Attributes:
-        directory: The directory of the file; created if only its parent exists.
-        suffix: The end of the file's name.
+    none. No descriptor stays open between writes, so there may be hundreds of files. The directory
+    is created if only its parent exists. Not thread-safe.
     """
 
     def __init__(self, directory: Path, suffix: str = "") -> None:
-        self.directory = directory
-        self.suffix = suffix
+        self._directory = directory
+        self._suffix = suffix
         self._path: Path | None = None
         self._pending: list[bytes] = []
         self._stored = 0
@@ -71,9 +67,8 @@ class EventFile:
     def write(self) -> None:
         """Write all records that were appended; then they survive this process.
 
-        Raises:
-            OSError: No record was stored, and all are kept for the next call, which begins at the
-                same offset and overwrites the bytes of the failed one.
+        After an `OSError` no record is stored, and all are kept for the next call, which begins at
+        the same offset and overwrites the bytes of the failed one.
         """
         if not self._pending:
             return
@@ -94,9 +89,9 @@ class EventFile:
     def _open(self) -> FileIO:
         if self._path is not None:
             return FileIO(self._path, "r+")
-        self.directory.mkdir(exist_ok=True)
+        self._directory.mkdir(exist_ok=True)
         while True:
-            path = self.directory / _file_name(self.directory, self.suffix)
+            path = self._directory / _file_name(self._directory, self._suffix)
             with contextlib.suppress(FileExistsError):
                 file = FileIO(path, "x")
                 self._path = path

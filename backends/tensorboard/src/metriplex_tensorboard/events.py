@@ -22,16 +22,7 @@ from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - part of
 import numpy as np
 from tensorboardX import summary as summaries
 
-from metriplex import (
-    Histogram,
-    Image,
-    LoggingError,
-    Scalar,
-    Scalars,
-    Text,
-    Video,
-    encode_video,
-)
+from metriplex import Histogram, Image, LoggingError, Scalar, Scalars, Text, Video, encode_video
 from metriplex_tensorboard.protos import (
     Event,
     HParamsPluginData,
@@ -59,15 +50,9 @@ _pack_head = struct.Struct("<BdB").pack
 def scalar_event(record: Scalars) -> bytes:
     """Encode all the values of one step as one event.
 
-    Args:
-        record: The step. Values are rounded to float32, and to an infinity beyond its range, as by
-            `SummaryWriter.add_scalar`. A `wall_time` of 0 stands for now.
-
-    Returns:
-        The serialized event.
-
-    Raises:
-        LoggingError: The step is no int64.
+    Values are rounded to float32, and to an infinity beyond its range, as by
+    `SummaryWriter.add_scalar`. A `wall_time` of 0 stands for now. A step that is no int64 raises
+    `LoggingError`.
     """
     parts, pack = _layout(tuple(record.values))
     parts = parts.copy()
@@ -139,16 +124,11 @@ def _text(text: str) -> str:
 
 
 def head_events(purge_step: int | None) -> list[bytes]:
-    """Return the events at the start of every file.
+    """Return the events at the start of every file: the format's version, and a session's start.
 
-    Args:
-        purge_step: TensorBoard drops what earlier files of the same directory hold at this step
-            and beyond; None for a run that continues no other.
-
-    Returns:
-        The format's version, then, with `purge_step`, the start of a session. The start comes
-        twice: TensorBoard's Python loader takes the first start in a directory as the start of the
-        whole run, and purges at the second.
+    The start makes TensorBoard drop the records at `purge_step` and beyond in earlier files of the
+    directory. It comes twice: TensorBoard's Python loader takes the first start in a directory as
+    the start of the whole run, and purges at the second.
     """
     events = [Event(wall_time=time.time(), file_version=_FILE_VERSION)]
     if purge_step is not None:
@@ -202,12 +182,8 @@ def histogram_event(histogram: Histogram) -> bytes:
 def hparams_events(hparams: Mapping[str, Scalar | str], metrics: Sequence[str]) -> list[bytes]:
     """Encode hyper-parameters for TensorBoard's HPARAMS tab, as `add_hparams` does.
 
-    Args:
-        hparams: Name to value.
-        metrics: Tags of the scalars that the tab shows beside the hyper-parameters.
-
-    Returns:
-        The events that describe the experiment and start the session.
+    The two events describe the experiment and start the session. The tab shows the scalars whose
+    tags are `metrics` beside the hyper-parameters.
     """
     clean = {_text(name): _hparam(value) for name, value in hparams.items()}
     experiment, start, _ = summaries.hparams(clean, dict.fromkeys(metrics, 0.0))
@@ -223,12 +199,7 @@ def _hparam(value: Scalar | str) -> bool | float | str:
 def session_end_event(status: str) -> bytes:
     """Encode the end of the session that `hparams_events` started.
 
-    Args:
-        status: The status given to `close_run`. An interrupted run may be continued, so its status
-            is unknown to TensorBoard.
-
-    Returns:
-        The serialized event.
+    An interrupted run may be continued, so its status is unknown to TensorBoard.
     """
     end = SessionEndInfo(status=Status.Value(_STATUS.get(status, "STATUS_UNKNOWN")))
     content = HParamsPluginData(session_end_info=end, version=0).SerializeToString()

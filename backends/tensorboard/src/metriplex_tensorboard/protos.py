@@ -1,8 +1,4 @@
-"""tensorboardX's message classes for event files.
-
-protobuf makes these classes at import, so type checkers don't find them; this module gives them a
-type.
-"""
+"""tensorboardX's message classes for event files, which type checkers don't find by themselves."""
 
 from __future__ import annotations
 

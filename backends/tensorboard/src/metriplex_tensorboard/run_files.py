@@ -30,20 +30,13 @@ class RunFiles:
         self._closed = False
 
     def open(self) -> None:
-        """Create the run's own file, to fail early if the directory can't be written.
-
-        Raises:
-            OSError: The file can't be created or written.
-        """
+        """Create the run's own file, to fail early if the directory can't be written."""
         with self._lock:
             self._file(None)
             self._write()
 
     def append(self, events: Mapping[int | None, Sequence[bytes]]) -> None:
-        """Add all of the events, or none if it raises, so that a call may be made again.
-
-        Args:
-            events: Lane (None for the run itself) to serialized events in their order.
+        """Add the serialized events of every lane, or none of them if the call raises.
 
         Raises:
             ClosedError: The run was closed.
@@ -63,20 +56,12 @@ class RunFiles:
                 self._pending += sum(map(len, records))
 
     def flush(self) -> None:
-        """Write all events that were appended; then they survive this process.
-
-        Raises:
-            OSError: Events that could not be written are kept for the next call.
-        """
+        """Write all events, so that they survive this process. An `OSError` loses no event."""
         with self._lock:
             self._write()
 
     def close(self) -> None:
-        """Write all events that were appended; `append` then raises `ClosedError`.
-
-        Raises:
-            OSError: Events could not be written; the files stay open.
-        """
+        """Write all events; `append` then raises `ClosedError`. An `OSError` closes nothing."""
         with self._lock:
             self._write()
             self._closed = True

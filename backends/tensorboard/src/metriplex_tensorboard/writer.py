@@ -20,10 +20,6 @@ class RunWriter(SummaryWriter):
     writer's file would end the live view of the first. This writer has no thread and no queue:
     `add_*` puts the event into memory, `flush` returns when the events are in the file, and both
     raise the errors of writing. After the run is closed, `add_*` raises `metriplex.ClosedError`.
-
-    Args:
-        directory: The run's directory.
-        files: The run's event files.
     """
 
     def __init__(self, directory: Path, files: RunFiles) -> None:

@@ -16,7 +16,7 @@ from metriplex.testing.session import Session
 from metriplex.testing.stored import Series, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -123,18 +123,16 @@ class ContractBase(abc.ABC):
             resume_step=resume_step,
         )
 
-    def _open(self, run: RunInfo | None = None, backend: object = None) -> Session:
-        """Open a run, in a new backend by default, and return its session."""
+    def _open(self, *hooks: str, run: RunInfo | None = None, backend: object = None) -> Session:
+        """Open a run, in a new backend by default; skip the test if the backend lacks a hook."""
         plugin = self.make_backend() if backend is None else backend
         session = Session(plugin, run or self._make_run(), self.timeout)
         self._sessions.append(session)
-        return session.open()
-
-    def _require(self, session: Session, *hooks: str) -> None:
-        """Skip the test if the backend doesn't implement all `hooks`."""
+        session.open()
         missing = [hook for hook in hooks if hook not in session.backend.hooks]
         if missing:
             pytest.skip(f"the backend doesn't implement `{'`, `'.join(missing)}`")
+        return session
 
     def _check(
         self,
@@ -165,6 +163,15 @@ class ContractBase(abc.ABC):
 def same(first: Scalar, second: Scalar) -> bool:
     """Return True if two values are equal, where NaN equals NaN."""
     return bool(first == second or (first != first and second != second))
+
+
+def raises(call: Callable[[], object]) -> bool:
+    """Return True if a call raises any exception."""
+    try:
+        call()
+    except Exception:  # noqa: BLE001 - any exception passes
+        return True
+    return False
 
 
 def _compare(

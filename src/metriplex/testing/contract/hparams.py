@@ -71,18 +71,16 @@ class HparamTests(ContractBase, abc.ABC):
         To fix it, let the last call win; if the service can't change a stored value, compare it
         with the new one first.
         """
-        session = self._open()
-        self._require(session, "log_hparams")
+        session = self._open("log_hparams")
         session.hparams({"lr": 0.5, "env": "CartPole"})
         session.close("interrupted")
-        again = self._open(session.run)
+        again = self._open(run=session.run)
         again.hparams({"lr": 0.5, "env": "CartPole", "device": "cpu"})
         again.close()
         self._compare_hparams(again.run, {"lr": 0.5, "env": "CartPole", "device": "cpu"})
 
     def _check_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
-        session = self._open()
-        self._require(session, "log_hparams")
+        session = self._open("log_hparams")
         session.hparams(hparams)
         session.close()
         self._compare_hparams(session.run, hparams)

@@ -24,8 +24,7 @@ class LaneTests(ContractBase, abc.ABC):
         To fix it, keep a run, a child run or a directory for each `record.lane`, named by
         `metriplex.lane_name`, and create it at the first record of the lane.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         lanes = {0: 0.25, 3: 0.5, 1: 0.75, None: 0.125}
         for step in range(5):
             session.scalars(
@@ -43,8 +42,7 @@ class LaneTests(ContractBase, abc.ABC):
 
         To fix it, flush the records of every lane, not only those of the run.
         """
-        session = self._open()
-        self._require(session, "log_scalars", "flush")
+        session = self._open("log_scalars", "flush")
         for step in range(3):
             for lane in (0, 1):
                 session.log(step, {"a": step + lane / 4}, lane=lane)
@@ -60,13 +58,12 @@ class LaneTests(ContractBase, abc.ABC):
         To fix it, derive the identity of a lane from `run.id` and the lane's number.
         """
         run = self._make_run()
-        first = self._open(run)
-        self._require(first, "log_scalars")
+        first = self._open("log_scalars", run=run)
         for step in range(4):
             for lane in (0, 1):
                 first.log(step, {"a": step + lane / 4}, lane=lane)
         first.close("interrupted")
-        second = self._open(dataclasses.replace(run, resume_step=2))
+        second = self._open(run=dataclasses.replace(run, resume_step=2))
         for step in range(2, 5):
             for lane in (0, 1):
                 second.log(step, {"a": step + lane / 8}, lane=lane)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from metriplex.records import Scalar, Text
-from metriplex.testing.contract.base import ContractBase
-from metriplex.testing.process import Resources, settle
+from metriplex.testing.contract.base import ContractBase, raises
+from metriplex.testing.process import resources, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +82,7 @@ class LifeTests(ContractBase, abc.ABC):
         }
         for hook, call in calls.items():
             if hook in session.backend.hooks:
-                assert _raises(call), f"`{hook}` raised nothing after `close_run`"
+                assert raises(call), f"`{hook}` raised nothing after `close_run`"
         after = dict(self._read(session.run).scalars)
         assert before == after, f"after `close_run` the run was changed from {before} to {after}"
 
@@ -90,8 +91,7 @@ class LifeTests(ContractBase, abc.ABC):
 
         To fix it, wait in `flush` until the service has stored all sent records.
         """
-        session = self._open()
-        self._require(session, "flush", "log_scalars")
+        session = self._open("flush", "log_scalars")
         expected: list[tuple[int, Scalar]] = []
         for step in range(3):
             session.log(step, {"a": step / 4})
@@ -106,30 +106,16 @@ class LifeTests(ContractBase, abc.ABC):
         To fix it, store the state of each run under `run.id`, and lock all shared state.
         """
         backend = self.make_backend()
-        sessions = [self._open(self._make_run(name), backend) for name in ("first", "second")]
-        self._log_at_once(sessions)
-        sessions[0].close()
-        sessions[1].log(5000, {"a": 9.5})
-        sessions[1].close()
-        self._check(sessions[0].run, _logged(0))
-        rows = _logged(1)
-        rows[None, "a"].append((5000, 9.5))
-        self._check(sessions[1].run, rows)
+        runs = self._make_run("first"), self._make_run("second")
+        self._log_at_once([self._open(run=run, backend=backend) for run in runs])
 
     def test_two_backends_at_once(self) -> None:
         """Two backend objects work at once; closing the run of one doesn't affect the other.
 
         To fix it, keep no state in modules or classes, or in a global run of a library.
         """
-        sessions = [self._open(self._make_run(name)) for name in ("first", "second")]
-        self._log_at_once(sessions)
-        sessions[1].close()
-        sessions[0].log(5000, {"a": 9.5})
-        sessions[0].close()
-        self._check(sessions[1].run, _logged(1))
-        rows = _logged(0)
-        rows[None, "a"].append((5000, 9.5))
-        self._check(sessions[0].run, rows)
+        runs = self._make_run("second"), self._make_run("first")
+        self._log_at_once([self._open(run=run) for run in runs])
 
     def test_two_runs_of_one_name(self) -> None:
         """Two runs with one name, in two log directories, are stored as two runs.
@@ -141,7 +127,7 @@ class LifeTests(ContractBase, abc.ABC):
         other.mkdir(parents=True)
         runs[1] = dataclasses.replace(runs[1], directory=other)
         for index, run in enumerate(runs):
-            session = self._open(run)
+            session = self._open(run=run)
             session.log(1, {"a": float(index)})
             session.close()
         for index, run in enumerate(runs):
@@ -169,7 +155,7 @@ class LifeTests(ContractBase, abc.ABC):
         """
         for index in range(2):
             self._live(f"warm up {index}")
-        before = Resources.of_this_process()
+        before = resources()
         for index in range(_RUNS):
             self._live(f"run {index}")
         grown = settle(before, self.settle_secs)
@@ -198,7 +184,7 @@ class LifeTests(ContractBase, abc.ABC):
     # ---- helpers --------------------------------------------------------------------------------
 
     def _live(self, name: str) -> None:
-        session = self._open(self._make_run(name))
+        session = self._open(run=self._make_run(name))
         session.hparams({"lr": 0.5})
         session.log(1, {"a": 1.0})
         session.log(1, {"a": 1.0}, lane=3)
@@ -209,12 +195,11 @@ class LifeTests(ContractBase, abc.ABC):
 
     def _log_twice(self, resume_step: int | None) -> None:
         run = self._make_run()
-        first = self._open(run)
-        self._require(first, "log_scalars")
+        first = self._open("log_scalars", run=run)
         for step in range(10):
             first.log(step, {"a": step / 4})
         first.close("interrupted")
-        second = self._open(dataclasses.replace(run, resume_step=resume_step))
+        second = self._open(run=dataclasses.replace(run, resume_step=resume_step))
         start = 10 if resume_step is None else resume_step
         for step in range(start, 13):
             second.log(step, {"a": step * 4.0})
@@ -225,27 +210,27 @@ class LifeTests(ContractBase, abc.ABC):
         self._check(run, {(None, "a"): expected}, ordered=self.supersedes)
 
     def _log_at_once(self, sessions: list[Session]) -> None:
-        """Log to all sessions from one thread each, at the same time."""
-        barrier, errors = threading.Barrier(len(sessions)), list[BaseException]()
+        """Log to two sessions from two threads, close the first one, and log to the second one."""
+        barrier = threading.Barrier(2)
 
         def log(index: int) -> None:
-            try:
-                barrier.wait(self.timeout)
-                logged = _logged(index)
-                for row in zip(*logged.values(), strict=True):
-                    values = {tag: row[i][1] for i, (_, tag) in enumerate(logged)}
-                    sessions[index].log(row[0][0], values)
-                sessions[index].flush()
-            except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
-                errors.append(error)
+            barrier.wait(self.timeout)
+            logged = _logged(index)
+            for row in zip(*logged.values(), strict=True):
+                values = {tag: row[i][1] for i, (_, tag) in enumerate(logged)}
+                sessions[index].log(row[0][0], values)
+            sessions[index].flush()
 
-        threads = [threading.Thread(target=log, args=(index,)) for index in range(len(sessions))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(log, (0, 1)))
+        first, second = sessions
+        first.close()
+        second.log(5000, {"a": 9.5})
+        second.close()
+        self._check(first.run, _logged(0))
+        rows = _logged(1)
+        rows[None, "a"].append((5000, 9.5))
+        self._check(second.run, rows)
 
 
 def _logged(index: int) -> dict[Series, list[tuple[int, Scalar]]]:
@@ -255,14 +240,6 @@ def _logged(index: int) -> dict[Series, list[tuple[int, Scalar]]]:
         (None, "a"): [(first + step, first + step / 4) for step in range(20)],
         (None, f"own_{index}"): [(first + step, first - step / 4) for step in range(20)],
     }
-
-
-def _raises(call: Callable[[], None]) -> bool:
-    try:
-        call()
-    except Exception:  # noqa: BLE001 - any exception passes
-        return True
-    return False
 
 
 def _contract_tests(cls: type) -> set[str]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from metriplex.records import Media
     from metriplex.testing.session import Session
-    from metriplex.testing.stored import Series
 
 _TEXTS = (
     *("hello", "# title\n\n- one\n- two", "θ 🙂 损失", "<b>&amp;</b>", "  spaces  ", '{"a": 1}'),
@@ -39,18 +38,14 @@ class MediaTests(ContractBase, abc.ABC):
 
         To fix it, don't strip or escape; store a text that is too long for a field as a file.
         """
-        session = self._open()
-        self._require(session, "log_text")
+        session = self._open("log_text")
         for step, text in enumerate(_TEXTS):
             session.media(Text(step, "notes/all", text, wall_time=time.time()))
         session.media(Text(2**31 + 1, "notes/other", "late", wall_time=time.time()))
         session.close()
-        found = self._read(session.run).texts
         expected = {"notes/all": list(enumerate(_TEXTS)), "notes/other": [(2**31 + 1, "late")]}
-        wanted = self._by_series(expected)
-        check_names("(lane, tag)", wanted, found)
-        for series, texts in wanted.items():
-            for got, (step, text) in zip(found[series], texts, strict=True):
+        for found, texts in self._pairs(session, "texts", expected):
+            for got, (step, text) in zip(found, texts, strict=True):
                 same = tuple(got) == (step, text)
                 assert same, f"the text at step {step} must be {text[:80]!r}; stored is {got!r:.80}"
 
@@ -65,56 +60,50 @@ class MediaTests(ContractBase, abc.ABC):
         To fix it, encode the video with `metriplex.encode_video(video, format)`, which pads odd
         sizes, and store the file unchanged.
         """
-        session = self._open()
-        self._require(session, "log_video")
+        session = self._open("log_video")
         clip = _frames(frames, height, width)
         session.media(Video(2**31 + 1, "eval/video", clip, 25.0, wall_time=time.time()))
         session.close()
-        self._check_videos(session, {"eval/video": [(2**31 + 1, clip)]})
+        self._check_videos(session, [(2**31 + 1, clip)])
 
     def test_videos_that_are_encoded_already(self) -> None:
         """Evaluation videos, which are encoded in `video_format` and have no frames, are stored.
 
         To fix it, call `metriplex.encode_video`, which accepts both, and don't read `video.frames`.
         """
-        session = self._open()
-        self._require(session, "log_video")
+        session = self._open("log_video")
         pictures = _frames(4, 32, 48)
         kind = session.backend.video_format
         clip = encode_video(Video(0, "x", pictures, 25.0), kind)
         for step in (10, 20):
             session.media(Video(step, "eval/video", None, 25.0, clips={kind: clip}))
         session.close()
-        self._check_videos(session, {"eval/video": [(10, pictures), (20, pictures)]})
+        self._check_videos(session, [(10, pictures), (20, pictures)])
 
     def test_images(self) -> None:
         """Images of any size, from one pixel on, are stored with exact pixels.
 
         To fix it, store PNG, not JPEG, and don't scale or pad.
         """
-        session = self._open()
-        self._require(session, "log_image")
+        session = self._open("log_image")
         generator = np.random.default_rng(0)
         sizes = [(1, 1), (7, 3), (64, 48)]
         pictures = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
         for step, pixels in enumerate(pictures):
             session.media(Image(step, "plots/noise", pixels, wall_time=time.time()))
         session.close()
-        found = self._read(session.run).images
-        wanted = self._by_series({"plots/noise": list(enumerate(pictures))})
-        check_names("(lane, tag)", wanted, found)
-        for series, images in wanted.items():
-            for (got_step, got), (step, pixels) in zip(found[series], images, strict=True):
-                assert got_step == step, f"the picture of step {step} is stored at step {got_step}"
-                assert np.array_equal(got, pixels), f"the picture of step {step} is another"
+        logged = {"plots/noise": list(enumerate(pictures))}
+        ((found, images),) = self._pairs(session, "images", logged)
+        for (got_step, got), (step, pixels) in zip(found, images, strict=True):
+            assert got_step == step, f"the picture of step {step} is stored at step {got_step}"
+            assert np.array_equal(got, pixels), f"the picture of step {step} is another"
 
     def test_histograms(self) -> None:
         """Histograms are stored with their counts and edges, which may be uneven.
 
         To fix it, pass the counts and edges to the service; don't let it count again.
         """
-        session = self._open()
-        self._require(session, "log_histogram")
+        session = self._open("log_histogram")
         cases = [
             (np.array([3, 0, 5, 1]), np.array([-1.5, 0.0, 0.25, 2.0, 1000.0])),
             (np.array([7]), np.array([0.0, 1.0])),
@@ -123,27 +112,21 @@ class MediaTests(ContractBase, abc.ABC):
         for step, (counts, edges) in enumerate(cases):
             session.media(Histogram(step, "weights", counts, edges, wall_time=time.time()))
         session.close()
-        found = self._read(session.run).histograms
-        wanted = self._by_series({"weights": cases})
-        check_names("(lane, tag)", wanted, found)
-        for series, histograms in wanted.items():
-            assert len(found[series]) == len(histograms), (
-                f"{len(histograms)} histograms were logged; stored are {len(found[series])}"
-            )
-            for step, (got, (counts, edges)) in enumerate(
-                zip(found[series], histograms, strict=True)
-            ):
-                assert got[0] == step, f"the histogram of step {step} is stored at step {got[0]}"
-                assert np.array_equal(got[1], counts), f"step {step}: the counts are {got[1]}"
-                assert np.allclose(got[2], edges, 1e-6, 1e-9), f"step {step}: edges are {got[2]}"
+        ((found, _),) = self._pairs(session, "histograms", {"weights": cases})
+        assert len(found) == len(cases), (
+            f"{len(cases)} histograms were logged; stored are {len(found)}"
+        )
+        for step, (got, (counts, edges)) in enumerate(zip(found, cases, strict=True)):
+            assert got[0] == step, f"the histogram of step {step} is stored at step {got[0]}"
+            assert np.array_equal(got[1], counts), f"step {step}: the counts are {got[1]}"
+            assert np.allclose(got[2], edges, 1e-6, 1e-9), f"step {step}: edges are {got[2]}"
 
     def test_artifacts(self) -> None:
         """Files and directories are stored under their names, with exact bytes.
 
         To fix it, copy the file at `artifact.path` in binary mode; walk through a directory.
         """
-        session = self._open()
-        self._require(session, "log_artifact")
+        session = self._open("log_artifact")
         weights, notes = bytes(range(256)) * 4096, "θ\n".encode()
         files = {"policy.npz": weights, "empty": b"", "deep/er/notes ü.txt": notes}
         folder = self._artifact_file(session, "step_5/checkpoint", files)
@@ -159,8 +142,7 @@ class MediaTests(ContractBase, abc.ABC):
 
         To fix it, make the step part of the artifact's path, or a version of the artifact.
         """
-        session = self._open()
-        self._require(session, "log_artifact")
+        session = self._open("log_artifact")
         for step in (1, 2):
             data = {"policy.npz": b"at %d" % step}
             path = self._artifact_file(session, f"step_{step}", data) / "policy.npz"
@@ -193,20 +175,21 @@ class MediaTests(ContractBase, abc.ABC):
 
     # ---- helpers --------------------------------------------------------------------------------
 
-    def _by_series(self, expected: Mapping[str, Sequence[Any]]) -> dict[Series, Sequence[Any]]:
-        return {(None, self.stored_tag(tag)): points for tag, points in expected.items()}
-
-    def _check_videos(
-        self, session: Session, expected: Mapping[str, Sequence[tuple[int, np.ndarray]]]
-    ) -> None:
-        found = self._read(session.run).videos
-        wanted = self._by_series(expected)
+    def _pairs(
+        self, session: Session, kind: str, logged: Mapping[str, Sequence[Any]]
+    ) -> list[tuple[Sequence[Any], Sequence[Any]]]:
+        """Return the stored and the logged records of every tag; fail if the tags differ."""
+        found = getattr(self._read(session.run), kind)
+        wanted = {(None, self.stored_tag(tag)): records for tag, records in logged.items()}
         check_names("(lane, tag)", wanted, found)
-        for series, clips in wanted.items():
-            steps = [step for step, _ in found[series]]
-            assert steps == [step for step, _ in clips], f"clips are stored at steps {steps}"
-            for (_, data), (_, frames) in zip(found[series], clips, strict=True):
-                _compare_clip(read_clip(data), frames)
+        return [(found[series], records) for series, records in wanted.items()]
+
+    def _check_videos(self, session: Session, clips: Sequence[tuple[int, np.ndarray]]) -> None:
+        ((found, _),) = self._pairs(session, "videos", {"eval/video": clips})
+        steps = [step for step, _ in found]
+        assert steps == [step for step, _ in clips], f"clips are stored at steps {steps}"
+        for (_, data), (_, frames) in zip(found, clips, strict=True):
+            _compare_clip(read_clip(data), frames)
 
     def _check_artifacts(
         self, session: Session, expected: Mapping[str, Sequence[tuple[int, bytes]]]

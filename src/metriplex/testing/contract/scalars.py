@@ -62,8 +62,7 @@ class ScalarTests(ContractBase, abc.ABC):
 
         To fix it, send records in the order of the calls, and don't sample or limit them.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         records = [Scalars(10 * i, {"a": i / 8, "b": i}, iteration=i) for i in range(1000)]
         start = 0
         for size in (1, 2, 0, 500, 7, 490):
@@ -84,8 +83,7 @@ class ScalarTests(ContractBase, abc.ABC):
 
         To fix it, don't store steps as float or as a 32-bit integer.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         steps = sorted({min(step, self.max_step) for step in _STEPS})
         for index, step in enumerate(steps):
             session.log(step, {"a": index / 4})
@@ -98,8 +96,7 @@ class ScalarTests(ContractBase, abc.ABC):
         To fix it, keep the service from dropping late steps: give each group of tags a step axis of
         its own, or send the step as a value.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         train = [(100 * (i + 1), i / 2) for i in range(10)]
         evaluation = [(50, 1.0), (1050, 2.0), (950, 3.0), (2, 4.0)]
         for step, value in train:
@@ -119,8 +116,7 @@ class ScalarTests(ContractBase, abc.ABC):
 
         To fix it, don't treat a second record at a step as a duplicate.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         session.log(7, {"a": 1.0})
         session.log(7, {"b": 2.0})
         now = time.time()
@@ -136,8 +132,7 @@ class ScalarTests(ContractBase, abc.ABC):
 
         To fix it, don't derive fixed columns from the first record, and don't fill in values.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         expected: dict[Series, list[tuple[int, Scalar]]] = {}
         for step in range(30):
             values = {f"tag_{i}": step + i / 8 for i in range(step // 3, step // 2 + 1)}
@@ -152,8 +147,7 @@ class ScalarTests(ContractBase, abc.ABC):
 
         To fix it, copy an argument before you change it.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         values, hparams = {"a": 0.5, "b": 2}, {"lr": 0.1, "env": "CartPole"}
         session.hparams(hparams)
         session.log(3, values)
@@ -162,8 +156,7 @@ class ScalarTests(ContractBase, abc.ABC):
         assert hparams == {"lr": 0.1, "env": "CartPole"}, f"hparams were changed to {hparams}"
 
     def _check_values(self, values: tuple[Scalar, ...]) -> None:
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         for step, value in enumerate(values):
             session.log(step, {"a": value})
         session.close()

@@ -63,8 +63,7 @@ class TagTests(ContractBase, abc.ABC):
 
         To fix it, split records that are too large for one request.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         session.log(1, {f"group_{i % 10}/tag_{i}": i / 4 for i in range(_MANY)})
         session.close()
         expected = {(None, f"group_{i % 10}/tag_{i}"): [(1, i / 4)] for i in range(_MANY)}
@@ -75,8 +74,7 @@ class TagTests(ContractBase, abc.ABC):
 
         To fix it, raise `metriplex.LoggingError` before anything is stored.
         """
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         with contextlib.suppress(Exception):
             session.log(1, {"": 1.0})
         session.log(2, {"a": 2.0})
@@ -87,8 +85,7 @@ class TagTests(ContractBase, abc.ABC):
         )
 
     def _check_tags(self, tags: tuple[str, ...]) -> None:
-        session = self._open()
-        self._require(session, "log_scalars")
+        session = self._open("log_scalars")
         session.log(1, {tag: index / 4 for index, tag in enumerate(tags)})
         for index, tag in enumerate(tags[::2]):
             session.log(2 + index, {tag: index / 2 + 0.125})

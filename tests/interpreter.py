@@ -30,7 +30,6 @@ PR_SET_CHILD_SUBREAPER = 36
 SIZE = 2**17
 """Of a request, in bytes, at most."""
 
-
 PYTEST = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 """The program of `pytest` with the arguments given."""
 
@@ -46,7 +45,7 @@ class Program(subprocess.Popen[str]):
     """
 
     def __init__(self, source: str, *arguments: object, **options: Any) -> None:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
         super().__init__(command, **(pipes | options))
 

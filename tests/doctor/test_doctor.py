@@ -298,8 +298,8 @@ def test_no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     finding = check_ffmpeg(needed=True)
     assert finding.status == "warning"
-    assert "GIFs by Pillow only" in finding.text
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert "GIFs by imageio only" in finding.text
+    monkeypatch.setitem(sys.modules, "imageio", None)
     assert check_ffmpeg(needed=False).status == "warning"
     finding = check_ffmpeg(needed=True)
     assert (finding.status, finding.remedy) == ("broken", "`pip install 'metriplex[video]'`")

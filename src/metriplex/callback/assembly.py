@@ -1,11 +1,13 @@
-"""Check the arguments of a callback, and start the run that they describe."""
+"""Assembly of a run: the arguments of a callback become a plan, and the plan becomes a run."""
 
 from __future__ import annotations
 
 import collections
+import functools
 import time
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import jax
 
@@ -27,13 +29,34 @@ from metriplex.validation import check_count, check_positive
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping, Sequence
 
+    from metriplex.plugins.backends import Backend
+    from metriplex.plugins.scalar_transforms import Transforms
+    from metriplex.records import Scalar
     from metriplex.run.nonfinite import NonFinite
     from metriplex.video.options import VideoOptions
-    from metriplex.video.play.program import VideoProgram
+    from metriplex.video.setup import Videos
 
 
-def start_run(
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parts of a run on the host: all checked and created, nothing opened."""
+
+    spec: RunSpec
+    backends: Sequence[Backend]
+    transforms: Transforms
+    hparams: Mapping[str, Scalar | str]
+    nonfinite: NonFinite
+    queue_size: int
+    aggregate: bool
+    provenance: bool | None
+    system_seconds: float
+    videos: Videos | None
+
+
+def make_plan(
     name: str | None,
     env: object,
     policy: object,
@@ -56,18 +79,11 @@ def start_run(
     journal: Any,
     video: VideoOptions,
     renderer: object,
-    ring: bool,
-) -> tuple[HostRun, Place, VideoProgram | None]:
-    """Start a run from arguments of `MetricsCallback`, in one process or as one of several.
-
-    Everything is checked, and all plugins are created, before the run's directory is made.
-
-    Returns:
-        The run, the place in the training at which it begins, and the program of its videos; None
-        without videos.
+) -> Plan:
+    """Check arguments of `MetricsCallback`, and create the plugins that they name.
 
     Raises:
-        ConfigurationError: An argument is not usable, or the processes don't agree.
+        ConfigurationError: An argument is not usable.
         PluginError: A plugin is not installed, or broken.
     """
     queue_size = check_count("queue_size", queue_size, least=1)
@@ -97,34 +113,58 @@ def start_run(
         resume_step,
         journal,
     )
-    cluster = join_cluster(abort=nonfinite == "abort")
+    return Plan(
+        spec=spec,
+        backends=created,
+        transforms=chain,
+        hparams=flat,
+        nonfinite=nonfinite,
+        queue_size=queue_size,
+        aggregate=aggregate,
+        provenance=provenance,
+        system_seconds=system_seconds,
+        videos=videos,
+    )
 
-    def assemble(opened: Opened) -> Run:
-        run = Run(
-            opened.info,
-            created,
-            chain,
-            nonfinite=nonfinite,
-            queue_size=queue_size,
-            journal=opened.journal,
-            aggregator=Aggregator(len(opened.info.lanes)) if aggregate else None,
-            make_recorder=None if videos is None else videos.make_recorder,
-            background=make_background(
-                name_devices, provenance=provenance, system_seconds=system_seconds
-            ),
-            in_parts=cluster is not None,
-        )
-        if flat or described:
-            run.log_hparams(flat)
-        run.start()
-        return run
 
-    program = None if videos is None else videos.program
+def assemble(plan: Plan, opened: Opened, *, in_parts: bool = False) -> Run:
+    """Make the run of a plan, log its hyper-parameters and start its background threads.
+
+    `in_parts` says that other processes may have some of the lanes. Raise `ConfigurationError` if
+    `psutil`, which samples of the system need, is not installed.
+    """
+    run = Run(
+        opened.info,
+        plan.backends,
+        plan.transforms,
+        nonfinite=plan.nonfinite,
+        queue_size=plan.queue_size,
+        journal=opened.journal,
+        aggregator=Aggregator(len(opened.info.lanes)) if plan.aggregate else None,
+        make_recorder=None if plan.videos is None else plan.videos.make_recorder,
+        background=make_background(
+            name_devices, provenance=plan.provenance, system_seconds=plan.system_seconds
+        ),
+        in_parts=in_parts,
+    )
+    if plan.hparams or plan.spec.lanes:
+        run.log_hparams(plan.hparams)
+    run.start()
+    return run
+
+
+def start(plan: Plan, *, ring: bool) -> tuple[HostRun, Place]:
+    """Open and assemble the run of a plan, in one process or as one of several.
+
+    Return the run, and the place in the training at which it begins. Raise `ConfigurationError` if
+    `log_dir` can't be written, there is no run to resume, or the processes don't agree.
+    """
+    cluster = join_cluster(abort=plan.nonfinite == "abort")
     if cluster is None:
-        opened = open_run(spec)
-        return HostRun(assemble(opened), ring=ring), opened.place, program
-    run = ClusterRun(cluster, spec, assemble)
-    return HostRun(run, cluster.handle, ring=ring), run.place, program
+        opened = open_run(plan.spec)
+        return HostRun(assemble(plan, opened), ring=ring), opened.place
+    run = ClusterRun(cluster, plan.spec, functools.partial(assemble, plan, in_parts=True))
+    return HostRun(run, cluster.handle, ring=ring), run.place
 
 
 def name_devices() -> str:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from metriplex.bridge.tracing import require_host
-from metriplex.callback.assembly import start_run
+from metriplex.callback.assembly import make_plan, start
 from metriplex.callback.device_methods import DeviceMethods
 from metriplex.callback.host_methods import HostMethods
 from metriplex.callback.media_methods import MediaMethods
@@ -176,7 +176,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             transport=transport,
             video_interval=video_interval,
         )
-        self._host, place, self._video = start_run(
+        plan = make_plan(
             name,
             env,
             policy,
@@ -205,8 +205,9 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
                 mode=video_worker,
             ),
             renderer=renderer,
-            ring=config.ring,
         )
+        self._host, place = start(plan, ring=config.ring)
+        self._video = plan.videos and plan.videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
         self._handle = np.int32(self._host.handle)
 

@@ -74,9 +74,9 @@ def check_ffmpeg(*, needed: bool) -> Finding:
     executable = find_ffmpeg()
     if executable is None:
         install = "`pip install imageio-ffmpeg`"
-        if importlib.util.find_spec("PIL") is not None:
-            return Finding(WARNING, name, "none: no MP4, and GIFs by Pillow only", install)
-        text = "none, and no Pillow either: clips can't be encoded"
+        if importlib.util.find_spec("imageio") is not None:
+            return Finding(WARNING, name, "none: no MP4, and GIFs by imageio only", install)
+        text = "none, and no imageio either: clips can't be encoded"
         install = "`pip install 'metriplex[video]'`"
         return Finding(BROKEN if needed else WARNING, name, text, install)
     command = [executable, "-hide_banner", "-version"]

@@ -113,7 +113,7 @@ class Memory:
         return sorted(found, key=lambda lane: -1 if lane is None else lane)
 
     def values(self, tag: str, lane: int | None = None) -> list[Scalar]:
-        """What a lane has logged under a tag, in order."""
+        """Return the values of a lane's tag, in order."""
         return [
             record.values[tag]
             for record in self.records
@@ -126,7 +126,7 @@ class Memory:
 
 
 def plain(records: Iterable[Scalars]) -> list[tuple[int | None, int, int | None, dict[str, Any]]]:
-    """What a program logged, without what the clock added, lane by lane."""
+    """Return the records of a program lane by lane, without values of the clock."""
     by_lane = sorted(records, key=lambda record: -1 if record.lane is None else record.lane)
     return [
         (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def replicate(tree: Any, devices: list[Any]) -> Any:
-    """What jax says to use in the place of its `device_put_replicated`, which brax 0.14 calls."""
+    """Replicate a tree over devices: jax's replacement of `device_put_replicated`, for brax 0.14."""
     mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     return jax.tree.map(

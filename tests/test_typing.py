@@ -1,4 +1,4 @@
-"""What a type checker says of programs that use, or misuse, the public interface."""
+"""A type checker accepts programs that use the public interface, and rejects misuse."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_the_signature_is_the_pattern_s() -> None:
 
 
 def read(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard itself reads in a run's directory: tag to steps and values."""
+    """Return what TensorBoard reads in a run's directory: tag to steps and values."""
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
     events.Reload()
     return {

@@ -1,4 +1,4 @@
-"""What of a callback belongs to the host: opening, `with`, flushing and closing the run."""
+"""The host methods of a callback: opening, `with`, flushing and closing the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ProgramError(Exception):
-    """What a user's program raises."""
+    """An error of a user's program."""
 
 
 def test_leaving_the_block_closes_the_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is no scalar: texts, clips, pictures, histograms, files."""
+"""Media: texts, clips, images, histograms, files."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ FINDERS: dict[str, Callable[[str], Path]] = {
         ("walk/", [HERE, RUNS], HERE),
         ("walk/", [RUNS], RUNS),
         ("runs/walk", [HERE, RUNS], RUNS),
-        ("../work/walk", [HERE, RUNS], HERE),
+        ("../here/walk", [HERE, RUNS], HERE),
     ],
 )
 def test_a_name_is_a_run_under_log_dir_and_a_path_is_a_path(
@@ -77,7 +77,7 @@ def test_a_name_is_a_run_under_log_dir_and_a_path_is_a_path(
     with_journal: list[str],
     expected: str,
 ) -> None:
-    work = tmp_path / "work"
+    work = tmp_path / "here"
     for place in (HERE, RUNS):
         (work / place / "walk").mkdir(parents=True)
         if place in with_journal:

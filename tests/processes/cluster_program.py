@@ -1,4 +1,4 @@
-"""What each process of `test_cluster.py` runs: its index, how many, port, directory, and what."""
+"""The program of each process of `test_cluster.py`: index, number, port, directory, function."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def cluster(number: int, directory: Path, mode: str) -> Generator[list[subproces
 
 
 def run(number: int, directory: Path, mode: str) -> list[dict[str, Any]]:
-    """What the processes said, once all have ended well."""
+    """Wait for all processes to succeed; return their output."""
     with cluster(number, directory, mode) as processes:
         said = []
         for process in processes:
@@ -76,7 +76,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def iterations(rewards: list[float], lane: int | None = None) -> list[dict[str, Any]]:
-    """What environments with these rewards log."""
+    """Return the records of environments with these rewards."""
     mean = sum(rewards) / len(rewards)
     return [
         {

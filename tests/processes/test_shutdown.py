@@ -107,7 +107,7 @@ def read(path: Path) -> tuple[list[int], str | None]:
 
 
 def check_journals(folder: Path) -> None:
-    """What each backend's file has is in the journal of its run, in the same order."""
+    """Check that the journal of each run holds the steps of its backend file in the same order."""
     for directory in folder.glob("run-*"):
         steps, status = read(folder / directory.name.removeprefix("run-"))
         records = [entry.record for entry in read_entries(directory)]

@@ -101,7 +101,7 @@ def test_the_readme_s_commands_are_whole(marker: str, last: str) -> None:
 @final
 @dataclass(frozen=True)
 class Demo:
-    """What the demo said, and where it logged."""
+    """Return the demo's output and its log directory."""
 
     status: int
     stdout: str

@@ -56,14 +56,14 @@ def train(metrics: MetricsCallback, bad: int = -1) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """What is trained without any backend, by the same compiled program."""
+    """Return the parameters that the same compiled program trains without any backend."""
     with MetricsCallback("run", log_dir=tmp_path_factory.mktemp("logs"), backends=[]) as metrics:
         return train(metrics)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a healthy backend gets when it is alone."""
+    """Return the records of a healthy backend that is alone."""
     memory = Memory()
     with MetricsCallback("run", log_dir=tmp_path_factory.mktemp("logs"), backends=memory) as alone:
         train(alone)

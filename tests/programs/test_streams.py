@@ -1,4 +1,4 @@
-"""What one compiled program delivers: buffered or not, for many runs, once or again, with NaNs."""
+"""The records of one compiled program: buffered or not, for many runs, run again, with NaNs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs log under every transformation of jax: values, lanes, order, host calls."""
+"""Records of programs under every transformation of jax: values, lanes, order, host calls."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_the_system_is_sampled_until_the_end() -> None:
 
 
 class Nvml:
-    """What `pynvml` tells of a machine with two GPUs, one without a power meter."""
+    """The `pynvml` of a machine with two GPUs, one without a power meter."""
 
     NVMLError = type("NVMLError", (Exception,), {})
 

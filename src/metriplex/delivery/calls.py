@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metriplex.records import Scalar
 
 BATCH = 1000
-"""How many records that are read from a journal are passed to a backend in one call."""
+"""Most records that are read from a journal and passed to a backend in one call."""
 
 
 @final

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     Target: TypeAlias = Backend | RunJournal
 
 FAILURES = 3
-"""How many calls in a row may raise something else than `OSError` before a suspension."""
+"""Calls in a row that raise something else than `OSError`, after which a backend is suspended."""
 
 OUTAGE = 5
-"""How many tries of one call fail before the log reports an outage."""
+"""Failed tries of one call after which the log reports an outage."""
 
 
 @final

@@ -20,7 +20,7 @@ from metriplex.records import Scalar  # noqa: TC001 - part of public annotations
 CHECKSUM_BYTES = len(',"crc":"01234567"}')
 _START = b'{"n":'
 _STARTS = 3
-"""How many `_START` to try as the begin of a line, as a tag or hyper-parameter may contain it."""
+"""Most `_START` to try as the start of a line: a tag or hyper-parameter may contain `_START`."""
 _END = re.compile(rb',"crc":"[0-9a-f]{8}"\}')
 _MAX_BITS = 4000
 """Bits above which an integer is written in hexadecimal, as Python limits decimal digits."""

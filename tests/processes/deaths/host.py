@@ -1,4 +1,4 @@
-"""What the processes that die here have in common: a run without jax, and a service in a file."""
+"""Shared by the processes that die here: a run without jax, and a service in a file."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def replicate(tree: Any, devices: list[Any]) -> Any:
-    """Replicate a tree over devices: jax's replacement of `device_put_replicated`, for brax 0.14."""
+    """Replicate a tree over devices, as `jax.device_put_replicated` did, which brax 0.14 calls."""
     mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     return jax.tree.map(

@@ -45,6 +45,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video_fps=25,
     ) as metrics:
         trained = train(metrics, jax.random.key(0), CONFIG, CARTPOLE)
+        metrics.close(timeout=300)  # of a machine with every core busy
     plain = train(None, jax.random.key(0), CONFIG, CARTPOLE)
     for ours, theirs in zip(
         jax.tree.leaves(trained.policy), jax.tree.leaves(plain.policy), strict=True

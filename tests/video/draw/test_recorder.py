@@ -69,6 +69,7 @@ def trained(log_dir: Path, **options: Any) -> tuple[np.ndarray, Any, Memory]:
         "run", LINE, log_dir=log_dir, backends=memory, **{**settings, **options}
     ) as metrics:
         weight = np.asarray(train(metrics, WEIGHT))
+        metrics.close(timeout=300)  # of a machine with every core busy
     return weight, metrics, memory
 
 

@@ -5,13 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from metriplex.bridge.host_function import callback_with_numpy_wrapper
-from metriplex.callback.callback import MetricsCallback
-from metriplex.callback.compat import JITSummaryWriter, TensorBoardCallback
-from metriplex.device.episodes import EpisodeStats, init_stats, reset_window, update_stats
-from metriplex.device.learning_rate import learning_rates
-from metriplex.device.state import MetricsState
-from metriplex.device.summary import average_stats, window_stats
 from metriplex.errors import (
     ClosedError,
     ConfigurationError,
@@ -46,6 +39,13 @@ from metriplex.records import (
 from metriplex.run.hparams import flatten_hparams
 
 if TYPE_CHECKING:
+    from metriplex.bridge.host_function import callback_with_numpy_wrapper
+    from metriplex.callback.callback import MetricsCallback
+    from metriplex.callback.compat import JITSummaryWriter, TensorBoardCallback
+    from metriplex.device.episodes import EpisodeStats, init_stats, reset_window, update_stats
+    from metriplex.device.learning_rate import learning_rates
+    from metriplex.device.state import MetricsState
+    from metriplex.device.summary import average_stats, window_stats
     from metriplex.replay.journal import replay_run
     from metriplex.video.encode.clip import encode_video
 
@@ -97,16 +97,31 @@ __all__ = [
 ]
 
 _LOADED_AT_FIRST_USE = {
+    "EpisodeStats": "metriplex.device.episodes",
+    "JITSummaryWriter": "metriplex.callback.compat",
+    "MetricsCallback": "metriplex.callback.callback",
+    "MetricsState": "metriplex.device.state",
+    "TensorBoardCallback": "metriplex.callback.compat",
+    "average_stats": "metriplex.device.summary",
+    "callback_with_numpy_wrapper": "metriplex.bridge.host_function",
     "encode_video": "metriplex.video.encode.clip",
+    "init_stats": "metriplex.device.episodes",
+    "learning_rates": "metriplex.device.learning_rate",
     "replay_run": "metriplex.replay.journal",
+    "reset_window": "metriplex.device.episodes",
+    "update_stats": "metriplex.device.episodes",
+    "window_stats": "metriplex.device.summary",
 }
-"""Functions that a training loop doesn't need: `import metriplex` is faster without them."""
+"""Names that need jax, or much else: a process that only draws, reads or sends starts without."""
 
 if not TYPE_CHECKING:  # a type checker would accept every name
 
     def __getattr__(name: str) -> object:
         if name not in _LOADED_AT_FIRST_USE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        function = getattr(import_module(_LOADED_AT_FIRST_USE[name]), name)
-        globals()[name] = function
-        return function
+        value = getattr(import_module(_LOADED_AT_FIRST_USE[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -46,6 +46,7 @@ class HostRun:
         self.has_program = False
         self._drained = False
         self.handle = receiver.register(self, handle, self.close)
+        shutdown.watch_exit()
         shutdown.watch_sigterm()
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -50,9 +51,6 @@ def _at_exit() -> None:
     close_all(status, running=False)
 
 
-atexit.register(_at_exit)
-
-
 # ---- SIGTERM ------------------------------------------------------------------------------------
 #
 # A handler in Python runs only when the main thread runs Python, and that may be inside a compiled
@@ -64,6 +62,16 @@ _HANDLED = b"\0"
 """The byte that the handler writes itself, where an event loop has the wake-up descriptor."""
 
 _sender: int | None = None
+
+
+@functools.cache
+def watch_exit() -> None:
+    """Have open runs closed when the process ends by itself.
+
+    Handlers run in the reverse order of their registration: programs that log have imported jax by
+    now, so ours runs before jax's, while the callbacks of running programs still arrive.
+    """
+    atexit.register(_at_exit)
 
 
 def watch_sigterm() -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from importlib.metadata import version
@@ -25,6 +26,8 @@ if _flags is None and version("jaxlib").startswith("0.10."):  # XLA aborts at fl
     os.environ["XLA_FLAGS"] = f"{_DEVICES} {_QUICK}"
 elif _DEVICES not in (_flags or ""):
     os.environ["XLA_FLAGS"] = f"{_flags or ''} {_DEVICES}".strip()
+
+gc.set_threshold(200_000, 50, 100)  # jax's many objects make the default slow
 
 os.environ["METRIPLEX_PROVENANCE"] = "0"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start compile nothing again

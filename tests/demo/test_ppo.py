@@ -41,6 +41,7 @@ def logged(tmp_path_factory):
     return trained, memory.records
 
 
+@pytest.mark.slow
 def test_logging_changes_no_bit_of_what_is_learned(silent, logged):
     assert silent.metrics is None
     assert_equal(silent.policy, logged[0].policy)
@@ -162,6 +163,7 @@ class Bandit:
         return jnp.bool_(False)
 
 
+@pytest.mark.slow
 def test_it_learns_which_arm_pays():
     config = replace(SHORT, num_iterations=20, learning_rate=0.01)
     policy = train(None, jax.random.key(0), config, Bandit()).policy

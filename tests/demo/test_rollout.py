@@ -56,6 +56,7 @@ class Clock:
     ("env", "length", "terminates"),
     [(Clock(end=4, cut=100), 4, True), (Clock(end=100, cut=4), 4, False), (Clock(3, 3), 3, True)],
 )
+@pytest.mark.slow
 def test_environments_start_again_by_themselves(env, length, terminates):
     policy = ActorCritic.init(KEY, 1, 3, (4,))
     start = reset(env, KEY, 2)

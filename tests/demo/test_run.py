@@ -32,6 +32,7 @@ def empty_path(tmp_path, monkeypatch):
     return tmp_path / "bin"
 
 
+@pytest.mark.slow
 def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path):
     log_dir = tmp_path / "my logs"
     assert run(log_dir=log_dir, seed=7, backends=("tensorboard",), videos=False, config=SHORT) == 1
@@ -56,6 +57,7 @@ def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path
         pytest.param("pendulum", "metriplex_mujoco", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, plugin, monkeypatch):
     pytest.importorskip(plugin)
     if env == "pendulum":
@@ -75,6 +77,7 @@ def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, p
     assert command.endswith("--samples_per_plugin images=100")
 
 
+@pytest.mark.slow
 def test_what_videos_lack_is_said_in_two_lines_and_warned_of_nowhere(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["metriplex.demo.run"], "entry_points", lambda kind: [])
     config = Config(num_envs=1, rollout_length=4, num_iterations=1, hidden=(4,))

@@ -451,7 +451,7 @@ def test_before_any_episode_all_devices_agree_that_there_is_none() -> None:
 
     spec = PartitionSpec("devices")
     shard_mapped = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=PartitionSpec())
-    (mean_return, mean_length, present), seen = shard_mapped(jnp.ones(16))
+    (mean_return, mean_length, present), seen = jax.jit(shard_mapped)(jnp.ones(16))
     assert not present
     assert float(mean_return) == float(mean_length) == 0.0
     assert {float(value) for value in seen.values()} == {0.0}

@@ -229,18 +229,29 @@ def check(rates: dict[str, Any], expected: Expected) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_reads_the_rate_of_the_last_update(case: Case) -> None:
-    params, rates = jax.jit(lambda params: trained(case, params))(PARAMS)
+    _, rates = jax.jit(lambda params: trained(case, params))(PARAMS)
     check(rates, case.expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.slow
+def test_lanes_read_the_same_rate(case: Case) -> None:
     lanes = jax.tree.map(lambda x: jnp.stack([x, x + 1, x + 2]), PARAMS)
     _, rates = jax.jit(jax.vmap(lambda params: trained(case, params)))(lanes)
     check(rates, case.expected)
 
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.slow
+def test_reading_the_rate_changes_no_bit_of_what_is_learned(case: Case) -> None:
+    params, _ = jax.jit(lambda params: trained(case, params))(PARAMS)
     unread, _ = jax.jit(lambda params: trained(case, params, read=False))(PARAMS)
     for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(unread), strict=True):
         assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.slow
 def test_reads_the_same_outside_a_scan(case: Case) -> None:
     params, state = PARAMS, case.tx.init(PARAMS)
     update = jax.jit(lambda params, state: updated(case, params, state))
@@ -492,6 +503,7 @@ def test_a_deleted_rate_is_unknown() -> None:
     ],
     ids=["cosine", "warmup", "exponential", "piecewise", "constant", "lambda"],
 )
+@pytest.mark.slow
 def test_a_given_schedule_gives_what_injecting_it_gives(schedule: Any, every: int | None) -> None:
     def wrapped(tx: Any) -> Any:
         return tx if every is None else multi_steps(tx, every)

@@ -203,6 +203,7 @@ def test_environments_over_devices_log_once_what_they_log_on_one(
 
 
 @pytest.mark.parametrize("way", ["jit, Explicit", "shard_map", "pmap", "vmap, named"])
+@pytest.mark.slow
 def test_buffered_windows_of_every_second_iteration_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

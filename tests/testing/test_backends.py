@@ -149,6 +149,7 @@ def meant(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.mark.parametrize("name", ONE_WRONG_EACH)
+@pytest.mark.slow
 def test_a_wrong_backend_fails_the_tests_that_are_meant(meant: Results, name: str) -> None:
     assert meant.tests("failed", name) == ONE_WRONG_EACH[name], meant.output
 

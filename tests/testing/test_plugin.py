@@ -84,6 +84,7 @@ def test_unusable_options_are_usage_errors(
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_other_suites_are_not_affected(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import sys\n"

@@ -98,6 +98,7 @@ class Test{renderer}(RendererContract):
     return Outcome(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_correct_renderer_passes_and_reports_its_bytes_per_frame(tmp_path: Path) -> None:
     outcome = check(tmp_path, ["Square"], "-rP", "test_it.py")
     assert outcome.tests("FAILED") | outcome.tests("SKIPPED") == set(), outcome.output
@@ -113,6 +114,7 @@ def in_one_process(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.parametrize("name", ONE_WRONG_EACH)
+@pytest.mark.slow
 def test_a_wrong_renderer_fails_the_tests_that_are_meant(
     in_one_process: Outcome, name: str
 ) -> None:

@@ -189,6 +189,7 @@ globals().update(eval(sys.argv[3]))
 
 
 @pytest.mark.parametrize("at_exit", ["{}", "{'renderer': renderer.close()}"])
+@pytest.mark.slow
 def test_a_pickled_renderer_draws_in_another_process_and_leaves_stderr_clean(
     make: Make, data: Any, draw: Draw, tmp_path: Path, at_exit: str
 ) -> None:
@@ -233,6 +234,7 @@ drawn.wait()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_draws_while_the_program_ends_crashes_nothing(
     make: Make, data: Any, tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_one_process_starts_at_the_first_job_and_has_an_environment_of_its_own(
     assert dict(os.environ) == environment
 
 
+@pytest.mark.slow
 def test_a_user_s_own_mesa_setting_is_kept(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +237,7 @@ def test_nothing_that_is_printed_while_drawing_reaches_the_terminal(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_job_larger_than_a_pipe(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results)
     large = job(0)
@@ -323,6 +325,7 @@ def test_a_process_that_is_killed_loses_its_clip_only(results: Results) -> None:
     assert children() == set()
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_replaced(results: Results) -> None:
     worker = RenderWorker(Column("hang"), on_result=results, timeout_secs=PATIENCE)
     run(worker, results, job(0))
@@ -341,6 +344,7 @@ def test_a_process_that_hangs_is_replaced(results: Results) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how long a process waits")
+@pytest.mark.slow
 def test_a_process_that_only_waits_for_a_processor_is_left_to_wait(results: Results) -> None:
     processor = min(os.sched_getaffinity(0))
     worker = RenderWorker(Column("starve", path=str(processor)), on_result=results, nice=7)
@@ -466,6 +470,7 @@ def gate(tmp_path: Path) -> Gate:
 
 
 @pytest.mark.parametrize("mode", ["process", "thread"])
+@pytest.mark.slow
 def test_the_oldest_waiting_job_is_dropped_and_the_newest_is_drawn(
     mode: str, results: Results, gate: Gate
 ) -> None:
@@ -486,6 +491,7 @@ def test_the_oldest_waiting_job_is_dropped_and_the_newest_is_drawn(
     assert "dropped, as newer clips waited" in str(results.all[1].error)
 
 
+@pytest.mark.slow
 def test_close_waits_for_what_was_asked_for(results: Results) -> None:
     worker = RenderWorker(Column(), on_result=results)
     for step in (0, 10):
@@ -515,6 +521,7 @@ def test_close_gives_up_after_its_timeout(results: Results) -> None:
     or (os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < 1),
     reason="Linux lets nobody else leave `SCHED_IDLE`",
 )
+@pytest.mark.slow
 def test_while_close_waits_the_process_comes_forward(results: Results, gate: Gate) -> None:
     worker = RenderWorker(Column("gate", path=str(gate.path)), on_result=results)
     worker.submit(job(0, ill=True))
@@ -575,6 +582,7 @@ def _cycles(count: int) -> None:
     assert state() == before
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(own_tempdir: None) -> None:
     _cycles(3)
 
@@ -584,6 +592,7 @@ def test_nothing_is_left_behind_in_fifty_cycles(own_tempdir: None) -> None:
     _cycles(50)
 
 
+@pytest.mark.slow
 def test_a_training_process_with_a_thousand_open_files(results: Results) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2048), hard), hard))
@@ -643,6 +652,7 @@ def python(program: str, mode: str = "process", **options: Any) -> Program:
         ("thread", "worker.submit(job(1))"),
     ],
 )
+@pytest.mark.slow
 def test_a_clean_end_at_the_interpreter_s_exit(mode: str, submit: str) -> None:
     program = f"""
     atexit.register(worker.close, 60.0)
@@ -655,6 +665,7 @@ def test_a_clean_end_at_the_interpreter_s_exit(mode: str, submit: str) -> None:
     assert err.count("Traceback") == ("1 / 0" in submit)
 
 
+@pytest.mark.slow
 def test_a_first_job_at_the_interpreter_s_exit_is_drawn_or_refused() -> None:
     program = """
     def last():
@@ -672,6 +683,7 @@ def test_a_first_job_at_the_interpreter_s_exit_is_drawn_or_refused() -> None:
 @pytest.mark.parametrize(
     "fork", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["alone", "with a fork"]
 )
+@pytest.mark.slow
 def test_the_process_ends_when_training_is_killed(fork: bool, tmp_path: Path) -> None:
     tell = tmp_path / "tell"
     program = f"""

@@ -234,7 +234,7 @@ class Histogram:
         if (
             edges.shape != (counts.size + 1,)
             or not np.isfinite(edges).all()
-            or not (np.diff(edges) > 0).all()
+            or not (edges[1:] > edges[:-1]).all()
         ):
             raise ValueError(
                 f"`edges` of a histogram must be finite, increasing and one more than its "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory import logging_to_memory
@@ -50,6 +51,8 @@ def test_a_histogram_counts_what_is_finite(tmp_path: Path) -> None:
     st.lists(st.floats(width=64), max_size=30) | st.lists(st.just(2.0**60), min_size=1, max_size=3),
     st.integers(1, 100),
 )
+@example([sys.float_info.max, -sys.float_info.max], 3)
+@example([sys.float_info.max, -9.9792015476736e291], 1)
 def test_every_finite_value_is_counted_once(values: list[float], bins: int) -> None:
     edges = _equal_bins(np.array([v for v in values if math.isfinite(v)]), bins)
     counts, _ = np.histogram([v for v in values if math.isfinite(v)], edges)

@@ -181,7 +181,8 @@ def _equal_bins(values: np.ndarray, count: int) -> np.ndarray:
     if high / 2 - low / 2 < room:  # halves, as the difference may overflow
         largest = sys.float_info.max
         low, high = max(low - room, -largest), min(high + room, largest)
-    edges = 2 * np.linspace(low / 2, high / 2, count + 1)
+    scale = 4.0 if max(abs(low), abs(high)) > sys.float_info.max / 4 else 1.0  # no overflow
+    edges = scale * np.linspace(low / scale, high / scale, count + 1)
     edges[0], edges[-1] = low, high
     return edges
 

@@ -191,7 +191,7 @@ def _histogram(edges: np.ndarray, counts: np.ndarray, stamp: dict[str, Any]) -> 
     if not (counts >= 0).all() or not (counts < 2**62).all():
         raise ValueError(f"`{stamp['tag']}` is a histogram with counts that are none")
     edges = edges.copy()
-    for index in np.flatnonzero(np.diff(edges) <= 0):
+    for index in np.flatnonzero(edges[1:] <= edges[:-1]):
         edges[index + 1] = np.nextafter(edges[index], np.inf)
     return Histogram(counts=np.round(counts).astype(np.int64), edges=edges, **stamp)
 

@@ -7,6 +7,8 @@ import pytest
 
 from metriplex.demo.policy import ActorCritic, apply_mlp, init_mlp, mask_logits
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(1)
 
 

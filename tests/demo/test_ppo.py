@@ -48,12 +48,14 @@ def test_logging_changes_no_bit_of_what_is_learned(silent, logged):
     assert_equal(silent.opt_state, logged[0].opt_state)
 
 
+@pytest.mark.slow
 def test_the_key_decides_what_is_learned(silent):
     assert_equal(train(None, jax.random.key(3), SHORT), silent)
     other = train(None, jax.random.key(4), SHORT)
     assert (np.asarray(other.policy.actor[0][0]) != np.asarray(silent.policy.actor[0][0])).all()
 
 
+@pytest.mark.slow
 def test_each_iteration_is_one_record_with_all_there_is_to_know(logged):
     trained, records = logged
     assert [r.step for r in records] == [128, 256, 384]

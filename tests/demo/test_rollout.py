@@ -100,6 +100,7 @@ def naive_gae(reward, value, next_value, terminated, truncated, gamma, lam):
     st.floats(0, 1),
     st.floats(0, 0.5),
 )
+@pytest.mark.slow
 def test_advantages_are_those_of_the_definition(seed, gamma, lam, ending):
     rng = np.random.default_rng(seed)
     reward, value, next_value = rng.normal(size=(3, 12, 2)).astype(np.float32)

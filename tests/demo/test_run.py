@@ -95,6 +95,7 @@ def test_an_unknown_task_is_an_error(tmp_path):
         run(env="chess", log_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_another_backend_gets_the_run_and_tensorboard_is_not_mentioned(tmp_path, capsys):
     class Keeper:
         @metriplex.hookimpl
@@ -147,6 +148,7 @@ def test_else_the_one_of_this_environment_is_called_by_its_full_path(empty_path)
     assert re.match(r"\d+\.\d+", shown.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_where_it_is_not_installed_the_command_that_installs_it_is_shown(
     tmp_path, capsys, empty_path, monkeypatch
 ):

@@ -255,6 +255,7 @@ def test_an_unfinished_episode_of_nan_is_in_no_average() -> None:
 # transforms
 
 
+@pytest.mark.slow
 def test_steps_and_rollouts_agree_to_the_bit_however_they_are_compiled() -> None:
     rewards, dones = rollout(2, 200, 7)
     whole = update_stats(init_stats(7), rewards, dones, alpha=ALPHA)

@@ -406,6 +406,7 @@ def test_a_label_that_cannot_be_printed_still_names_a_rate() -> None:
     assert values({Silent(): at(0.5), "b": at(0.25)}) == {f"{TAG}/Silent": 0.5, f"{TAG}/b": 0.25}
 
 
+@pytest.mark.slow
 def test_a_line_search_is_the_rate_or_multiplies_it() -> None:
     def searched(tx: Any) -> Any:
         def loss(x: jax.Array) -> jax.Array:
@@ -599,6 +600,7 @@ def test_no_state_makes_it_raise(index: int) -> None:
     assert "Pass `learning_rate=`" in explain_unknown(state)
 
 
+@pytest.mark.slow
 def test_a_cycle_and_an_endless_tree_end() -> None:
     assert values(cyclic()) == {TAG: 0.5}
     assert np.isnan(values(Endless())[TAG])

@@ -194,6 +194,7 @@ def compare(
 
 
 @pytest.mark.parametrize("way", SPREAD)
+@pytest.mark.slow
 def test_environments_over_devices_log_once_what_they_log_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

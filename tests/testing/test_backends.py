@@ -231,6 +231,7 @@ class Test{name}(wrong_backends.Contract):
         assert f"`Test{name}.test_bools_are_kept` overrides a test" in unsaid.output
 
 
+@pytest.mark.slow
 def test_skips_follow_from_the_hooks_that_are_implemented(tmp_path: Path) -> None:
     results = check(tmp_path, ["Right"], "-k", "images or artifacts", status=0)
     assert {(test["test"], test["reason"]) for test in results.all} == {

@@ -71,6 +71,7 @@ def test_the_contract_of_an_installed_backend_runs_by_its_name(tmp_path: Path) -
     ],
     ids=["none", "not installed", "no contract", "not importable", "no class of ours"],
 )
+@pytest.mark.slow
 def test_unusable_options_are_usage_errors(
     tmp_path: Path, entries: str, arguments: list[str], message: str
 ) -> None:

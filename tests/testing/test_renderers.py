@@ -136,6 +136,7 @@ def test_a_wrong_renderer_fails_the_tests_with_processes_that_are_meant(tmp_path
     assert "changed the environment variables SOME_GL" in outcome.output
 
 
+@pytest.mark.slow
 def test_too_few_states_fail(tmp_path: Path) -> None:
     body = """
         def states(self):
@@ -146,6 +147,7 @@ def test_too_few_states_fail(tmp_path: Path) -> None:
     assert "`states` must give three or more" in outcome.output
 
 
+@pytest.mark.slow
 def test_tests_that_do_not_apply_are_skipped_with_a_reason(tmp_path: Path) -> None:
     body = """
         traceable = False

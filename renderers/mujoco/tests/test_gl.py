@@ -19,6 +19,7 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
 
 
+@pytest.mark.slow
 def test_what_works_is_found_once_a_process(
     gl: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

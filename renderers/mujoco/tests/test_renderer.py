@@ -33,6 +33,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(int) - other).mean())
 
 
+@pytest.mark.slow
 def test_a_frame_has_the_size_that_was_asked_for(draw: Draw) -> None:
     frame = draw(80, 60)
     assert frame.shape == (60, 80, 3)
@@ -85,6 +86,7 @@ def test_a_mocap_body_is_drawn_where_the_state_has_it(make: Make, data: Any) -> 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (17, 31), (63, 48), (1001, 3)])
+@pytest.mark.slow
 def test_sizes_that_are_odd_and_tiny(draw: Draw, size: tuple[int, int]) -> None:
     width, height = size
     frame = draw(width, height)

@@ -199,6 +199,7 @@ def test_a_renderer_that_fails_is_one_warning_a_video(
     np.testing.assert_array_equal(weight, working)
 
 
+@pytest.mark.slow
 def test_a_drawing_process_that_is_killed_costs_one_video(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, working: np.ndarray
 ) -> None:

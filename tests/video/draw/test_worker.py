@@ -268,6 +268,7 @@ def test_a_job_larger_than_a_pipe(results: Results) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_bad_renderer_loses_its_clip_only(
     mode: str, fault: str, error: str, results: Results
 ) -> None:

@@ -281,6 +281,7 @@ def test_the_first_lane_s_where_decides(tmp_path: Path) -> None:
         assert tape.shown == [(0, 3), (2, 9), (4, 15)]
 
 
+@pytest.mark.slow
 def test_a_closure_over_traced_parameters_is_shown_under_vmap(tmp_path: Path) -> None:
     def one(metrics: MetricsCallback, scale: jax.Array) -> jax.Array:
         weight = scale * 2
@@ -424,6 +425,7 @@ def test_a_policy_that_cannot_be_called_is_one_warning(
     assert "a policy must be callable to be shown; got `dict`" in messages[0]
 
 
+@pytest.mark.slow
 def test_the_header_of_a_video_names_the_first_lane(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_the_key_decides() -> None:
     assert (first != other).all()
 
 
+@pytest.mark.slow
 def test_cartpole_with_the_demo_s_policy_is_what_a_loop_gives() -> None:
     env, key = CartPole(), jax.random.key(5)
     policy = ActorCritic.init(jax.random.key(0), 4, env.num_actions, (8,))
@@ -215,6 +216,7 @@ def test_under_shard_map_each_device_plays_its_own() -> None:
         np.testing.assert_allclose(x, np.asarray(expected), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_equinox_module_acts() -> None:
     network = eqx.nn.MLP(2, "scalar", 8, 1, key=jax.random.key(0))
     env, key = PatternEnvironment(Line()), jax.random.key(1)

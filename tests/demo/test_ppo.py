@@ -92,6 +92,7 @@ def test_seeds_train_side_by_side_as_they_do_alone(silent):
 
 
 @pytest.mark.parametrize("floor", [0.01, 3.0])
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_paper(floor):
     rng = np.random.default_rng(0)
     policy = ActorCritic.init(jax.random.key(0), 2, 2, (4,))

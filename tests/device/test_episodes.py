@@ -475,6 +475,7 @@ def test_an_explicit_mesh_shards_the_state_by_its_rewards() -> None:
     assert_global(reduced, expected)
 
 
+@pytest.mark.slow
 def test_a_vmapped_axis_name_reduces_too() -> None:
     rewards, dones, expected = sharded_case()
 

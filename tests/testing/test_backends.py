@@ -90,6 +90,7 @@ PROCESSES = ("process", "sigkill")
 """Parts of the names of tests that start a process, which take seconds."""
 
 
+@pytest.mark.slow
 class TestMemory(BackendContract):
     def make_backend(self) -> object:
         self.runs: dict[str, Stored] = getattr(self, "runs", {})

@@ -82,6 +82,7 @@ def walked() -> tuple[Any, list[Any]]:
     return traced(env, policy, key), by_hand(env, policy, key, STEPS)
 
 
+@pytest.mark.slow
 def test_it_is_what_a_loop_over_the_environment_gives(walked: Any) -> None:
     states, expected = walked
     stacked = [np.stack([words(getattr(one, name)) for one in expected]) for name in State._fields]

@@ -74,7 +74,7 @@ def test_a_plain_python_loop(tmp_path):
     assert scalars["bandit/best_arm"][-1][1] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_backend_of_ones_own(tmp_path):
     printed = run_example("custom_backend", tmp_path)
     lines = (tmp_path / "logs" / "jsonl" / "scalars.jsonl").read_text().splitlines()

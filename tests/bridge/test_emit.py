@@ -138,7 +138,7 @@ def test_the_first_record_reaches_the_backend_before_the_program_ends(tmp_path: 
     assert memory.values("train/a") == [0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_stay_intact_however_far_the_host_lags(tmp_path: Path) -> None:
     size, count = 64, 3000
     held = threading.Event()

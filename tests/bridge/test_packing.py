@@ -96,7 +96,7 @@ def test_every_bit_pattern_of_a_wide_dtype_survives_with_x64(dtype: str, pattern
 
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_constants_of_the_host_keep_all_bits_even_without_x64(
     dtype: str, wide: bool, data: st.DataObject
@@ -234,7 +234,7 @@ def test_a_value_that_is_no_real_number_is_rejected_by_name(value: Any, dtype: s
     assert "leave it out" in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_equal_schemas_have_one_id_in_every_process() -> None:
     slots = (Slot("train/loss", (), "float32", optional=True), Slot("b", (2,), "int8", False))
     code = (

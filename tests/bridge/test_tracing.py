@@ -134,7 +134,7 @@ def outputs(program: str, directory: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("wrap", ["jax.jit(f)(1.0)", "jax.vmap(f)(jax.numpy.ones(2))"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_import_may_be_inside_a_transformed_function(tmp_path: Path, wrap: str) -> None:
     program = f"""
         import jax
@@ -154,7 +154,7 @@ def test_the_first_import_may_be_inside_a_transformed_function(tmp_path: Path, w
     assert outputs(program, tmp_path) == ("refused\na\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_programs_compiled_before_the_import_are_not_compiled_again(tmp_path: Path) -> None:
     program = """
         import jax

@@ -586,7 +586,7 @@ def test_the_first_record_arrives_while_the_program_still_runs(tmp_path: Path) -
     assert seen == [0, 1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_constructing_it_initialises_no_backend_of_jax(tmp_path: Path) -> None:
     program = f"""
         import metriplex

@@ -244,7 +244,7 @@ DTYPES = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_dtype_arrives_bit_for_bit(dtype: str) -> None:
     calls, log = record()
     array = jnp.asarray([[0, 1, 2], [3, 5, 7]], jnp.dtype(dtype))

@@ -7,7 +7,7 @@ import pytest
 
 from metriplex.demo.policy import ActorCritic, apply_mlp, init_mlp, mask_logits
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 KEY = jax.random.key(1)
 

@@ -41,21 +41,21 @@ def logged(tmp_path_factory):
     return trained, memory.records
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_logging_changes_no_bit_of_what_is_learned(silent, logged):
     assert silent.metrics is None
     assert_equal(silent.policy, logged[0].policy)
     assert_equal(silent.opt_state, logged[0].opt_state)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_key_decides_what_is_learned(silent):
     assert_equal(train(None, jax.random.key(3), SHORT), silent)
     other = train(None, jax.random.key(4), SHORT)
     assert (np.asarray(other.policy.actor[0][0]) != np.asarray(silent.policy.actor[0][0])).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_iteration_is_one_record_with_all_there_is_to_know(logged):
     trained, records = logged
     assert [r.step for r in records] == [128, 256, 384]
@@ -92,7 +92,7 @@ def test_seeds_train_side_by_side_as_they_do_alone(silent):
 
 
 @pytest.mark.parametrize("floor", [0.01, 3.0])
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_loss_is_that_of_the_paper(floor):
     rng = np.random.default_rng(0)
     policy = ActorCritic.init(jax.random.key(0), 2, 2, (4,))
@@ -166,7 +166,7 @@ class Bandit:
         return jnp.bool_(False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_learns_which_arm_pays():
     config = replace(SHORT, num_iterations=20, learning_rate=0.01)
     policy = train(None, jax.random.key(0), config, Bandit()).policy

@@ -56,7 +56,7 @@ class Clock:
     ("env", "length", "terminates"),
     [(Clock(end=4, cut=100), 4, True), (Clock(end=100, cut=4), 4, False), (Clock(3, 3), 3, True)],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_environments_start_again_by_themselves(env, length, terminates):
     policy = ActorCritic.init(KEY, 1, 3, (4,))
     start = reset(env, KEY, 2)
@@ -100,7 +100,7 @@ def naive_gae(reward, value, next_value, terminated, truncated, gamma, lam):
     st.floats(0, 1),
     st.floats(0, 0.5),
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_advantages_are_those_of_the_definition(seed, gamma, lam, ending):
     rng = np.random.default_rng(seed)
     reward, value, next_value = rng.normal(size=(3, 12, 2)).astype(np.float32)

@@ -32,7 +32,7 @@ def empty_path(tmp_path, monkeypatch):
     return tmp_path / "bin"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path):
     log_dir = tmp_path / "my logs"
     assert run(log_dir=log_dir, seed=7, backends=("tensorboard",), videos=False, config=SHORT) == 1
@@ -57,7 +57,7 @@ def test_a_training_that_is_too_short_is_not_solved(tmp_path, capsys, empty_path
         pytest.param("pendulum", "metriplex_mujoco", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, plugin, monkeypatch):
     pytest.importorskip(plugin)
     if env == "pendulum":
@@ -77,7 +77,7 @@ def test_the_agent_is_shown_from_the_first_iteration_on(tmp_path, capsys, env, p
     assert command.endswith("--samples_per_plugin images=100")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_videos_lack_is_said_in_two_lines_and_warned_of_nowhere(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.modules["metriplex.demo.run"], "entry_points", lambda kind: [])
     config = Config(num_envs=1, rollout_length=4, num_iterations=1, hidden=(4,))
@@ -95,7 +95,7 @@ def test_an_unknown_task_is_an_error(tmp_path):
         run(env="chess", log_dir=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_backend_gets_the_run_and_tensorboard_is_not_mentioned(tmp_path, capsys):
     class Keeper:
         @metriplex.hookimpl
@@ -148,7 +148,7 @@ def test_else_the_one_of_this_environment_is_called_by_its_full_path(empty_path)
     assert re.match(r"\d+\.\d+", shown.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_it_is_not_installed_the_command_that_installs_it_is_shown(
     tmp_path, capsys, empty_path, monkeypatch
 ):

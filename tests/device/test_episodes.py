@@ -30,6 +30,8 @@ TIME, ENVS = 24, 3
 Reduced: TypeAlias = tuple[tuple[jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jax.typing import ArrayLike
 
 
@@ -255,7 +257,7 @@ def test_an_unfinished_episode_of_nan_is_in_no_average() -> None:
 # transforms
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_and_rollouts_agree_to_the_bit_however_they_are_compiled() -> None:
     rewards, dones = rollout(2, 200, 7)
     whole = update_stats(init_stats(7), rewards, dones, alpha=ALPHA)
@@ -443,7 +445,10 @@ def test_a_sharded_state_gives_the_global_values(sizes: tuple[int, ...], inside:
     assert_global(reduced, expected)
 
 
-def test_before_any_episode_all_devices_agree_that_there_is_none() -> None:
+@pytest.mark.parametrize("jit", [jax.jit, pytest.param(lambda f: f, marks=pytest.mark.long)])
+def test_before_any_episode_all_devices_agree_that_there_is_none(
+    jit: Callable[[Callable[..., Reduced]], Callable[..., Reduced]],
+) -> None:
     mesh = jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def body(reward: jax.Array) -> Reduced:
@@ -452,7 +457,7 @@ def test_before_any_episode_all_devices_agree_that_there_is_none() -> None:
 
     spec = PartitionSpec("devices")
     shard_mapped = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=PartitionSpec())
-    (mean_return, mean_length, present), seen = jax.jit(shard_mapped)(jnp.ones(16))
+    (mean_return, mean_length, present), seen = jit(shard_mapped)(jnp.ones(16))
     assert not present
     assert float(mean_return) == float(mean_length) == 0.0
     assert {float(value) for value in seen.values()} == {0.0}
@@ -475,7 +480,7 @@ def test_an_explicit_mesh_shards_the_state_by_its_rewards() -> None:
     assert_global(reduced, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_vmapped_axis_name_reduces_too() -> None:
     rewards, dones, expected = sharded_case()
 

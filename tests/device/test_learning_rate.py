@@ -234,7 +234,7 @@ def test_reads_the_rate_of_the_last_update(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.slow
+@pytest.mark.long
 def test_lanes_read_the_same_rate(case: Case) -> None:
     lanes = jax.tree.map(lambda x: jnp.stack([x, x + 1, x + 2]), PARAMS)
     _, rates = jax.jit(jax.vmap(lambda params: trained(case, params)))(lanes)
@@ -242,7 +242,7 @@ def test_lanes_read_the_same_rate(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.slow
+@pytest.mark.long
 def test_reading_the_rate_changes_no_bit_of_what_is_learned(case: Case) -> None:
     params, _ = jax.jit(lambda params: trained(case, params))(PARAMS)
     unread, _ = jax.jit(lambda params: trained(case, params, read=False))(PARAMS)
@@ -251,7 +251,7 @@ def test_reading_the_rate_changes_no_bit_of_what_is_learned(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.slow
+@pytest.mark.long
 def test_reads_the_same_outside_a_scan(case: Case) -> None:
     params, state = PARAMS, case.tx.init(PARAMS)
     update = jax.jit(lambda params, state: updated(case, params, state))
@@ -406,7 +406,7 @@ def test_a_label_that_cannot_be_printed_still_names_a_rate() -> None:
     assert values({Silent(): at(0.5), "b": at(0.25)}) == {f"{TAG}/Silent": 0.5, f"{TAG}/b": 0.25}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_search_is_the_rate_or_multiplies_it() -> None:
     def searched(tx: Any) -> Any:
         def loss(x: jax.Array) -> jax.Array:
@@ -504,7 +504,7 @@ def test_a_deleted_rate_is_unknown() -> None:
     ],
     ids=["cosine", "warmup", "exponential", "piecewise", "constant", "lambda"],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_given_schedule_gives_what_injecting_it_gives(schedule: Any, every: int | None) -> None:
     def wrapped(tx: Any) -> Any:
         return tx if every is None else multi_steps(tx, every)
@@ -600,7 +600,7 @@ def test_no_state_makes_it_raise(index: int) -> None:
     assert "Pass `learning_rate=`" in explain_unknown(state)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cycle_and_an_endless_tree_end() -> None:
     assert values(cyclic()) == {TAG: 0.5}
     assert np.isnan(values(Endless())[TAG])

@@ -110,7 +110,7 @@ def test_a_backend_that_works(install: Install, tmp_path: Path) -> None:
     assert "{'doctor/value': 0.5}" in (tmp_path / "trial/run/values").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_backend_with_diagnose_gets_no_run(install: Install, tmp_path: Path) -> None:
     diagnosis = """
         @hookimpl
@@ -141,7 +141,7 @@ def test_a_backend_with_diagnose_gets_no_run(install: Install, tmp_path: Path) -
         ("def log_scalrs(self): ...", "Did you mean `log_scalars`?", ""),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_backends_that_are_broken(
     install: Install, tmp_path: Path, hook: str, told: str, remedy: str
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_backend_that_hangs_is_ended(install: Install, tmp_path: Path) -> None
     assert finding == Finding("broken", "backend hangs", "hangs: it was ended after 0.01 s")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plugin_that_can_not_be_imported(install: Install, tmp_path: Path) -> None:
     install("environment", "gone", "import no_such_module")
     finding = run_trial("environment", "gone", tmp_path / "trial")
@@ -167,7 +167,7 @@ def test_a_plugin_that_can_not_be_imported(install: Install, tmp_path: Path) -> 
     assert "pip install --force-reinstall metriplex-gone" in finding.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plugin_that_needs_options_is_not_tried(install: Install, tmp_path: Path) -> None:
     install("backend", "needy", f"{BACKEND}\n        def __init__(self, url, *, port=1): ...\n")
     finding = run_trial("backend", "needy", tmp_path / "trial")
@@ -194,7 +194,7 @@ def test_a_renderer_that_works(install: Install, tmp_path: Path) -> None:
         ('"squares" else', '"circles" else', "no renderer draws `str`"),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_renderers_that_are_broken(
     install: Install, tmp_path: Path, old: str, new: str, told: str
 ) -> None:
@@ -205,7 +205,7 @@ def test_renderers_that_are_broken(
     assert told in finding.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_renderer_that_diagnoses_itself_as_broken(install: Install, tmp_path: Path) -> None:
     diagnosis = """
         @hookimpl
@@ -220,7 +220,7 @@ def test_a_renderer_that_diagnoses_itself_as_broken(install: Install, tmp_path: 
     assert finding == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_renderer_without_an_example_is_not_tried(install: Install, tmp_path: Path) -> None:
     source = RENDERER[: RENDERER.index("        @hookimpl\n        def example")]
     install("renderer", "modest", source)
@@ -229,14 +229,14 @@ def test_a_renderer_without_an_example_is_not_tried(install: Install, tmp_path: 
     assert finding.text == "not tried, as it brings no `example_environment`"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jax_is_tried_by_a_compiled_program(tmp_path: Path) -> None:
     finding = run_trial("jax", "", tmp_path / "trial")
     assert (finding.status, finding.name) == ("ok", "jax")
     assert "a compiled program's values reach the host" in finding.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jax_without_the_requested_platform(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,7 +368,7 @@ def test_doctor_from_end_to_end(install: Install, tmp_path: Path) -> None:
     assert tree(here) | tree(there) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_exit_status_is_zero_only_without_broken_findings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

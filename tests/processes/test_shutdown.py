@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 from dataclasses import dataclass
@@ -152,6 +154,15 @@ def up_to(last: int) -> list[int]:
 def test_a_program_that_ends_without_close_loses_nothing(tmp_path: Path) -> None:
     ended = run(tmp_path, "train(make(), 300, False)")
     assert ended == Ended(0, "", "", up_to(300), "finished")
+
+
+def test_a_program_that_imports_jax_after_metriplex_loses_nothing(tmp_path: Path) -> None:
+    early = "from metriplex.run import run, shutdown\n"
+    source = early + PREAMBLE + "train(make(), 300, False)"
+    command = [sys.executable, "-c", source, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert read(tmp_path / "steps") == (up_to(300), "finished")
 
 
 def test_sys_exit_keeps_its_code_and_closes_all_runs(tmp_path: Path) -> None:

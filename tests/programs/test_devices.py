@@ -194,7 +194,7 @@ def compare(
 
 
 @pytest.mark.parametrize("way", SPREAD)
-@pytest.mark.slow
+@pytest.mark.long
 def test_environments_over_devices_log_once_what_they_log_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -204,7 +204,7 @@ def test_environments_over_devices_log_once_what_they_log_on_one(
 
 
 @pytest.mark.parametrize("way", ["jit, Explicit", "shard_map", "pmap", "vmap, named"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_buffered_windows_of_every_second_iteration_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

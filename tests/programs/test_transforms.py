@@ -392,7 +392,7 @@ DIFFERENTIATED: dict[str, Callable[[Loss], Any]] = {
 
 
 @pytest.mark.parametrize("way", DIFFERENTIATED)
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_loss_that_logs_keeps_its_gradient(probe: Probe, way: str) -> None:
     def loss(weight: jax.Array) -> jax.Array:
         value = pure_loss(weight)

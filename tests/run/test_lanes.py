@@ -213,7 +213,7 @@ def test_a_wrong_number_of_lanes_warns_once_and_drops_no_record(
 
 @pytest.mark.parametrize("names", [4, 8, 9])
 @pytest.mark.parametrize("by_hand", [False, True])
-@pytest.mark.slow
+@pytest.mark.long
 def test_lanes_that_arrive_in_one_call_per_device_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, names: int, by_hand: bool
 ) -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import math
+import textwrap
 import threading
-import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import interpreter
 from metriplex import ClosedError, NonFiniteError, RunInfo, Scalars, Text, hookimpl
 from metriplex.bridge.rows import Row
 from metriplex.plugins.backends import Backend
@@ -531,38 +531,40 @@ def test_a_hundred_runs_leave_no_thread(make: Any) -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_flat(make: Any) -> None:
-    class Counter:
-        count = 0
-
-        @hookimpl
-        def log_scalars(self, records: Sequence[Scalars]) -> None:
-            self.count += len(records)
-
-    counter = Counter()
-    run = make(counter, queue_size=65_536)
-
-    def log(first: int, last: int) -> int:
-        for step in range(first, last):
-            run.receive([row(step, {f"train/{i}": 0.5 for i in range(20)}, number=step, at=step)])
-            if not step % 1000:
-                run.flush(LONG)
-        run.flush(LONG)
-        gc.collect()
-        ours = tracemalloc.take_snapshot().filter_traces(
-            [tracemalloc.Filter(True, "*/metriplex/*")]  # threads of other tests may still run
-        )
-        return sum(trace.size for trace in ours.traces)
-
-    tracemalloc.start()
-    try:
+def test_memory_is_flat() -> None:
+    program = """
+        import tracemalloc
+        from metriplex import RunInfo, hookimpl
+        from metriplex.bridge.rows import Row
+        from metriplex.plugins.backends import Backend
+        from metriplex.run.run import Run
+        class Counter:
+            count = 0
+            @hookimpl
+            def log_scalars(self, records):
+                self.count += len(records)
+        counter = Counter()
+        info = RunInfo("1", "a", Path.cwd(), 0.0)
+        run = Run(info, [Backend("counter", counter)], queue_size=65_536)
+        def log(first, last):
+            for step in range(first, last):
+                values = {f"train/{i}": 0.5 for i in range(20)}
+                run.receive([Row("record", step, step, step, step, None, values, step)])
+                if not step % 1000:
+                    run.flush(60.0)
+            run.flush(60.0)
+            return tracemalloc.get_traced_memory()[0]
+        tracemalloc.start()
         settled = log(0, 70_000)  # the memory of sequence numbers is full
-        grown = log(70_000, 110_000) - settled
-    finally:
-        tracemalloc.stop()
-    end(run)
-    assert counter.count == 110_000
-    assert grown < 60_000
+        print(log(70_000, 200_000) - settled)
+        run.close("finished", 60.0)
+        print(counter.count)
+    """
+    done = interpreter.run("from pathlib import Path\n" + textwrap.dedent(program), timeout=600)
+    assert done.stderr == ""
+    grown, count = map(int, done.stdout.split())
+    assert count == 200_000
+    assert grown < 200_000
 
 
 def test_finite_values_whose_sum_is_none_reach_backends(make: Any) -> None:

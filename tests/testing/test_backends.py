@@ -90,7 +90,7 @@ PROCESSES = ("process", "sigkill")
 """Parts of the names of tests that start a process, which take seconds."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestMemory(BackendContract):
     def make_backend(self) -> object:
         self.runs: dict[str, Stored] = getattr(self, "runs", {})
@@ -150,7 +150,7 @@ def meant(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.mark.parametrize("name", ONE_WRONG_EACH)
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_backend_fails_the_tests_that_are_meant(meant: Results, name: str) -> None:
     assert meant.tests("failed", name) == ONE_WRONG_EACH[name], meant.output
 
@@ -232,7 +232,7 @@ class Test{name}(wrong_backends.Contract):
         assert f"`Test{name}.test_bools_are_kept` overrides a test" in unsaid.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_skips_follow_from_the_hooks_that_are_implemented(tmp_path: Path) -> None:
     results = check(tmp_path, ["Right"], "-k", "images or artifacts", status=0)
     assert {(test["test"], test["reason"]) for test in results.all} == {

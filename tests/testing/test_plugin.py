@@ -71,7 +71,7 @@ def test_the_contract_of_an_installed_backend_runs_by_its_name(tmp_path: Path) -
     ],
     ids=["none", "not installed", "no contract", "not importable", "no class of ours"],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_unusable_options_are_usage_errors(
     tmp_path: Path, entries: str, arguments: list[str], message: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_unusable_options_are_usage_errors(
     assert message in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_suites_are_not_affected(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import sys\n"

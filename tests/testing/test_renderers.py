@@ -98,7 +98,7 @@ class Test{renderer}(RendererContract):
     return Outcome(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_correct_renderer_passes_and_reports_its_bytes_per_frame(tmp_path: Path) -> None:
     outcome = check(tmp_path, ["Square"], "-rP", "test_it.py")
     assert outcome.tests("FAILED") | outcome.tests("SKIPPED") == set(), outcome.output
@@ -114,7 +114,7 @@ def in_one_process(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.parametrize("name", ONE_WRONG_EACH)
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_renderer_fails_the_tests_that_are_meant(
     in_one_process: Outcome, name: str
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_wrong_renderer_fails_the_tests_with_processes_that_are_meant(tmp_path
     assert "changed the environment variables SOME_GL" in outcome.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_too_few_states_fail(tmp_path: Path) -> None:
     body = """
         def states(self):
@@ -147,7 +147,7 @@ def test_too_few_states_fail(tmp_path: Path) -> None:
     assert "`states` must give three or more" in outcome.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tests_that_do_not_apply_are_skipped_with_a_reason(tmp_path: Path) -> None:
     body = """
         traceable = False

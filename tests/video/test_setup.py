@@ -110,7 +110,7 @@ def test_without_videos_nothing_of_them_is_imported(tmp_path: Path) -> None:
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_cloudpickle_the_error_says_what_to_do(tmp_path: Path) -> None:
     code = (
         "import sys\n"

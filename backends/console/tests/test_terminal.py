@@ -15,7 +15,7 @@ on_worker(b.open_run, r)
 
 
 @pytest.mark.parametrize("columns", [40, 80, 140])
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_last_picture_stays_below_what_was_printed(start, columns):
     program = start(
         TRAIN
@@ -82,7 +82,7 @@ except KeyboardInterrupt:
     assert screen.text.count("╭─ ppo") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_never_closed_gives_the_cursor_back(start):
     program = start(TRAIN + "on_worker(b.log_scalars, r, [record(0)])\nsys.exit(3)\n")
     screen = program.finish()
@@ -90,7 +90,7 @@ def test_a_run_that_is_never_closed_gives_the_cursor_back(start):
     assert screen.cursor_visible
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stdout_in_a_file_stays_there(start, tmp_path):
     path = tmp_path / "out.txt"
     with path.open("w") as file:
@@ -109,7 +109,7 @@ on_worker(b.close_run, r, "finished")
     assert "─ finished ─╯" in screen.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_runs_at_once(start):
     program = start(
         TRAIN
@@ -136,7 +136,7 @@ assert (sys.stdout, sys.stderr) == before
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"TERM": "unknown"}])
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_terminal_that_knows_no_escape_codes_gets_plain_lines(start, variables):
     program = start(
         f"os.environ.update({variables})\n"
@@ -149,7 +149,7 @@ def test_a_terminal_that_knows_no_escape_codes_gets_plain_lines(start, variables
     assert "step=100 iteration=0 episode/return=0 a/loss=0.25 b/loss=0.75" in screen.lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_terminal_that_is_hung_up_does_not_end_the_program(start, tmp_path):
     path = tmp_path / "told"
     program = start(

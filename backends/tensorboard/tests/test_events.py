@@ -22,7 +22,7 @@ TAKEN_BY_ADD_SCALAR = st.booleans() | INT64 | st.floats()
 
 @settings(deadline=None, max_examples=200)
 @given(st.dictionaries(TAGS, VALUES, max_size=30), INT64, st.floats(1.0, 4e9))
-@pytest.mark.slow
+@pytest.mark.long
 def test_protobuf_decodes_what_was_encoded(
     values: dict[str, Scalar], step: int, wall_time: float
 ) -> None:

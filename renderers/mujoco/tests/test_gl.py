@@ -19,7 +19,7 @@ def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_works_is_found_once_a_process(
     gl: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -37,7 +37,7 @@ def test_what_works_is_found_once_a_process(
 
 
 @pytest.mark.parametrize("backend", ["egl", "osmesa"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_the_user_chose_is_taken(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not gl.probe(backend).works:
         pytest.skip(f"{backend} doesn't work here: {gl.probe(backend).detail}")
@@ -68,7 +68,7 @@ def test_where_nothing_draws_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="EGL and OSMesa are Linux's")
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_driver_of_egl_osmesa_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/nowhere.json")
     found = gl.diagnose()
@@ -106,7 +106,7 @@ def _fake_opengl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -
         ("None.eglQueryString", "its library is not installed (AttributeError: 'NoneType' object"),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_driver_may_fail_in_any_way(
     source: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +116,7 @@ def test_a_driver_may_fail_in_any_way(
     assert found.detail.startswith(detail)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_driver_that_hangs_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one.astype(int) - other).mean())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frame_has_the_size_that_was_asked_for(draw: Draw) -> None:
     frame = draw(80, 60)
     assert frame.shape == (60, 80, 3)
@@ -86,7 +86,7 @@ def test_a_mocap_body_is_drawn_where_the_state_has_it(make: Make, data: Any) -> 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (17, 31), (63, 48), (1001, 3)])
-@pytest.mark.slow
+@pytest.mark.long
 def test_sizes_that_are_odd_and_tiny(draw: Draw, size: tuple[int, int]) -> None:
     width, height = size
     frame = draw(width, height)
@@ -191,7 +191,7 @@ globals().update(eval(sys.argv[3]))
 
 
 @pytest.mark.parametrize("at_exit", ["{}", "{'renderer': renderer.close()}"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pickled_renderer_draws_in_another_process_and_leaves_stderr_clean(
     make: Make, data: Any, draw: Draw, tmp_path: Path, at_exit: str
 ) -> None:
@@ -236,7 +236,7 @@ drawn.wait()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thread_that_draws_while_the_program_ends_crashes_nothing(
     make: Make, data: Any, tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ def test_a_camera_named_track_is_the_default() -> None:
     assert view.make_camera(model).fixedcamid == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_flags_and_groups_choose_what_is_seen(draw: Draw) -> None:
     default = draw(camera="side")
     no_sky = draw(camera="side", flags={"skybox": False})
@@ -71,7 +71,7 @@ def test_flags_and_groups_choose_what_is_seen(draw: Draw) -> None:
     assert nothing[-1].std() < no_sky.std()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_labels_frames_and_contacts_are_drawn(draw: Draw) -> None:
     glass = {"transparent": True}
     default = draw(160, 120, flags=glass)

@@ -46,8 +46,7 @@ class HostRun:
         self.has_program = False
         self._drained = False
         self.handle = receiver.register(self, handle, self.close)
-        shutdown.watch_exit()
-        shutdown.watch_sigterm()
+        shutdown.watch()
 
     @staticmethod
     def find(handle: int) -> HostRun | None:

@@ -64,22 +64,24 @@ _HANDLED = b"\0"
 _sender: int | None = None
 
 
-@functools.cache
-def watch_exit() -> None:
-    """Have open runs closed when the process ends by itself.
+def watch() -> None:
+    """Have open runs closed when the process ends, by itself or by SIGTERM.
 
-    Handlers run in the reverse order of their registration: programs that log have imported jax by
-    now, so ours runs before jax's, while the callbacks of running programs still arrive.
+    Only the main thread can do that for SIGTERM: if it never calls, SIGTERM costs the records since
+    the last flush.
     """
+    _watch_exit()
+    _watch_sigterm()
+
+
+@functools.cache
+def _watch_exit() -> None:
+    # Handlers run in the reverse order of their registration, and who opens a run has imported jax:
+    # ours runs before those of jax, which take its backends apart.
     atexit.register(_at_exit)
 
 
-def watch_sigterm() -> None:
-    """Have open runs closed when SIGTERM would end the process, before it ends.
-
-    Only the main thread can do that: elsewhere nothing happens, and SIGTERM costs the records since
-    the last flush.
-    """
+def _watch_sigterm() -> None:
     global _sender
     is_main = threading.current_thread() is threading.main_thread()
     if _sender is not None or not is_main or not _would_end_process():

@@ -67,7 +67,7 @@ def test_a_process_that_has_ended_is_left_alone() -> None:
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.long
 def test_waiting_for_a_processor_is_told_from_waiting_for_anything_else(start) -> None:
     processor = str(min(os.sched_getaffinity(0)))
     start(SPIN, processor)
@@ -80,7 +80,7 @@ def test_waiting_for_a_processor_is_told_from_waiting_for_anything_else(start) -
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_its_children_wait_for_counts(start) -> None:
     processor = str(min(os.sched_getaffinity(0)))
     start(SPIN, processor)

@@ -109,7 +109,7 @@ def test_a_backend_gets_every_video_as_an_mp4(
 
 
 @pytest.mark.parametrize("format_", ["gif", "webp"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_tensorboard_gets_a_clip_that_moves(tmp_path: Path, format_: str) -> None:
     drawn: list[np.ndarray] = []
 
@@ -137,7 +137,7 @@ def first_column(frame: np.ndarray) -> int:
     return int(np.flatnonzero((frame[8] < 220).any(-1))[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_backends_of_several_formats_each_get_theirs(tmp_path: Path) -> None:
     mp4, gif = Memory(), Memory(video_format="gif")
     trained(tmp_path, backends=[mp4, gif])
@@ -182,7 +182,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_renderer_that_fails_is_one_warning_a_video(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, working: np.ndarray, fault: str
 ) -> None:
@@ -199,7 +199,7 @@ def test_a_renderer_that_fails_is_one_warning_a_video(
     np.testing.assert_array_equal(weight, working)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_drawing_process_that_is_killed_costs_one_video(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, working: np.ndarray
 ) -> None:
@@ -212,7 +212,7 @@ def test_a_drawing_process_that_is_killed_costs_one_video(
     np.testing.assert_array_equal(weight, working)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_environment_that_raises_on_the_host_is_one_warning_a_video(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,7 +259,7 @@ def test_a_renderer_that_is_named_must_be_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_renderer_that_cannot_be_pickled_says_what_to_do(
     tmp_path: Path, working: np.ndarray
 ) -> None:

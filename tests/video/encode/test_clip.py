@@ -341,7 +341,7 @@ def test_an_ffmpeg_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, scrat
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "mp4"])
 @pytest.mark.parametrize("ffmpeg", [True, False])
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk(kind: str, ffmpeg: bool, tmp_path: Path) -> None:
     if kind == "mp4" and not ffmpeg:
         return

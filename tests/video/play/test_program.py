@@ -99,7 +99,7 @@ def test_where_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"buffer": 4}, {"log_every": 3}])
-@pytest.mark.slow
+@pytest.mark.long
 def test_neither_a_buffer_nor_rarer_records_change_it(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -117,7 +117,7 @@ def test_without_a_key_each_iteration_has_one_of_its_own(tmp_path: Path) -> None
         assert tape.xs(3) == first
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_raw_key_is_as_good_as_a_typed_one(tmp_path: Path) -> None:
     with taping(tmp_path, LINE) as (metrics, tape):
         state = metrics.init(NUM_ENVS)
@@ -281,7 +281,7 @@ def test_the_first_lane_s_where_decides(tmp_path: Path) -> None:
         assert tape.shown == [(0, 3), (2, 9), (4, 15)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_closure_over_traced_parameters_is_shown_under_vmap(tmp_path: Path) -> None:
     def one(metrics: MetricsCallback, scale: jax.Array) -> jax.Array:
         weight = scale * 2
@@ -301,7 +301,7 @@ def test_a_closure_over_traced_parameters_is_shown_under_vmap(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("lane_per_device", [False, True])
-@pytest.mark.slow
+@pytest.mark.long
 def test_devices_show_one_video(tmp_path: Path, lane_per_device: bool) -> None:
     mesh = Mesh(np.array(jax.devices()[:4]), ("d",))
 
@@ -425,7 +425,7 @@ def test_a_policy_that_cannot_be_called_is_one_warning(
     assert "a policy must be callable to be shown; got `dict`" in messages[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_header_of_a_video_names_the_first_lane(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def walked() -> tuple[Any, list[Any]]:
     return traced(env, policy, key), by_hand(env, policy, key, STEPS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_what_a_loop_over_the_environment_gives(walked: Any) -> None:
     states, expected = walked
     stacked = [np.stack([words(getattr(one, name)) for one in expected]) for name in State._fields]
@@ -134,7 +134,7 @@ def test_the_key_decides() -> None:
     assert (first != other).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cartpole_with_the_demo_s_policy_is_what_a_loop_gives() -> None:
     env, key = CartPole(), jax.random.key(5)
     policy = ActorCritic.init(jax.random.key(0), 4, env.num_actions, (8,))
@@ -217,7 +217,7 @@ def test_under_shard_map_each_device_plays_its_own() -> None:
         np.testing.assert_allclose(x, np.asarray(expected), rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_equinox_module_acts() -> None:
     network = eqx.nn.MLP(2, "scalar", 8, 1, key=jax.random.key(0))
     env, key = PatternEnvironment(Line()), jax.random.key(1)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from metriplex.messages import printable
+
 
 class MetriplexError(Exception):
     """Base class of every exception that metriplex raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message in one line, without control characters."""
+        return printable(super().__str__())
 
 
 class ConfigurationError(MetriplexError, ValueError):
@@ -23,7 +29,7 @@ class LoggingError(MetriplexError, ValueError):
 
 
 class NonFiniteError(MetriplexError, FloatingPointError):
-    """A NaN or an infinity was logged under `nonfinite="error"` or `"abort"`.
+    """A NaN or an infinity was logged under `nonfinite="raise"` or `"abort"`.
 
     Raised on the user's thread by the next `flush`, `close` or `with` exit. No backend gets the
     value.

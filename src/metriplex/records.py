@@ -1,16 +1,36 @@
-"""Define the records that plugin hooks receive: frozen dataclasses of NumPy and Python values."""
+"""Define the records that plugin hooks receive: immutable NumPy and Python values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - part of public annotations, read at run time
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of public annotations, read at run time
-from typing import TypeAlias, final
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar, final
 
 import numpy as np
 
+_Value = TypeVar("_Value")
+
 Scalar: TypeAlias = bool | int | float
 """One logged value, exactly as it was on the device, in every dtype."""
+
+
+def read_only(mapping: Mapping[str, _Value]) -> Mapping[str, _Value]:
+    """Return a view of a mapping that nobody can write by."""
+    return mapping if isinstance(mapping, MappingProxyType) else MappingProxyType(mapping)
+
+
+def _set(record: object, name: str, value: Any) -> None:
+    """Set an attribute of a frozen record while it is made."""
+    object.__setattr__(record, name, value)
+
+
+def _read_only_array(array: Any) -> np.ndarray:
+    """Return a view of an array that nobody can write by."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def lane_name(lane: int) -> str:
@@ -34,6 +54,14 @@ class Lane:
 
     name: str
     hparams: Mapping[str, Scalar | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make `hparams` read-only."""
+        _set(self, "hparams", read_only(self.hparams))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the mapping as a dict."""
+        return Lane, (self.name, dict(self.hparams))
 
 
 @final
@@ -84,6 +112,15 @@ class Scalars:
     iteration: int | None = None
     lane: int | None = None
     wall_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Make `values` read-only: every backend and the journal get the same record."""
+        _set(self, "values", read_only(self.values))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the mapping as a dict."""
+        fields = self.step, dict(self.values), self.iteration, self.lane, self.wall_time
+        return Scalars, fields
 
 
 @final
@@ -158,8 +195,10 @@ class Video:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if `frames` or `fps` is invalid, or frames and clips are missing."""
+        _set(self, "clips", read_only(self.clips))
         if self.frames is not None:
-            frames = np.asarray(self.frames)
+            frames = _read_only_array(self.frames)
+            _set(self, "frames", frames)
             shape_ok = frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0
             if not shape_ok or frames.dtype != np.uint8:
                 raise ValueError(
@@ -170,6 +209,11 @@ class Video:
             raise ValueError(f"a video needs `frames` or `clips`; got neither for `{self.tag}`")
         if not self.fps > 0:
             raise ValueError(f"`fps` of a video must be positive; got {self.fps} for `{self.tag}`")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the mapping as a dict."""
+        moment = self.lane, self.wall_time
+        return Video, (self.step, self.tag, self.frames, self.fps, *moment, dict(self.clips))
 
 
 @final
@@ -193,7 +237,8 @@ class Image:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if `pixels` is empty or not uint8 `[height, width, 3]`."""
-        pixels = np.asarray(self.pixels)
+        pixels = _read_only_array(self.pixels)
+        _set(self, "pixels", pixels)
         if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size or pixels.dtype != np.uint8:
             raise ValueError(
                 f"`pixels` of an image must be uint8 [height, width, 3], not empty; got "
@@ -224,7 +269,9 @@ class Histogram:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if `counts` or `edges` is invalid."""
-        counts, edges = np.asarray(self.counts), np.asarray(self.edges)
+        counts, edges = _read_only_array(self.counts), _read_only_array(self.edges)
+        _set(self, "counts", counts)
+        _set(self, "edges", edges)
         counted = counts.ndim == 1 and counts.size and counts.dtype.kind in "iu"
         if not counted or int(counts.min()) < 0:
             raise ValueError(

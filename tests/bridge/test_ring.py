@@ -147,7 +147,7 @@ def test_draining_a_sharded_program_gives_global_values_without_a_second_compila
 
 
 def test_a_nan_is_rejected_and_raised_after_the_drain(tmp_path: Path) -> None:
-    with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
+    with logging_to_memory(tmp_path, nonfinite="raise", **DRAIN) as (metrics, memory):
         state = metrics.on_iteration(metrics.init(1), training_log={"loss": jnp.nan, "kl": 0.5})
         metrics.drain(state)
         with pytest.raises(NonFiniteError, match="`train/loss` is nan at step 0"):

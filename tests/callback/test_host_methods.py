@@ -86,11 +86,30 @@ def test_the_program_s_error_is_raised_by_close(tmp_path: Path) -> None:
     assert memory.calls[-1] == "close_run"
 
 
-def test_a_rejected_value_is_raised_at_the_end(tmp_path: Path) -> None:
+def test_a_rejected_value_ends_nothing_and_is_summed_up_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = Memory()
+    with MetricsCallback("a", log_dir=tmp_path, backends=memory) as metrics:
+        for step in range(3):
+            metrics.log(step, {"train": {"loss": jnp.nan, "other": 1.0}})
+        metrics.flush()
+    assert [(entry.levelno, entry.getMessage()) for entry in caplog.records] == [
+        (logging.ERROR, "run `a`: `train/loss` is nan at step 0; the value reaches no backend"),
+        (
+            logging.ERROR,
+            "run `a`: 3 value(s) that are NaN or infinite were rejected, of `train/loss`",
+        ),
+    ]
+    assert memory.values("train/other") == [1.0] * 3
+    assert memory.values("train/loss") == []
+
+
+def test_a_rejected_value_is_raised_at_the_end_if_that_is_wanted(tmp_path: Path) -> None:
     memory = Memory()
     with (
         pytest.raises(NonFiniteError, match=r"`train/loss` is nan at step 2"),
-        MetricsCallback(log_dir=tmp_path, backends=memory) as metrics,
+        MetricsCallback(log_dir=tmp_path, backends=memory, nonfinite="raise") as metrics,
     ):
         metrics.log(2, {"train": {"loss": jnp.nan, "other": 1.0}})
     assert memory.values("train/other") == [1.0]

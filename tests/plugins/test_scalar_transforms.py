@@ -328,7 +328,11 @@ def test_a_nan_can_be_mended_and_one_that_is_made_is_rejected(tmp_path: Path) ->
     with (
         pytest.raises(NonFiniteError, match="`x` is nan at step 1"),
         MetricsCallback(
-            "b", log_dir=tmp_path, backends=memory, transforms=Each(logarithms)
+            "b",
+            log_dir=tmp_path,
+            backends=memory,
+            transforms=Each(logarithms),
+            nonfinite="raise",
         ) as metrics,
     ):
         metrics.log(1, {"x": -1.0, "y": 1.0})

@@ -227,7 +227,7 @@ def test_a_nan_in_a_program_raises_at_the_end_of_the_block_and_reaches_no_backen
     memory = Memory()
     with (
         pytest.raises(NonFiniteError, match=r"`train/loss` is nan at step 24; 1 value"),
-        MetricsCallback("run", log_dir=tmp_path, backends=memory) as metrics,
+        MetricsCallback("run", log_dir=tmp_path, backends=memory, nonfinite="raise") as metrics,
     ):
         assert np.array_equal(train(metrics, bad=5), weights)
     got = plain(memory.records)

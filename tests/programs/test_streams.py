@@ -242,7 +242,7 @@ def test_a_nan_is_an_error_at_the_end_and_costs_nothing_else(
     memory = Memory()
     with (
         pytest.raises(NonFiniteError, match=r"`train/loss` is nan at step 3, lane 1"),
-        logging_to_memory(tmp_path, memory, buffer=buffer) as (metrics, _),
+        logging_to_memory(tmp_path, memory, buffer=buffer, nonfinite="raise") as (metrics, _),
     ):
         jax.jit(jax.vmap(partial(diverge, metrics)))(jnp.array([9, 2]))
     assert memory.values("train/index", 1) == [0, 1, 2, 3, 4]

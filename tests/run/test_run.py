@@ -73,7 +73,7 @@ def make() -> Iterator[Callable[..., Run]]:
     """Makes a run with backends `first`, `second`, ..., and closes it after the test."""
     runs: list[Run] = []
 
-    def make(*plugins: object, nonfinite: NonFinite = "error", queue_size: int = 1000) -> Run:
+    def make(*plugins: object, nonfinite: NonFinite = "raise", queue_size: int = 1000) -> Run:
         names = ["first", "second", "third"]
         backends = [Backend(name, plugin) for name, plugin in zip(names, plugins, strict=False)]
         runs.append(Run(INFO, backends, nonfinite=nonfinite, queue_size=queue_size))

@@ -96,10 +96,11 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         transport: The way of records to the host. `"callback"` calls the host from the program;
             `"drain"` keeps the newest `buffer` records in the state, from which `drain` takes them
             between two programs, so that a program has no callback.
-        nonfinite: The policy for NaN and infinities. `"warn"` reports the value in the log at once
-            and sends it to no backend; `"error"` also raises `NonFiniteError` at the next `flush`,
-            `close` or `with` exit; `"abort"` also stops the compiled program. `"keep"` sends the
-            value to the backends as it is.
+        nonfinite: The policy for NaN and infinities. `"error"` reports the value as an error in the
+            log at once, and at the close, and sends it to no backend; `"warn"` reports it as a
+            warning; `"raise"` also raises `NonFiniteError` at the next `flush`, `close` or `with`
+            exit; `"abort"` also stops the compiled program. `"keep"` sends the value to the
+            backends as it is.
         queue_size: Records that may wait in memory for one backend. Newer ones are read from the
             journal later; without a journal they are dropped.
         journal: True to keep all records in the run's directory too, from which backends that lag

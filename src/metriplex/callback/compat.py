@@ -58,6 +58,7 @@ def TensorBoardCallback(  # noqa: N802 - the pattern's name
         alpha,
         log_dir,
         backends="tensorboard",
+        nonfinite="raise",
         video_interval=video_interval,
         video_num_steps=video_num_steps,
         video_width=video_width,
@@ -92,7 +93,7 @@ class JITSummaryWriter:
     ) -> None:
         require_host("JITSummaryWriter")
         if log_dir is None:
-            self.metrics = MetricsCallback(backends=backends)
+            self.metrics = MetricsCallback(backends=backends, nonfinite="raise")
         else:
             path = Path(log_dir) if isinstance(log_dir, str | os.PathLike) else Path()
             if path.name in ("", ".."):
@@ -100,7 +101,9 @@ class JITSummaryWriter:
                     f"`log_dir` of `JITSummaryWriter` must name a directory of the run's own; got "
                     f"{log_dir!r}: pass for example 'logs/my_run'"
                 )
-            self.metrics = MetricsCallback(path.name, log_dir=path.parent, backends=backends)
+            self.metrics = MetricsCallback(
+                path.name, log_dir=path.parent, backends=backends, nonfinite="raise"
+            )
 
     def add_scalar(
         self, tag: str, scalar_value: Any, global_step: jax.typing.ArrayLike | None = None

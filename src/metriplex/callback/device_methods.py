@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -16,8 +17,6 @@ from metriplex.errors import LoggingError
 from metriplex.validation import check_step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import jax
 
     from metriplex.device.state import MetricsState
@@ -150,8 +149,16 @@ class DeviceMethods(CallbackBase, abc.ABC):
         check_state(self.config, state)
         return device.on_training_end(self.config, self.handle, state)
 
-    def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None:
+    @overload
+    def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None: ...
+
+    @overload
+    def log(self, values: Mapping[str, Any], *, step: jax.typing.ArrayLike) -> None: ...
+
+    def log(self, *positional: Any, **named: Any) -> None:
         """Log scalars at a step of the caller's own: from a Python loop, or inside compiled code.
+
+        Takes `log(step, values)` and `log(values, step=step)`.
 
         Outside of compiled code they are logged at once, so before later records of programs that
         still run; call `flush` first if that order matters.
@@ -165,6 +172,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
             ClosedError: The run is closed.
         """
         self._check_open()
+        step, values = _step_and_values(positional, named)
         flat = flatten(values, prefix="", reduce=self.config.reduce)
         if is_tracing():
             if self.config.ring:
@@ -176,3 +184,21 @@ class DeviceMethods(CallbackBase, abc.ABC):
         else:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
             self._host_run().run.log_scalars(check_step(step), scalars)
+
+
+def _step_and_values(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the step and the values of a call of `log`, whichever comes first."""
+    given = [*positional, *named.values()]
+    step, values = named.get("step"), named.get("values")
+    for one in positional:
+        if values is None and (isinstance(one, Mapping) or step is not None):
+            values = one
+        elif step is None:
+            step = one
+    if len(given) != 2 or step is None or values is None or not {"step", "values"} >= set(named):
+        raise LoggingError(
+            f"`log` takes a step and values; got {len(positional)} argument(s)"
+            + (f" and {', '.join(f'`{name}`' for name in named)}" if named else "")
+            + ": call `log(step, {tag: value})` or `log({tag: value}, step=step)`"
+        )
+    return step, values

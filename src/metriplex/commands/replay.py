@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
             results = [(f"{info.name}: ", one) for info, one in done]
     for label, result in results:
         print(label + describe(result))
-    return 1 if any(result.left for _, result in results) else 0
+    damage = dict.fromkeys(sentence for _, result in results for sentence in result.damage)
+    for sentence in damage:
+        print(f"metriplex: {sentence}", file=sys.stderr)
+    return 1 if damage or any(result.left for _, result in results) else 0
 
 
 def parse_backends(names: Sequence[str], options: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -90,6 +94,8 @@ def parse_backends(names: Sequence[str], options: Sequence[str]) -> dict[str, di
 def describe(result: Replayed) -> str:
     """Return the line that is printed for one backend."""
     left = f"{result.left:,} left" if result.left else "nothing is left"
+    if result.damage and not result.left:
+        left = "the rest can't be read"
     error = f" ({result.error})" if result.error is not None and result.left else ""
     return f"{result.backend}: {result.sent:,} record(s) sent, {left}{error}"
 

@@ -7,8 +7,8 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, final
 
-from metriplex.journal import Close, Hparams, Resume
-from metriplex.records import Artifact, Histogram, Image, Media, Scalars, Text, Video
+from metriplex.journal import Close, Hparams, Numbers, Resume
+from metriplex.records import Artifact, Histogram, Image, Media, Scalars, Text, Video, read_only
 
 if TYPE_CHECKING:
     import threading
@@ -33,6 +33,7 @@ class Call:
         first: Number of the first record in the run.
         end: The number after the last one. For a call without records both are that of the next.
         done: Set when the call was made or abandoned.
+        numbers: Number of each record, for a call of several.
     """
 
     hook: str
@@ -41,6 +42,13 @@ class Call:
     first: int
     end: int
     done: threading.Event | None = None
+    numbers: Sequence[int] = ()
+
+    def count_from(self, number: int) -> int:
+        """Return how many records have this number or a greater one."""
+        if self.first >= number:
+            return len(self.records)
+        return sum(one >= number for one in self.numbers)
 
 
 @final
@@ -62,17 +70,29 @@ def open_run() -> Call:
 
 def log_hparams(first: int, hparams: Mapping[str, Scalar | str]) -> Call:
     """Return the call that logs hyper-parameters, as record number `first`."""
+    hparams = read_only(hparams)
     return Call("log_hparams", {"hparams": hparams}, (Hparams(hparams),), first, first + 1)
 
 
-def log_scalars(first: int, records: Sequence[Scalars], end: int | None = None) -> Call:
-    """Return the call that logs scalars, with numbers from `first` to `end`, without `end`.
-
-    `end` is None if no number in between is left out.
-    """
+def log_scalars(
+    first: int, records: Sequence[Scalars], numbers: Sequence[int] | None = None
+) -> Call:
+    """Return the call that logs scalars with these numbers; None for all from `first` on."""
     records = tuple(records)
-    end = first + len(records) if end is None else end
-    return Call("log_scalars", {"records": records}, records, first, end)
+    if numbers is None:
+        numbers = range(first, first + len(records))
+    end = numbers[-1] + 1 if numbers else first
+    return Call("log_scalars", {"records": records}, records, first, end, None, numbers)
+
+
+def halve(call: Call) -> tuple[Call, Call]:
+    """Return two calls that log the same scalars, which are two or more."""
+    middle = len(call.records) // 2
+    records, numbers = call.arguments["records"], call.numbers
+    return (
+        log_scalars(call.first, records[:middle], numbers[:middle]),
+        log_scalars(numbers[middle], records[middle:], numbers[middle:]),
+    )
 
 
 def log_text(first: int, text: Text) -> Call:
@@ -126,18 +146,22 @@ def log_media(first: int, record: Media) -> Call:
 
 
 def log_entries(
-    entries: Iterable[Entry], end: int, skip: Callable[[Entry], bool] | None = None
-) -> Iterator[Call]:
+    entries: Iterable[Entry], first: int, end: int, skip: Callable[[Entry], bool] | None = None
+) -> Iterator[Queued]:
     """Yield the calls that deliver a journal's entries to a backend, at most `BATCH` scalars each.
 
+    Gaps at the end stand for entries that could not be read.
+
     Args:
-        entries: In the order of their numbers.
+        entries: Each once, in the order of their numbers where the journal is undamaged.
+        first: The number of the first entry that is delivered.
         end: The number of the first entry that is not delivered any more.
         skip: Returns True for entries that are left out; None leaves out none.
     """
+    numbers = Numbers(first)
     wanted = (
         _log_entry(entry)
-        for entry in itertools.takewhile(lambda entry: entry.number < end, entries)
+        for entry in _between(entries, numbers, end)
         if skip is None or not skip(entry)
     )
     for hook, same in itertools.groupby(filter(None, wanted), lambda call: call.hook):
@@ -146,6 +170,18 @@ def log_entries(
                 yield _join(batch)
         else:
             yield from same
+    for missing in numbers.missing(end):
+        yield Gap(missing.start, missing.stop)
+
+
+def _between(entries: Iterable[Entry], numbers: Numbers, end: int) -> Iterator[Entry]:
+    """Yield the entries below `end`; read beyond it only for those that are missing so far."""
+    for entry in entries:
+        if entry.number < end:
+            numbers.take(entry.number)
+            yield entry
+        elif not numbers.missing(end):
+            return
 
 
 def _log_entry(entry: Entry) -> Call | None:
@@ -165,7 +201,10 @@ def _join(calls: Sequence[Call]) -> Call:
     if len(calls) == 1:
         return calls[0]
     records = tuple(itertools.chain.from_iterable(call.arguments["records"] for call in calls))
-    return log_scalars(calls[0].first, records, calls[-1].end)
+    numbers: Sequence[int] = range(calls[0].first, calls[-1].end)
+    if len(numbers) != len(records):
+        numbers = tuple(itertools.chain.from_iterable(call.numbers for call in calls))
+    return log_scalars(calls[0].first, records, numbers)
 
 
 @final

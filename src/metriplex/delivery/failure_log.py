@@ -36,12 +36,12 @@ class FailureLog:
     def failure(self, call: Call, error: BaseException) -> None:
         """Log an abandoned call."""
         logger.error(
-            "backend `%s` failed in `%s` (%s); %d record(s) did not reach it; training and the "
-            "other backends go on",
+            "backend `%s` failed in `%s` (%s); %s did not reach it; training and the other "
+            "backends go on",
             self._backend,
             call.hook,
             describe(error),
-            len(call.records),
+            _records(call),
             exc_info=error,
         )
 
@@ -64,6 +64,17 @@ class FailureLog:
             self._backend,
             size,
         )
+
+
+def _records(call: Call) -> str:
+    """Return what the records of a call are, for a message."""
+    if len(call.records) != 1:
+        return f"{len(call.records)} record(s)"
+    record = call.records[0]
+    if not hasattr(record, "step"):
+        return "the hyper-parameters"
+    lane = "" if record.lane is None else f", lane {record.lane}"
+    return f"the record of step {record.step}{lane}"
 
 
 def describe(error: BaseException) -> str:

@@ -72,7 +72,7 @@ class RunJournal:
         if run.resume_step is not None:
             self._writer.append(self._writer.next_number, [Resume(run.resume_step)])
             self._writer.flush()
-        self.start = self._settled = self._appended = self._writer.next_number
+        self.start = self._settled = self._writer.next_number
         try:
             clamp_acks(run.directory, self.start)
         except BaseException:
@@ -97,16 +97,10 @@ class RunJournal:
                 settled = call.end + 1
             elif call.records:
                 self._writer.append(call.first, call.records)
-                self._appended = call.end
         except BaseException:
             self._settle(failing=True)
             raise
         self._settle(settled)
-
-    @property
-    def unwritten(self) -> int:
-        """Return how many records are in memory alone. Any thread."""
-        return max(self._appended - self._writer.written, 0)
 
     def release(self) -> None:
         """Close the files, after the worker has ended; then another process may write the run."""
@@ -126,7 +120,7 @@ class RunJournal:
                 yield Gap(first, end)
                 return
             entries = read_entries(self._run_dir, first, damage=self._warn)
-            yield from log_entries(entries, upto, skip)
+            yield from log_entries(entries, first, upto, skip)
             first = upto
 
     def _wait_beyond(self, number: int) -> int:

@@ -35,8 +35,9 @@ class Sender:
     """Sends calls to one backend, one after another. For one thread.
 
     A call that raises `OSError` is made again after a pause; the last failure suspends the backend.
-    Another exception skips the records of that call; `FAILURES` in a row suspend the backend. A
-    suspended backend gets no more records.
+    After another exception the records are sent in halves, until the one that the backend refuses
+    is alone: it is skipped, and `FAILURES` in a row suspend the backend. A suspended backend gets
+    no more records.
 
     Args:
         target: The backend, or the run's journal.
@@ -45,13 +46,14 @@ class Sender:
         patient: True if tries go on, with the last pause, until `skip_pauses`.
         ack: The backend's acknowledgement on disk.
         start: Number of the first record that may be delivered.
+        counted: Number of the first record that `delivered` counts.
         log: Logs failures; None for a caller that reports them otherwise.
         on_unsaved: Called if the acknowledgement can't be written; None ignores it: a replay then
             sends more than it has to.
 
     Attributes:
         position: Everything below this number was delivered, skipped, or has no hook.
-        delivered: How many records the backend has taken.
+        delivered: How many records the backend has taken and, if it has the hook, flushed.
         error: The last error that the backend raised, as `Type: message`; None if it raised none.
         suspended_in: The hook whose failure suspended the backend; None if it is not suspended.
     """
@@ -65,12 +67,15 @@ class Sender:
         patient: bool = False,
         ack: Ack | None = None,
         start: int = 0,
+        counted: int = 0,
         log: FailureLog | None = None,
         on_unsaved: Callable[[OSError], None] | None = None,
     ) -> None:
         self.target = target
         self.position = start
         self.delivered = 0
+        self._taken = 0  # and not flushed yet
+        self._counted = counted
         self.error: str | None = None
         self.suspended_in: str | None = None
         self._run = run
@@ -104,11 +109,16 @@ class Sender:
         """Deliver records, unless the backend is suspended or lacks the hook. Opens the run."""
         if self.suspended or call.hook not in self.target.hooks:
             return
-        if (self._opened or self.open()) and self._call(call):
-            self.delivered += len(call.records)
-            self._failures = 0
-            self._dirty = True
-            self.position = call.end
+        waiting = [call] if self._opened or self.open() else []
+        while waiting and not self.suspended:
+            part = waiting.pop()
+            error = self._try(part)
+            if error is None:
+                self._take(part)
+            elif len(part.records) > 1 and not isinstance(error, OSError):
+                waiting += reversed(calls.halve(part))
+            else:
+                self._fail(part, error)
 
     def fill(self, reread: Iterable[Queued], end: int) -> None:
         """Deliver records that are read again, up to number `end`; flush every `flush_secs`.
@@ -154,6 +164,8 @@ class Sender:
         flushes = self._opened and "flush" in self.target.hooks
         self._dirty = flushes and not self._call(calls.flush(position))
         if not self._dirty:
+            self.delivered += self._taken
+            self._taken = 0
             self._acknowledge(position)
         self._flushed_at = time.monotonic()
 
@@ -173,10 +185,26 @@ class Sender:
     def _skip(self, gap: Gap) -> None:
         """Pass records that are not delivered; a replay can send them if there is a journal."""
         self._skipped.append(gap)
-        self.position = gap.end
+        self.position = max(self.position, gap.end)
+
+    def _take(self, call: Call) -> None:
+        """Count the records of a call that the backend has taken."""
+        self._taken += call.count_from(self._counted)
+        self._failures = 0
+        self._dirty = True
+        self.position = call.end
+        if "flush" not in self.target.hooks:
+            self.delivered, self._taken = self.delivered + self._taken, 0
 
     def _call(self, call: Call) -> bool:
         """Make one call, again after an `OSError`; return True if it succeeded."""
+        error = self._try(call)
+        if error is not None:
+            self._fail(call, error)
+        return error is None
+
+    def _try(self, call: Call) -> BaseException | None:
+        """Make one call, again after an `OSError`; return what the last try raised."""
         failed_tries = 0
 
         def wait(pause: float, error: OSError) -> bool:
@@ -195,11 +223,10 @@ class Sender:
             ctrl_c = isinstance(error, KeyboardInterrupt)
             if ctrl_c and threading.current_thread() is threading.main_thread():
                 raise
-            self._fail(call, error)
-            return False
+            return error
         if failed_tries >= OUTAGE and self._log is not None:
             self._log.recovery()
-        return True
+        return None
 
     def _pauses(self) -> Iterable[float]:
         more = itertools.repeat(self._retry_seconds[-1]) if self._patient else ()

@@ -62,6 +62,7 @@ class Worker:
             patient=patient,
             ack=ack,
             start=start if ack is None else ack.acked,
+            counted=start,
             log=self._log,
         )
         self._journal = journal

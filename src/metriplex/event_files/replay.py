@@ -20,7 +20,7 @@ from metriplex.replay.send import Progress, Replayed, send
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from metriplex.delivery.calls import Call
+    from metriplex.delivery.calls import Queued
 
 STATE = ".metriplex"
 """Directory beside the event files that holds the acknowledgements of backends."""
@@ -39,15 +39,17 @@ class EventSource:
         self.run = dataclasses.replace(events.info, directory=self._state)
         self.end = 0
         resumes: list[tuple[int, int]] = []
-        for entry in events.entries():
+        self.damage: list[str] = []
+        for entry in events.entries(self.damage.append):
             self.end = entry.number + 1
             if isinstance(entry.record, Resume):
                 resumes.append((entry.number, entry.record.step))
         self._skip = superseded_by(resumes)
 
-    def read(self, first: int, end: int) -> Iterator[Call]:
+    def read(self, first: int, end: int) -> Iterator[Queued]:
         """Yield the calls that deliver records, without those that a resume superseded."""
-        return log_entries(itertools.islice(self._events.entries(), first, None), end, self._skip)
+        entries = itertools.islice(self._events.entries(), first, None)
+        return log_entries(entries, first, end, self._skip)
 
     def load_ack(self, name: str) -> Ack:
         """Return a backend's acknowledgement, which is empty if it never saw the run."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from metriplex.journal.entries import Close, Entry, Hparams, Record, Resume
+from metriplex.journal.entries import Close, Entry, Hparams, Numbers, Record, Resume
 from metriplex.journal.reader import (
     has_journal,
     newest_step,
@@ -25,6 +25,7 @@ __all__ = [
     "FsyncPolicy",
     "Hparams",
     "JournalWriter",
+    "Numbers",
     "Record",
     "Resume",
     "check_free",

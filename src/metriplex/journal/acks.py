@@ -54,12 +54,16 @@ class Ack:
         return missed + max(end - self.acked, 0)
 
     def miss(self, first: int, end: int) -> None:
-        """Add a range of skipped records after all earlier ranges; ignore an empty range."""
+        """Add a range of skipped records; ignore an empty range."""
         if first >= end:
             return
-        if self.missed and self.missed[-1][1] >= first:
-            first = self.missed.pop()[0]
-        self.missed.append((first, end))
+        after = [one for one in self.missed if one[0] > end]
+        while self.missed and self.missed[-1][0] > end:
+            self.missed.pop()
+        while self.missed and self.missed[-1][1] >= first:
+            earlier = self.missed.pop()
+            first, end = min(first, earlier[0]), max(end, earlier[1])
+        self.missed += [(first, end), *after]
 
     def save(self) -> None:
         """Write the file atomically: a reader sees the old state or the new one."""

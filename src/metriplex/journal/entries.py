@@ -47,3 +47,35 @@ class Entry:
 
     number: int
     record: Record
+
+
+@final
+class Numbers:
+    """The numbers that entries have come with, each accepted once, also out of order.
+
+    Attributes:
+        expected: The number after the greatest one so far.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.expected = start
+        self._missing: list[range] = []
+
+    def take(self, number: int) -> bool:
+        """Return True if the number is at least `start` and comes for the first time."""
+        if number >= self.expected:
+            if number > self.expected:
+                self._missing.append(range(self.expected, number))
+            self.expected = number + 1
+            return True
+        for index, gap in enumerate(self._missing):
+            if number in gap:
+                parts = range(gap.start, number), range(number + 1, gap.stop)
+                self._missing[index : index + 1] = [part for part in parts if part]
+                return True
+        return False
+
+    def missing(self, end: int) -> list[range]:
+        """Return the numbers below `end` that have not come."""
+        last = range(self.expected, end)
+        return [*self._missing, *([last] if last else [])]

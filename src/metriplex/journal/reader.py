@@ -8,11 +8,11 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias
 
 from metriplex.errors import ConfigurationError
 from metriplex.journal.codec import HEADERS, decode, decode_header, header_steps
-from metriplex.journal.entries import STEPPED, Entry
+from metriplex.journal.entries import STEPPED, Entry, Numbers
 from metriplex.journal.lines import DamagedLineError, is_sealed, parse, salvage
 from metriplex.journal.segments import journal_dir, read_header, segments
 from metriplex.journal.tail import number_after
@@ -83,7 +83,7 @@ def read_entries(run_dir: Path, start: int = 0, *, damage: Damage | None = None)
 
 def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dict[str, Any]]:
     """Yield the members of the lines that `read_entries` decodes, without reading media files."""
-    order = _Order(start, damage)
+    numbers = Numbers(start)
     for path, offset in _places(run_dir, start):
         for line, place in _complete_lines(path, offset, run_dir):
             try:
@@ -93,7 +93,12 @@ def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dic
                 if place is not None:
                     damage(f"{path} at byte {place}: a line is damaged: {error}")
             for fields in found:
-                if fields.get("type") not in HEADERS and order.take(fields["n"]):
+                number = fields["n"]
+                if fields.get("type") in HEADERS:
+                    continue
+                if number > numbers.expected:
+                    damage(f"the lines {numbers.expected} to {number - 1} are missing")
+                if numbers.take(number):
                     yield fields
 
 
@@ -183,33 +188,6 @@ def read_resumes(run_dir: Path) -> list[tuple[int, int]]:
         for fields in lines
         if fields.get("type") == "resume" and type(fields.get("step")) is int
     )
-
-
-@final
-class _Order:
-    """A filter that accepts every number once, also if lines have changed places."""
-
-    def __init__(self, start: int, damage: Damage) -> None:
-        self._next = start
-        self._missing: list[range] = []
-        self._damage = damage
-
-    def take(self, number: int) -> bool:
-        """Return True if the number is at least `start` and comes for the first time."""
-        if number == self._next:
-            self._next += 1
-            return True
-        if number > self._next:
-            self._missing.append(range(self._next, number))
-            self._damage(f"the lines {self._next} to {number - 1} are missing")
-            self._next = number + 1
-            return True
-        for index, gap in enumerate(self._missing):
-            if number in gap:
-                parts = range(gap.start, number), range(number + 1, gap.stop)
-                self._missing[index : index + 1] = [part for part in parts if part]
-                return True
-        return False
 
 
 def _places(run_dir: Path, start: int) -> Iterator[tuple[Path, int]]:

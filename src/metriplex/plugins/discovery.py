@@ -142,10 +142,12 @@ def find(kind: str, name: str) -> metadata.EntryPoint:
     if found:
         return next(iter(found.values()))
     names = sorted({entry.name for entry in entries})
-    project = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "NAME"
+    published = PUBLISHED.get(kind, ())
+    remedy = closest([name], [*names, *published])
+    if name in published:  # of a name that we don't publish anybody may be the owner
+        remedy = f" To install it: `pip install metriplex-{name}`."
     raise PluginError(
-        f"{kind} `{name}` is not installed.{closest([name], names)} Installed: "
-        f"{listing(names) or 'none'}. To install it: `pip install metriplex-{project}`"
+        f"{kind} `{name}` is not installed.{remedy} Installed: {listing(names) or 'none'}"
     )
 
 

@@ -13,9 +13,9 @@ from metriplex.plugins.backends import make_backends
 from metriplex.replay.send import Progress, Replayed, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from metriplex.delivery.calls import Call
+    from metriplex.delivery.calls import Queued
 
 
 @final
@@ -36,6 +36,7 @@ class JournalSource:
         self.end = self._writer.next_number
         self._skip = superseded(run_dir)
         self._run_dir = run_dir
+        self._damage: dict[str, None] = {}  # in order, each once
 
     @property
     def status(self) -> str:
@@ -45,9 +46,15 @@ class JournalSource:
                 return entry.record.status
         return "interrupted"
 
-    def read(self, first: int, end: int) -> Iterator[Call]:
-        """Yield the calls that deliver records, without those that a resume superseded."""
-        return log_entries(read_entries(self._run_dir, first), end, self._skip)
+    @property
+    def damage(self) -> Sequence[str]:
+        """A sentence about each part that could not be read so far."""
+        return list(self._damage)
+
+    def read(self, first: int, end: int) -> Iterator[Queued]:
+        """Yield the calls that deliver records, without superseded ones, and gaps of lost ones."""
+        entries = read_entries(self._run_dir, first, damage=self._damage.setdefault)
+        return log_entries(entries, first, end, self._skip)
 
     def load_ack(self, name: str) -> Ack:
         """Return a backend's acknowledgement, which is empty if it never saw the run."""

@@ -12,7 +12,7 @@ from metriplex.delivery.sender import Sender
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from metriplex.delivery.calls import Call
+    from metriplex.delivery.calls import Queued
     from metriplex.journal.acks import Ack
     from metriplex.plugins.backends import Backend
     from metriplex.records import RunInfo
@@ -36,8 +36,12 @@ class Source(Protocol):
     def end(self) -> int:
         """The number after its last record."""
 
-    def read(self, first: int, end: int) -> Iterator[Call]:
-        """Yield the calls that deliver records, without superseded ones."""
+    @property
+    def damage(self) -> Sequence[str]:
+        """A sentence about each part that could not be read so far."""
+
+    def read(self, first: int, end: int) -> Iterator[Queued]:
+        """Yield the calls that deliver records, without superseded ones, and gaps of lost ones."""
 
     def load_ack(self, name: str) -> Ack:
         """Return a backend's acknowledgement, which is empty if it never saw the run."""
@@ -53,12 +57,14 @@ class Replayed:
         sent: Records that it took.
         left: How many numbers of the run it still lacks, as far as is known.
         error: The last error that it raised, as `Type: message`; None if it raised none.
+        damage: A sentence about each part of the run that can't be read.
     """
 
     backend: str
     sent: int
     left: int
     error: str | None
+    damage: tuple[str, ...] = ()
 
 
 def send(
@@ -87,7 +93,7 @@ def send(
             f"which a repetition would send everything twice: mend that first"
         ) from error
 
-    def read(first: int, end: int, done: int) -> Iterator[Call]:
+    def read(first: int, end: int, done: int) -> Iterator[Queued]:
         report = progress or (lambda *_: None)
         for call in source.read(first, end):
             yield call  # the sender reads on when the call is done
@@ -110,4 +116,5 @@ def send(
                 done += end - first
     finally:
         sender.close(calls.close_run(0, source.status))
-    return Replayed(backend.name, sender.delivered, ack.count_lacking(source.end), sender.error)
+    left = ack.count_lacking(source.end)
+    return Replayed(backend.name, sender.delivered, left, sender.error, tuple(source.damage))

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("metriplex")
 
-NonFinite: TypeAlias = Literal["error", "abort", "warn", "keep"]
+NonFinite: TypeAlias = Literal["error", "raise", "abort", "warn", "keep"]
 
 LEARNING_RATE = "train/learning_rate"
 
 
 @final
 class FiniteFilter:
-    """Remove non-finite values from records, log each tag once, and raise later. Thread-safe."""
+    """Remove non-finite values from records, log each tag once, and raise later if asked to.
+
+    Thread-safe.
+    """
 
     def __init__(self, name: str, nonfinite: NonFinite) -> None:
         self._name = name
@@ -36,19 +39,28 @@ class FiniteFilter:
         return [checked for record in records if (checked := self._check(record)).values]
 
     def raise_rejected(self) -> None:
-        """Raise `NonFiniteError` if values were rejected since the last call."""
+        """Raise `NonFiniteError` if values were rejected since the last call, and it is due."""
         with self._lock:
             first, self._first_rejected = self._first_rejected, None
-            count = sum(self._rejected.values())
-            tags = ", ".join(sorted({f"`{tag}`" for tag, _ in self._rejected}))
+            rejected = self._describe_rejected()
             if first is not None:
                 self._rejected.clear()
         if first is not None:
             raise NonFiniteError(
-                f"run `{self._name}`: {first}; {count} value(s) that are NaN or infinite were "
-                f"rejected, of {tags}: mend the training, or construct the callback with "
-                f'`nonfinite="keep"` to log them or `"warn"` to leave them out'
+                f"run `{self._name}`: {first}; {rejected}: mend the training, or construct the "
+                f'callback with `nonfinite="keep"` to log them or `"error"` to leave them out'
             )
+
+    def report_rejected(self) -> None:
+        """Log how many values were rejected, at the end of a run that doesn't raise."""
+        with self._lock:
+            if self._nonfinite == "error" and self._rejected:
+                logger.error("run `%s`: %s", self._name, self._describe_rejected())
+
+    def _describe_rejected(self) -> str:
+        count = sum(self._rejected.values())
+        tags = ", ".join(sorted({f"`{tag}`" for tag, _ in self._rejected}))
+        return f"{count} value(s) that are NaN or infinite were rejected, of {tags}"
 
     def _check(self, record: Scalars) -> Scalars:
         if self._nonfinite == "keep":
@@ -75,7 +87,7 @@ class FiniteFilter:
         with self._lock:
             known = key in self._rejected
             self._rejected[key] = self._rejected.get(key, 0) + 1
-            if self._first_rejected is None and self._nonfinite != "warn" and not known:
+            if self._first_rejected is None and self._nonfinite in ("raise", "abort") and not known:
                 self._first_rejected = what
         if not known:
             level = logging.WARNING if self._nonfinite == "warn" else logging.ERROR

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metriplex.run.hparams import MASK, is_secret
+from metriplex.run.hparams import MASK, is_secret, mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,16 +88,20 @@ def packages() -> dict[str, str]:
 
 
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with `***` for secrets, as in `--api-key VALUE` and `api_key=VALUE`."""
+    """Return a command line with `***` for secrets, as in `--api-key VALUE` and `api_key=VALUE`.
+
+    All values that follow the option of a secret are masked, up to the next option.
+    """
     masked: list[str] = []
     follows = False
     for argument in arguments:
+        is_option = argument.startswith("--") or (argument.startswith("-") and not follows)
+        if follows and not is_option:
+            masked.append(MASK)
+            continue
         name, equals, _ = argument.partition("=")
         secret = is_secret(name.lstrip("-"))
-        if follows and not argument.startswith("-"):
-            masked.append(MASK)
-        else:
-            masked.append(f"{name}={MASK}" if secret and equals else argument)
+        masked.append(f"{name}={MASK}" if secret and equals else mask_text(argument))
         follows = secret and not equals and argument.startswith("-")
     return masked
 

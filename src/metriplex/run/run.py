@@ -226,30 +226,18 @@ class Run:
         finally:
             first = self._close_workers(status, timeout, deadline)
         if first:
+            self._finite.report_rejected()
             self._finite.raise_rejected()
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """Return for each backend the number of records delivered and not delivered so far."""
         known = tuple(worker.delivery() for worker in self._workers)
-        if (journal := self._journal_delivery()) is None:
+        if self._journal_worker is None:
             return known
+        unwritten = self._journal_worker.delivery().undelivered
         return tuple(
-            dataclasses.replace(
-                delivery, journaled=max(delivery.undelivered - journal.undelivered, 0)
-            )
+            dataclasses.replace(delivery, journaled=max(delivery.undelivered - unwritten, 0))
             for delivery in known
-        )
-
-    def _journal_delivery(self) -> Delivery | None:
-        """Return the delivery of the journal, which counts records on disk; None without one."""
-        if self._journal_worker is None or self._journal is None:
-            return None
-        delivery = self._journal_worker.delivery()
-        unwritten = min(self._journal.unwritten, delivery.delivered)
-        return dataclasses.replace(
-            delivery,
-            delivered=delivery.delivered - unwritten,
-            undelivered=delivery.undelivered + unwritten,
         )
 
     # ---- records --------------------------------------------------------------------------------
@@ -346,8 +334,7 @@ class Run:
         hangs = not self._journal_worker.join(max(deadline - time.monotonic(), JOURNAL_SECONDS))
         if not hangs:
             self._journal.release()
-        if (journal := self._journal_delivery()) is not None:
-            self._report(self._journal_worker, journal, timeout, hangs=hangs)
+        self._report(self._journal_worker, self._journal_worker.delivery(), timeout, hangs=hangs)
 
     def _refuse(self) -> NoReturn:
         hold_if_terminating()  # without a lock, which closing the run may need
@@ -357,8 +344,13 @@ class Run:
         )
 
     def _report(self, worker: Worker, delivery: Delivery, timeout: float, *, hangs: bool) -> None:
-        if not (delivery.undelivered or hangs or worker.needs_replay()):
+        earlier = not delivery.undelivered and worker.needs_replay()
+        if not (delivery.undelivered or hangs or earlier):
             return
+        if earlier and not hangs:
+            what = "records of an earlier process"
+        else:
+            what = f"{delivery.undelivered} of {delivery.undelivered + delivery.delivered} record(s)"
         remedy = ""
         if delivery.journaled or worker.needs_replay():
             directory = shlex.quote(str(self.info.directory))
@@ -367,10 +359,9 @@ class Run:
                 f"`metriplex replay {directory} --to {shlex.quote(delivery.backend)}`"
             )
         logger.error(
-            "run `%s`: %d of %d record(s) did not reach backend `%s`%s%s%s",
+            "run `%s`: %s did not reach backend `%s`%s%s%s",
             self.info.name,
-            delivery.undelivered,
-            delivery.undelivered + delivery.delivered,
+            what,
             delivery.backend,
             f", which was still busy after {timeout:g} s" if hangs else "",
             f"; its last error: {delivery.error}" if delivery.error is not None else "",

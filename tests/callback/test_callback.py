@@ -342,11 +342,11 @@ def test_deliveries_count_what_arrived(tmp_path: Path) -> None:
 # ---- as a pytree --------------------------------------------------------------------------------
 
 
-def test_it_is_a_pytree_of_one_int32(tmp_path: Path) -> None:
+def test_it_is_a_pytree_of_one_array(tmp_path: Path) -> None:
     with logging_to_memory(tmp_path) as (metrics, memory):
         leaves, treedef = jax.tree.flatten(metrics)
         (leaf,) = leaves
-        assert (np.asarray(leaf).dtype, np.shape(leaf)) == (np.int32, ())
+        assert (np.asarray(leaf).dtype, np.shape(leaf)) == (np.int32, (2,))
         ((path, _),) = jax.tree_util.tree_flatten_with_path(metrics)[0]
         assert jax.tree_util.keystr(path) == ".handle"
         copy = jax.tree.unflatten(treedef, leaves)

@@ -158,7 +158,7 @@ def test_a_copy_knows_the_run_as_long_as_it_is_there(tmp_path: Path) -> None:
     with pytest.raises(ClosedError, match="run `a` is closed"):
         metrics.flush()
     other.close()
-    handle = int(other._handle)
+    handle = int(other._handle[0])
     del metrics
     with pytest.raises(ClosedError, match=f"run with handle {handle} is closed: construct a new"):
         other.flush()

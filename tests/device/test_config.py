@@ -177,7 +177,9 @@ CALLS: list[tuple[str, Call, list[str]]] = [
     ),
     (
         "a state of another callback",
-        lambda m: m.on_iteration(device.init(Config(buffer=3, episode_stats=True), 1, None)),
+        lambda m: m.on_iteration(
+            device.init(Config(buffer=3, episode_stats=True), jnp.int32(0), 1, None)
+        ),
         ["`episode_stats=True` and `buffer=3`", "has `episode_stats=False` and `buffer=0`", "init"],
     ),
     (

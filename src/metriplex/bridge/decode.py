@@ -113,8 +113,9 @@ def _decode(rows: np.ndarray, lane: np.ndarray, lanes: np.ndarray, time: np.ndar
             values=values,
             wall_time=moment,
             lanes=of,
+            execution=execution,
         )
-        for (kind, values), row, number, at, index, which, moment, of in zip(
+        for (kind, values), row, number, at, index, which, moment, of, execution in zip(
             contents,
             rows,
             rows[:, Header.SEQUENCE].tolist(),
@@ -123,6 +124,7 @@ def _decode(rows: np.ndarray, lane: np.ndarray, lanes: np.ndarray, time: np.ndar
             lane.tolist(),
             time.tolist(),
             lanes.tolist(),
+            rows[:, Header.EXECUTION].tolist(),
             strict=True,
         )
     ]

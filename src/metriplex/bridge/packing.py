@@ -42,6 +42,8 @@ class Header(enum.IntEnum):
     LANE = 7
     DEVICE = 8
     DEVICES = 9
+    EXECUTION = 10
+    DISPATCH = 11
 
 
 HEADER = len(Header)

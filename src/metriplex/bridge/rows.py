@@ -21,6 +21,7 @@ class Row:
         values: Tag to value.
         wall_time: Seconds since the Unix epoch at which the row reached the host.
         lanes: Number of lanes of the row's program; 0 if it is unknown.
+        execution: Number of the execution of a program that made the row's state.
     """
 
     kind: str
@@ -32,3 +33,4 @@ class Row:
     values: dict[str, Any]
     wall_time: float
     lanes: int = 0
+    execution: int = 0

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from metriplex.bridge.execution import draw, fresh
 from metriplex.bridge.tracing import is_tracing
 from metriplex.callback.host_run import HostRun
+from metriplex.device.axes import manual_axes
 from metriplex.errors import ClosedError, MetriplexError
 
 if TYPE_CHECKING:
@@ -31,8 +33,18 @@ class CallbackBase(abc.ABC):
 
     @property
     def handle(self) -> jax.Array:
-        """The run handle, int32 `[]`, as rows carry it."""
-        return jnp.asarray(self._handle, jnp.int32)
+        """The run handle and the number of the dispatch, int32 `[2]`, as rows carry them."""
+        handle = self._handle
+        # A program without host calls has to be the same in each process, to be found in a cache.
+        if isinstance(handle, np.ndarray) and not (self._config.ring and is_tracing()):
+            handle = fresh(handle)  # of an eager call, or of a trace
+        return jnp.asarray(handle, jnp.int32)
+
+    def _execution(self) -> jax.Array:
+        """Return the number of this execution, int32 `[]`; that of the dispatch if it is known."""
+        if isinstance(self._handle, Tracer):
+            return self._handle[1]
+        return draw(on_host=not self._config.ring and not manual_axes())
 
     @property
     def config(self) -> Config:
@@ -48,8 +60,8 @@ class CallbackBase(abc.ABC):
         """Return the host run; None in traced code, or if the run is closed and gone."""
         if self._host is not None or isinstance(self._handle, Tracer):
             return self._host
-        is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
-        return HostRun.find(int(self._handle)) if is_number else None
+        is_array = isinstance(self._handle, np.ndarray | jax.Array)
+        return HostRun.find(int(self._handle[0])) if is_array else None
 
     def _host_run(self, method: str | None = None) -> HostRun:
         """Return the host run; raise an error in traced code, or if the run is closed and gone.
@@ -70,7 +82,7 @@ class CallbackBase(abc.ABC):
         host = self._known_host()
         if host is None:
             raise ClosedError(
-                f"the run with handle {int(self._handle)} is closed: construct a new callback"
+                f"the run with handle {int(self._handle[0])} is closed: construct a new callback"
             )
         return host
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final
 import jax
 import numpy as np
 
+from metriplex.bridge.execution import fresh
 from metriplex.bridge.tracing import require_host
 from metriplex.callback.assembly import make_plan, start
 from metriplex.callback.device_methods import DeviceMethods
@@ -210,18 +211,24 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         self._host, place = start(plan, ring=config.ring)
         self._video = plan.videos and plan.videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
-        self._handle = np.int32(self._host.handle)
+        self._handle = np.array([self._host.handle, 0], np.int32)
 
     # ---- as a pytree ----------------------------------------------------------------------------
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any]], Static]:
         """Return the run handle, the only leaf, with its key, and the static half."""
-        return ((jax.tree_util.GetAttrKey("handle"), self._handle),), (self._config, self._video)
+        (leaf,), static = self.tree_flatten()
+        return ((jax.tree_util.GetAttrKey("handle"), leaf),), static
 
     def tree_flatten(self) -> tuple[tuple[Any], Static]:
-        """Return the run handle and the static half, without keys."""
+        """Return the run handle and the static half, without keys.
+
+        jax flattens the arguments of a program each time that it is dispatched: the handle comes
+        with a new number, by which executions are told apart.
+        """
         self._note_program()
-        return (self._handle,), (self._config, self._video)
+        leaf = self._handle
+        return (fresh(leaf) if isinstance(leaf, np.ndarray) else leaf,), (self._config, self._video)
 
     @classmethod
     def tree_unflatten(cls, static: Static, leaves: Sequence[Any]) -> Self:

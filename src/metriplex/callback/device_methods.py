@@ -43,7 +43,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
         """
         self._check_open()
         self._note_program()
-        return device.init(self.config, num_envs, lane)
+        return device.init(self.config, self._execution(), num_envs, lane)
 
     def on_training_start(self, state: MetricsState) -> MetricsState:
         """Mark the start of a training program, from which its steps a second are measured.
@@ -52,7 +52,9 @@ class DeviceMethods(CallbackBase, abc.ABC):
         """
         self._check_open()
         check_state(self.config, state)
-        return device.on_training_start(self.config, self.handle, state)
+        if self.config.ring:
+            return state
+        return device.on_training_start(self.config, self.handle, self._execution(), state)
 
     def on_step(
         self,

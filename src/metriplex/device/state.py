@@ -40,6 +40,7 @@ class MetricsState:
         episodes: Episode statistics of `[num_envs]` environments.
         env_steps: Environment steps taken so far, exact to 2**64.
         iteration: int32 `[]`, the number of finished iterations.
+        execution: int32 `[]`, the number of the execution that made the state.
         sequence: uint32 `[]`, the number of rows made so far.
         lane: int32 `[]`, the lane that `init` was given; None without one.
         buffer: uint32 `[buffer, buffer_width]`, the rows that are not sent yet.
@@ -50,18 +51,22 @@ class MetricsState:
     episodes: episodes.EpisodeStats
     env_steps: counter.Counter
     iteration: jax.Array
+    execution: jax.Array
     sequence: jax.Array
     lane: jax.Array | None
     buffer: jax.Array
     buffered: jax.Array
 
 
-def init(config: Config, num_envs: int, lane: jax.Array | int | None) -> MetricsState:
+def init(
+    config: Config, execution: jax.Array, num_envs: int, lane: jax.Array | int | None
+) -> MetricsState:
     """Return the state before the first step; see `MetricsCallback.init`."""
     state = MetricsState(
         episodes=episodes.init_stats(num_envs, window=config.episode_stats),
         env_steps=_counter(config.first_step),
         iteration=_zero(jnp.int32) + config.first_iteration,
+        execution=_zero(jnp.int32) + execution,
         sequence=_zero(jnp.uint32),
         lane=None if lane is None else jnp.array(lane, jnp.int32),
         buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
@@ -136,12 +141,17 @@ def on_iteration(
     return replace(state, iteration=state.iteration + 1)
 
 
-def on_training_start(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
+def on_training_start(
+    config: Config, run: jax.Array, execution: jax.Array, state: MetricsState
+) -> MetricsState:
     """Send a row that reports the start of a program; see `MetricsCallback.on_training_start`."""
-    if config.ring:
-        return state
     # The row is unnumbered: under vmap the state may not differ between lanes yet, and one row for
     # all lanes would take a number that each lane waits for.
+    state = replace(
+        state,
+        execution=(state.execution & 0) + execution,
+        sequence=state.sequence & 0,
+    )
     send_unnumbered(config, run, state, Kind.START, {}, state.iteration)
     return state
 
@@ -175,7 +185,7 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     """Send values at a step of the caller's choice, in no order; see `MetricsCallback.log`."""
     exact = counter.from_step(step)
     header = dict.fromkeys(Header, -1) | {  # -1 is `NO_SEQUENCE`, and no iteration, lane or device
-        Header.RUN: run,
+        Header.RUN: run[0],
         Header.VALID: 1,
         Header.STEP_LOW: exact.low,
         Header.STEP_HIGH: exact.high,
@@ -210,7 +220,7 @@ def make_row(
     """Return the lane's next row, uint32 `[words]`, with values and presence by tag."""
     others = _axes(config, state)[1]
     header = {
-        Header.RUN: run,
+        Header.RUN: run[0],
         Header.VALID: 1,
         Header.SEQUENCE: state.sequence,
         Header.STEP_LOW: state.env_steps.low,
@@ -219,6 +229,8 @@ def make_row(
         Header.LANE: NO_LANE if state.lane is None else state.lane,
         Header.DEVICE: lax.axis_index(others) if others else -1,
         Header.DEVICES: lax.axis_size(others) if others else 1,
+        Header.EXECUTION: state.execution,
+        Header.DISPATCH: run[1],
     }
     return pack(make_schema(kind, values, tuple(present)), header, values, present)
 

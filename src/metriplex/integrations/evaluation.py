@@ -78,7 +78,7 @@ def _state(
 ) -> MetricsState:
     """Return the state that a training loop would have carried to this evaluation."""
     return replace(
-        state.init(metrics.config, 1, None),
+        state.init(metrics.config, jnp.int32(0), 1, None),
         env_steps=counter.add(counter.zero(), step),
         iteration=jnp.asarray(index, jnp.int32),
         sequence=jnp.asarray(index, jnp.uint32),

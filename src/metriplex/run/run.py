@@ -18,8 +18,8 @@ from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.lanes import LaneCount
 from metriplex.run.nonfinite import FiniteFilter, NonFinite
-from metriplex.run.sequencer import WINDOW, Sequencer
 from metriplex.run.shutdown import hold_if_terminating
+from metriplex.run.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +95,6 @@ class Run:
         self._transforms = transforms or Transforms()
         self._finite = FiniteFilter(info.name, nonfinite)
         self._number = 0 if journal is None else journal.start
-        self._resumed = self._number > 0
         self._journal = journal
         self._journal_worker: Worker | None = None
         if journal is not None:
@@ -116,7 +115,7 @@ class Run:
             for backend in backends
         ]
         self._all = [*([self._journal_worker] if self._journal_worker else []), *self._workers]
-        self._sequencers: dict[int | None, Sequencer] = {}
+        self._streams = Streams(resumed=self._number > 0)
         self._newest: dict[int | None, tuple[int, float]] = {}
         self._background = background
         self.newest_step = 0
@@ -149,34 +148,12 @@ class Run:
             self._lane_count.look(rows)
             if self._aggregator is not None and self._lane_count.here:
                 self._aggregator.lanes = self._lane_count.here
-            due: list[Row] = []
-            for row in rows:
-                sequencer = self._sequencers.get(row.lane)
-                if sequencer is None:
-                    sequencer = Sequencer(self._first_number(row.lane, rows))
-                    self._sequencers[row.lane] = sequencer
-                if row.kind == "start":
-                    # A new program counts from 0 again: nothing of it is a duplicate.
-                    due += [early for one in self._sequencers.values() for early in one.release()]
-                due += sequencer.push(row)
-            self._take(due)
-
-    def _first_number(self, lane: int | None, rows: Sequence[Row]) -> int:
-        """Return the number of a lane's first row; `rows` are the earliest that have come."""
-        # Rows from before the state differed between lanes count for all of them.
-        common = self._sequencers.get(None)
-        if common is not None:
-            return common.expected
-        numbers = (row.sequence for row in rows if row.lane == lane and row.sequence is not None)
-        least = min(numbers, default=0)
-        # A state of a checkpoint continues its numbers; earlier rows never come. If an earlier row
-        # is still on its way after all, it is late, not lost.
-        return least if self._resumed or least > WINDOW else 0
+            self._take(self._streams.push(rows))
 
     def release(self) -> None:
         """Pass on the rows that wait for earlier ones: the program has ended."""
         with self._lock:
-            self._take([row for one in self._sequencers.values() for row in one.release()])
+            self._take(self._streams.release())
             self._submit_checked(self._aggregator.release() if self._aggregator else ())
 
     def log_scalars(
@@ -308,7 +285,7 @@ class Run:
             if first:
                 self.release()
                 if status == "finished":
-                    self._lane_count.end(self._sequencers)
+                    self._lane_count.end(self._streams.lanes)
                 if self._journal_worker is not None:
                     self._journal_worker.start_flush()
                 for worker in self._workers:

@@ -32,7 +32,7 @@ class Sequencer:
 
     def __init__(self, first: int = 0) -> None:
         self.expected = first
-        self._early: dict[int, Row] = {}
+        self._early: dict[int, list[Row]] = {}
         self._memory = _Memory(first)
         self.duplicates = 0
 
@@ -56,10 +56,11 @@ class Sequencer:
         if number == self.expected:
             self._deliver(row)
             return [*due, row, *self._pop_ready()] if self._early else [*due, row]
-        if number in self._early:
+        rivals = self._early.setdefault(number, [])
+        if any(row.fingerprint == rival.fingerprint for rival in rivals):
             self.duplicates += 1
             return []
-        self._early[number] = row
+        rivals.append(row)
         return self._pop_early() if len(self._early) > WINDOW else []
 
     def release(self) -> list[Row]:
@@ -80,9 +81,9 @@ class Sequencer:
 
     def _pop_ready(self) -> list[Row]:
         due = []
-        while (row := self._early.pop(self.expected, None)) is not None:
-            self._deliver(row)
-            due.append(row)
+        while rivals := self._early.pop(self.expected, None):
+            self._deliver(rivals[-1])
+            due += rivals
         return due
 
     def _deliver(self, row: Row) -> None:

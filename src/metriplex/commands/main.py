@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from metriplex.commands import export, new_backend, replay
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.messages import printable
 from metriplex.plugins.report import PluginReport, installed
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
+    except OSError as error:  # of a file of the user
+        return _print_error(error, EXIT_ERROR)
     return status
 
 
@@ -109,8 +112,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return run(arguments.log_dir, width=width, emit=lambda line: print(line, flush=True))
 
 
-def _print_error(error: MetriplexError, status: int) -> int:
-    print(f"metriplex: error: {error}", file=sys.stderr)
+def _print_error(error: Exception, status: int) -> int:
+    print(f"metriplex: error: {printable(str(error))}", file=sys.stderr)
     return status
 
 

@@ -40,7 +40,7 @@ _STEP = re.compile(
     rb'(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d{1,99}))?'
 )
 _RESUME = b'"type":"resume"'
-_CHECKSUM = b',"crc":"'
+_START, _CHECKSUM = b'{"n":', b',"crc":"'
 
 
 def has_journal(run_dir: Path) -> bool:
@@ -250,6 +250,15 @@ def _next_number(file: Any, position: int, end: int) -> tuple[int | None, int]:
     return None, end
 
 
+def _last_end(data: bytes) -> int:
+    """Return where the last line within an endless one ends, or where the next may begin."""
+    found = data.rfind(_CHECKSUM, 0, len(data) - CHECKSUM_BYTES + len(_CHECKSUM))
+    if found >= 0:
+        return found + CHECKSUM_BYTES
+    begin = data.rfind(_START)
+    return begin if begin > 0 else len(data) - CHECKSUM_BYTES
+
+
 def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[bytes, int | None]]:
     """Yield lines without their newlines, each with its byte offset.
 
@@ -283,8 +292,7 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
                 remaining, size = [last], len(last)
             elif size > MAX_LINE:
                 line = b"".join(remaining)
-                found = line.rfind(_CHECKSUM)  # where the last line ends that may be whole
-                end = len(line) if found < 0 else found + CHECKSUM_BYTES
+                end = _last_end(line)
                 line, last = line[:end], line[end:]
                 yield line, offset
                 offset += len(line)

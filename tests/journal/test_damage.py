@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal.strategies import entries, info, media_records, same, write
 import metriplex
+from journal.strategies import entries, info, media_records, same, write
 from metriplex import Histogram, Scalars, Text
 from metriplex.journal import (
     Close,

@@ -143,8 +143,10 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
 
 
 def next_number(run_dir: Path) -> int:
-    """Return the number after the last entry of a run's journal."""
-    return number_after(segments(run_dir))
+    """Return the number after all entries of a run's journal, also in damaged lines at its end."""
+    number = number_after(segments(run_dir))
+    later = read_lines(run_dir, number, damage=lambda _: None)
+    return max((fields["n"] + 1 for fields in later), default=number)
 
 
 def follow_step(line: bytes, steps: dict[int | None, int]) -> None:

@@ -59,8 +59,8 @@ def test_after_any_edit_what_lacks_is_said_again_and_nothing_is_sent_twice(edits
         remote = Remote()
         try:
             (first,) = replay_run(run_dir, remote)
-        except ConfigurationError as error:
-            assert "the journal in" in str(error)  # its header is damaged
+        except ConfigurationError:  # its header is damaged
+            assert metriplex.read(run_dir).damage
             return
         (second,) = replay_run(run_dir, remote)
         assert sorted(remote.stored) == sorted(set(remote.stored))

@@ -6,12 +6,11 @@ import io
 import logging
 import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import pytest
 
 from event_files.test_reader import tensor, write
-from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, hookimpl
 from metriplex.commands.main import main, plugin_table
 from metriplex.messages import print_line, printable
@@ -54,7 +53,8 @@ def test_printable_text_is_one_line_that_keeps_what_can_be_read(kind: str) -> No
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_the_log_is_printable(tmp_path: Path, kind: str) -> None:
-    class Broken(Memory):
+    @final
+    class Broken:
         """Raises an error with a text of its own."""
 
         @hookimpl

@@ -44,7 +44,7 @@ class _Printable(logging.Filter):
             return True
         if not message.isprintable():
             record.msg, record.args = printable(message), ()
-        if record.exc_info and not record.exc_text:
+        if record.exc_info not in (None, False) and record.exc_text is None:
             record.exc_text = _traceback(record.exc_info)  # formatters take it as it is
         return True
 

@@ -111,20 +111,26 @@ def test_all_images_of_a_batch_are_kept(tmp_path: Path) -> None:
 
 
 def test_hyper_parameters_of_every_type_are_kept(tmp_path: Path) -> None:
-    from google.protobuf.struct_pb2 import ListValue, Struct, Value
+    from google.protobuf import struct_pb2
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    inner = Struct(fields={"b": Value(bool_value=True), "n": Value(null_value=0)})
+    messages: Any = struct_pb2  # protobuf makes these classes at import
+    plugin_data: Any = plugin_data_pb2
+    inner = messages.Struct(
+        fields={"b": messages.Value(bool_value=True), "n": messages.Value(null_value=0)}
+    )
     values = {
-        "lr": Value(number_value=0.5),
-        "env": Value(string_value="x"),
-        "on": Value(bool_value=False),
-        "none": Value(null_value=0),
-        "layers": Value(list_value=ListValue(values=[Value(number_value=64.0)])),
-        "nested": Value(struct_value=inner),
+        "lr": messages.Value(number_value=0.5),
+        "env": messages.Value(string_value="x"),
+        "on": messages.Value(bool_value=False),
+        "none": messages.Value(null_value=0),
+        "layers": messages.Value(
+            list_value=messages.ListValue(values=[messages.Value(number_value=64.0)])
+        ),
+        "nested": messages.Value(struct_value=inner),
     }
-    data = plugin_data_pb2.HParamsPluginData(
-        session_start_info=plugin_data_pb2.SessionStartInfo(hparams=values)
+    data = plugin_data.HParamsPluginData(
+        session_start_info=plugin_data.SessionStartInfo(hparams=values)
     )
     value = Summary.Value(tag="_hparams_/session_start_info")
     value.metadata.plugin_data.plugin_name = "hparams"
@@ -242,9 +248,9 @@ def test_holes_and_nested_records_are_passed_in_linear_time(
         read_bytes = 0
 
         class Counted(io.FileIO):
-            def read(self, size: int = -1) -> bytes:
+            def read(self, size: int | None = -1) -> bytes:
                 nonlocal read_bytes
-                data = super().read(size)
+                data = super().read(-1 if size is None else size)
                 read_bytes += len(data)
                 return data
 
@@ -321,7 +327,8 @@ def test_links_are_followed_each_directory_is_one_run_and_loops_end(tmp_path: Pa
         real / "b" / "events.out.tfevents.1.host"
     )
     [plain] = [run for run in event_runs(top) if run.info.name == "plain"]
-    assert [entry.record.step for entry in plain.entries()] == [2, 1]  # type: ignore[union-attr]
+    found: list[Any] = [entry.record for entry in plain.entries()]
+    assert [record.step for record in found] == [2, 1]
 
 
 def test_what_is_no_file_is_said_and_does_not_hang(tmp_path: Path) -> None:

@@ -239,7 +239,8 @@ def test_a_record_that_no_reader_would_hold_is_refused(
         writer.append(1, [Text(2, "t", "x" * 600)])
     writer.append(1, [Text(3, "t", "x")])
     writer.close()
-    assert [entry.record.step for entry in entries(tmp_path)] == [1, 3]
+    found: list[Any] = [entry.record for entry in entries(tmp_path)]
+    assert [record.step for record in found] == [1, 3]
 
 
 def test_the_end_of_an_endless_file_is_not_read_into_memory(

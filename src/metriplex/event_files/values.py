@@ -76,6 +76,7 @@ class Values:
         scalars: dict[str, Scalar] = {}
         others: list[Record] = []
         for data in summary.get(1, ()):
+            tag = ""
             try:
                 value = parse_message(data)
                 tag = text(value, _TAG)

@@ -116,26 +116,24 @@ def test_hyper_parameters_of_every_type_are_kept(tmp_path: Path) -> None:
 
     messages: Any = struct_pb2  # protobuf makes these classes at import
     plugin_data: Any = plugin_data_pb2
-    inner = messages.Struct(
-        fields={"b": messages.Value(bool_value=True), "n": messages.Value(null_value=0)}
-    )
+    value = messages.Value
+    inner = messages.Struct(fields={"b": value(bool_value=True), "n": value(null_value=0)})
+    layers = messages.ListValue(values=[value(number_value=64.0)])
     values = {
-        "lr": messages.Value(number_value=0.5),
-        "env": messages.Value(string_value="x"),
-        "on": messages.Value(bool_value=False),
-        "none": messages.Value(null_value=0),
-        "layers": messages.Value(
-            list_value=messages.ListValue(values=[messages.Value(number_value=64.0)])
-        ),
-        "nested": messages.Value(struct_value=inner),
+        "lr": value(number_value=0.5),
+        "env": value(string_value="x"),
+        "on": value(bool_value=False),
+        "none": value(null_value=0),
+        "layers": value(list_value=layers),
+        "nested": value(struct_value=inner),
     }
     data = plugin_data.HParamsPluginData(
         session_start_info=plugin_data.SessionStartInfo(hparams=values)
     )
-    value = Summary.Value(tag="_hparams_/session_start_info")
-    value.metadata.plugin_data.plugin_name = "hparams"
-    value.metadata.plugin_data.content = data.SerializeToString()
-    write(tmp_path, Event(summary=Summary(value=[value])).SerializeToString())
+    session = Summary.Value(tag="_hparams_/session_start_info")
+    session.metadata.plugin_data.plugin_name = "hparams"
+    session.metadata.plugin_data.content = data.SerializeToString()
+    write(tmp_path, Event(summary=Summary(value=[session])).SerializeToString())
     [found] = read(tmp_path)
     assert found == Hparams(
         {

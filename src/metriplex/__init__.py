@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from metriplex.device.state import MetricsState
     from metriplex.device.summary import average_stats, window_stats
     from metriplex.replay.journal import replay_run
+    from metriplex.run.provenance import mask_arguments
     from metriplex.video.encode.clip import encode_video
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "init_stats",
     "lane_name",
     "learning_rates",
+    "mask_arguments",
     "read",
     "replay_run",
     "reset_window",
@@ -107,6 +109,7 @@ _LOADED_AT_FIRST_USE = {
     "encode_video": "metriplex.video.encode.clip",
     "init_stats": "metriplex.device.episodes",
     "learning_rates": "metriplex.device.learning_rate",
+    "mask_arguments": "metriplex.run.provenance",
     "replay_run": "metriplex.replay.journal",
     "reset_window": "metriplex.device.episodes",
     "update_stats": "metriplex.device.episodes",

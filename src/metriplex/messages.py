@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import final
+import sys
+import traceback
+from typing import Any, final
 
 
 def printable(text: str) -> str:
@@ -19,6 +21,18 @@ def printable(text: str) -> str:
     )
 
 
+def print_line(text: str, *, error: bool = False) -> None:
+    """Write text as one printable line to standard output, or to standard error.
+
+    Letters that the stream's encoding lacks are escaped.
+    """
+    stream = sys.stderr if error else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    line = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
 @final
 class _Printable(logging.Filter):
     """Make the message of every record of the log printable; any thread calls."""
@@ -30,7 +44,18 @@ class _Printable(logging.Filter):
             return True
         if not message.isprintable():
             record.msg, record.args = printable(message), ()
+        if record.exc_info not in (None, False) and record.exc_text is None:
+            record.exc_text = _traceback(record.exc_info)  # formatters take it as it is
         return True
+
+
+def _traceback(info: Any) -> str:
+    """Return a printable traceback; all lines of an error's text but the first are indented."""
+    lines: list[str] = []
+    for part in traceback.TracebackException(*info).format():
+        first, *more = part.removesuffix("\n").split("\n")
+        lines += [first, *(line if line[:1] in ("", " ") else f"    {line}" for line in more)]
+    return "\n".join(map(printable, lines))
 
 
 logging.getLogger("metriplex").addFilter(_Printable())

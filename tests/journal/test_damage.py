@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import random
 import tempfile
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import metriplex
 from journal.strategies import entries, info, media_records, same, write
 from metriplex import Histogram, Scalars, Text
 from metriplex.journal import (
@@ -21,11 +24,12 @@ from metriplex.journal import (
     JournalWriter,
     Resume,
     newest_step,
+    next_number,
     read_entries,
     read_run,
     superseded,
 )
-from metriplex.journal.lines import is_sealed, parse, seal
+from metriplex.journal.lines import is_sealed, parse, salvage, seal
 
 RECORDS: list[Any] = [
     Hparams({"n": 1, "type": "x", 'a"': '{"n":0,"type":"text"'}),
@@ -147,6 +151,107 @@ def test_members_of_another_type_with_a_right_checksum(
     name = data.draw(st.sampled_from(sorted(fields)))
     fields[name] = data.draw(JSON)
     read_all(directory, seal(json.dumps(fields)[:-1]))
+    data_read = metriplex.read(directory)
+    data_read.long()
+    data_read.wide()
+
+
+ABSURD = (10**400, -(10**400), 10**4000, 2**63, -(2**63) - 1, 1e308, 0, -1, True, None, "1", [1])
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=lambda value: f"{len(str(value))}-{str(value)[:5]}")
+@pytest.mark.parametrize("member", ["time", "step", "iteration", "lane"])
+def test_an_absurd_number_is_read_exactly_or_is_damage(
+    directory: Path, member: str, value: object
+) -> None:
+    import json
+
+    stamp = {"step": 1, "iteration": 1, "lane": None, "time": 1.0}
+    lines = [
+        {"n": 0, "type": "scalars", **stamp, member: value, "values": {"a": 1.0}},
+        {"n": 1, "type": "text", **stamp, member: value, "tag": "t", "text": "x"},
+        {"n": 2, "type": "scalars", **stamp, "values": {"b": 2.0}},
+    ]
+    found = read_all(directory, b"".join(seal(json.dumps(line)[:-1]) for line in lines))
+    data = metriplex.read(directory)
+    assert data.series("b").value.tolist() == [2.0]
+    assert ("a" in data.tags) is (0 in found)
+    assert len(data.damage) >= sum(number not in found for number in (0, 1))
+    data.long()
+    data.wide()
+
+
+def test_the_lines_within_a_damaged_line_are_found_in_linear_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counted are the bytes that checksums are computed of, for lines that were made for it."""
+    read = 0
+
+    def crc32(data: Any, value: int = 0) -> int:
+        nonlocal read
+        read += len(data)
+        return zlib.crc32(data, value)
+
+    lines = whole().splitlines()[1:]
+    start, end = b'{"n":', b',"crc":"00000000"}'
+    worst = [
+        2**18 * b"\0",
+        2**15 * start,
+        2**13 * end,
+        3 * start + 2**13 * end,
+        2**13 * (start + end),
+        2**13 * (3 * start + end),
+        b"".join(seal(f"{start.decode()}{number}" + 20 * "[")[:-1] for number in range(2**12)),
+    ]
+    for filler in worst:
+        read = 0
+        data = b"x".join([filler, lines[0], filler, lines[1], filler])
+        with monkeypatch.context() as patch:
+            patch.setattr("metriplex.journal.lines.zlib", SimpleNamespace(crc32=crc32))
+            found = list(salvage(data))
+        assert [fields["n"] for fields in found] == [0, 1]
+        assert read <= 8 * len(data)
+
+
+@pytest.mark.parametrize("block", [7, 64, 2**20])
+def test_a_line_of_any_length_is_read_whole_and_an_endless_one_in_parts(
+    directory: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metriplex.journal.reader._BLOCK", block)
+    check(directory, whole())
+    lines = whole().splitlines()
+    joined = b"".join(lines)  # every newline is lost
+    check(directory, joined + b"\n")
+    most = max(map(len, lines)) + 50
+    monkeypatch.setattr("metriplex.journal.reader.MAX_LINE", most)
+    for data in (joined, joined + 5000 * b"\0" + joined, 5000 * b"\0" + joined):
+        found = read_all(directory, data + b"\n")
+        assert found.keys() == dict(enumerate(RECORDS)).keys()
+
+
+def test_a_record_that_no_reader_would_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metriplex.journal.writer.MAX_LINE", 500)
+    writer = JournalWriter(tmp_path, info(tmp_path))
+    writer.append(0, [Text(1, "t", "x" * 300)])
+    with pytest.raises(ValueError, match=r"a record of \d+ bytes can't be read again"):
+        writer.append(1, [Text(2, "t", "x" * 600)])
+    writer.append(1, [Text(3, "t", "x")])
+    writer.close()
+    found: list[Any] = [entry.record for entry in entries(tmp_path)]
+    assert [record.step for record in found] == [1, 3]
+
+
+def test_the_end_of_an_endless_file_is_not_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metriplex.journal.tail.MAX_LINE", 2**20)
+    write(tmp_path, RECORDS)
+    with (tmp_path / "journal" / "000000.jsonl").open("r+b") as file:
+        file.truncate(2**40)  # sparse: a few bytes in an archive
+    with pytest.raises(OSError, match="no line in the last"):
+        next_number(tmp_path)
 
 
 def test_deep_nesting_and_long_integers_are_damage(directory: Path) -> None:

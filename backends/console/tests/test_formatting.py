@@ -74,3 +74,36 @@ def test_split_tag_keeps_the_name_from_being_empty(tag):
 def test_negative_durations_count_as_zero():
     assert formatting.format_duration(-5) == "0:00"
     assert formatting.format_duration(math.nan) == "-"
+
+
+@given(
+    st.text(st.sampled_from("ab漢é\u0301\U0001f642-"), max_size=30),
+    st.integers(0, 20),
+    st.sampled_from(["…", "..."]),
+)
+def test_a_shortened_text_has_its_ends_and_fits(text: str, width: int, ellipsis: str) -> None:
+    short = formatting.shorten(text, width, ellipsis)
+    assert cell_len(short) <= max(width, 0)
+    if cell_len(text) <= width:
+        assert short == text
+    elif width > len(ellipsis):
+        head, _, tail = short.partition(ellipsis)
+        assert text.endswith(tail)
+        assert text.startswith(head.rstrip(" "))
+
+
+def test_a_long_text_is_shortened_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted are the characters that are measured: a frame shows every tag."""
+    measured = 0
+
+    def count(text: str) -> int:
+        nonlocal measured
+        measured += len(text)
+        return cell_len(text)
+
+    monkeypatch.setattr("metriplex_console.formatting.cell_len", count)
+    for letter in ("x", "漢", "\u0301"):
+        text = 50_000 * letter
+        measured = 0
+        formatting.shorten(text, 30)
+        assert measured <= 3 * len(text)

@@ -16,6 +16,7 @@ from metriplex.callback.base import CallbackBase
 from metriplex.cluster.pending import copy
 from metriplex.cluster.run import ClusterRun
 from metriplex.errors import LoggingError
+from metriplex.files import check_inside
 from metriplex.records import Artifact, Histogram, Image, Text, Video
 from metriplex.validation import check_count, check_step, check_tag
 
@@ -155,6 +156,7 @@ class MediaMethods(CallbackBase, abc.ABC):
                     f"an artifact `{inner}` was logged at step {number} already: give another "
                     f"`name`"
                 )
+            check_inside(target, run.info.directory)
             copy(source, target)
             run.log_media(Artifact(number, inner, target, wall_time=now))
 

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError, PluginError
 from metriplex.journal.finding import LOG_DIR
+from metriplex.messages import print_line
 from metriplex.reading.run_data import Columns, read
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the file; print to standard error what can't be read, and return 1 if there is any."""
     data = read(arguments.run, arguments.log_dir)
     for line in data.damage:
-        print(f"metriplex: {line}", file=sys.stderr)
+        print_line(f"metriplex: {line}", error=True)
     columns = data.long() if arguments.long else data.wide()
     target = arguments.output or f"{data.run.name}.{arguments.to}"
     try:
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
     if target != "-":
         rows = len(columns["step"])
-        print(f"{target}: {rows:,} rows, {len(columns)} columns")
+        print_line(f"{target}: {rows:,} rows, {len(columns)} columns")
     return 1 if data.damage else 0
 
 

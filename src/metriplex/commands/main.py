@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from metriplex.commands import export, new_backend, replay
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.messages import print_line, printable
 from metriplex.plugins.report import PluginReport, installed
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
+    except OSError as error:  # of a file of the user
+        return _print_error(error, EXIT_ERROR)
     return status
 
 
@@ -58,16 +61,19 @@ def plugin_table(reports: Sequence[PluginReport], width: int) -> str:
     """
     if not reports:
         return "No plugin is installed. To install one: `pip install metriplex-tensorboard`"
-    rows = [(r.kind, r.name, r.distribution, r.version) for r in reports]
+    rows = [
+        tuple(map(printable, (one.kind, one.name, one.distribution, one.version)))
+        for one in reports
+    ]
     widths = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=False)]
     lines = _row(_HEADER[:-1], _HEADER[-1], widths, width)
     for report, row in zip(reports, rows, strict=True):
         if report.error is None:
-            lines += _row(row, ", ".join(report.hooks) or "-", widths, width)
+            lines += _row(row, printable(", ".join(report.hooks)) or "-", widths, width)
         else:
             lines += _row(row, "BROKEN", widths, width)
             lines += textwrap.indent(
-                _fill(report.error, max(width - 4, _MIN_LAST_COLUMN)), "    "
+                _fill(_one_line(report.error), max(width - 4, _MIN_LAST_COLUMN)), "    "
             ).splitlines()
     return "\n".join(lines)
 
@@ -84,8 +90,13 @@ def _fill(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
 def _plugins(_: argparse.Namespace) -> int:
-    print(plugin_table(installed(), shutil.get_terminal_size().columns))
+    for line in plugin_table(installed(), shutil.get_terminal_size().columns).splitlines():
+        print_line(line)
     return 0
 
 
@@ -106,11 +117,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from metriplex.doctor import run  # only this command needs the checks
 
     width = shutil.get_terminal_size().columns
-    return run(arguments.log_dir, width=width, emit=lambda line: print(line, flush=True))
+    return run(arguments.log_dir, width=width, emit=print_line)
 
 
-def _print_error(error: MetriplexError, status: int) -> int:
-    print(f"metriplex: error: {error}", file=sys.stderr)
+def _print_error(error: Exception, status: int) -> int:
+    print_line(f"metriplex: error: {error}", error=True)
     return status
 
 

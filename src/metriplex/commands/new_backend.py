@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError
+from metriplex.messages import print_line
 from metriplex.plugins.discovery import PUBLISHED, entry_points
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"nothing can be written to {arguments.directory!r}: {error}; choose another "
             f"`--directory`"
         ) from error
-    print(f"{target} is a distribution with a backend that works. Next:")
-    print(f"  pip install -e '{target}[testing]'")
-    print(f"  pytest {target}")
+    print_line(f"{target} is a distribution with a backend that works. Next:")
+    print_line(f"  pip install -e '{target}[testing]'")
+    print_line(f"  pytest {target}")
     return 0
 
 

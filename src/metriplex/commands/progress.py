@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from metriplex.messages import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -21,6 +23,7 @@ def progress_bar() -> Generator[Callable[[str, int, int], None]]:
         return
     try:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress, TaskID
     except ImportError:
         yield _plain
@@ -31,12 +34,12 @@ def progress_bar() -> Generator[Callable[[str, int, int], None]]:
 
         def update(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
+                tasks[name] = bar.add_task(escape(printable(name)), total=total)
             bar.update(tasks[name], completed=done, total=total)
 
         yield update
 
 
 def _plain(name: str, done: int, total: int) -> None:
-    sys.stderr.write(f"\r{name}: {done:,} of {total:,} records")
+    sys.stderr.write(f"\r{printable(name)}: {done:,} of {total:,} records")
     sys.stderr.flush()

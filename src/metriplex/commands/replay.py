@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from metriplex.commands.progress import progress_bar
 from metriplex.errors import ConfigurationError
 from metriplex.event_files.replay import replay_events
 from metriplex.journal.finding import LOG_DIR, find_run
+from metriplex.messages import print_line
 from metriplex.replay.journal import replay_run
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
             done = replay_events(Path(arguments.run), backends, progress=progress, **options)
             results = [(f"{info.name}: ", one) for info, one in done]
     for label, result in results:
-        print(label + describe(result))
+        print_line(label + describe(result))
     damage = dict.fromkeys(sentence for _, result in results for sentence in result.damage)
     for sentence in damage:
-        print(f"metriplex: {sentence}", file=sys.stderr)
+        print_line(f"metriplex: {sentence}", error=True)
     return 1 if damage or any(result.left for _, result in results) else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from metriplex.demo.policy import ActorCritic
 from metriplex.demo.ppo import Config, train
 from metriplex.demo.tasks import TASKS
 from metriplex.errors import ConfigurationError
+from metriplex.messages import print_line
 from metriplex.plugins.discovery import entry_points
 
 NUM_VIDEOS = 5
@@ -118,5 +118,4 @@ def _view(log_dir: Path, *, recorded: bool, open_browser: bool) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    print_line(line)

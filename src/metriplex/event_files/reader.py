@@ -6,6 +6,8 @@ decode pictures.
 
 from __future__ import annotations
 
+import collections
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator  # noqa: TC003 - part of public annotations
@@ -23,7 +25,13 @@ _FILES = "*tfevents*"
 _LANE = re.compile(r"seed_(\d{3,})")
 _UNUSUAL = re.compile(r"[^\w.+=@-]+")
 _MAX_NAME = 150
+STATE = ".metriplex"
+"""Directory beside event files that holds the acknowledgements of a replay; it is no run."""
+
 _WALL_TIME, _STEP, _SUMMARY, _SESSION_LOG = 1, 2, 5, 7
+_UNKNOWN = {4: "a graph", 6: "a log message", 8: "run metadata", 9: "a meta graph"}
+"""Fields of an event that are dropped."""
+
 _SESSION_START = 1
 
 
@@ -62,18 +70,16 @@ class EventRun:
                 number += 1
 
 
-def event_runs(log_dir: Path) -> list[EventRun]:
+def event_runs(log_dir: Path, damage: Callable[[str], None] | None = None) -> list[EventRun]:
     """Return the runs of a TensorBoard log directory, sorted by path.
 
     Args:
-        log_dir: A directory with event files at any depth; symbolic links to directories are not
-            followed.
-
-    Raises:
-        OSError: The directory can't be read.
+        log_dir: A directory with event files at any depth. Symbolic links are followed, as
+            TensorBoard does; a directory that is reached in several ways is one run.
+        damage: Called with a sentence for each directory that can't be read.
     """
     top = Path(log_dir).absolute()
-    found = {path.parent for path in top.rglob(_FILES) if path.is_file()}
+    found = {path for path in _directories(top, damage or (lambda _: None)) if _files(path)}
     runs: dict[Path, dict[int | None, Path]] = {}
     for directory in sorted(found):
         lane = _LANE.fullmatch(directory.name)
@@ -92,14 +98,43 @@ def _info(directory: Path, top: Path) -> RunInfo:
     return RunInfo(identity, name, directory, min(times, default=0.0))
 
 
+def _directories(top: Path, damage: Callable[[str], None]) -> Iterator[Path]:
+    """Yield a directory and all below it, each once, by its path without links if it has one."""
+
+    def fail(error: OSError) -> None:
+        damage(f"{error.filename} is left out: {error.strerror}")
+
+    seen = set()
+    waiting = collections.deque([top])
+    while waiting:
+        for name, names, _ in os.walk(waiting.popleft(), onerror=fail):
+            directory = Path(name)
+            found = directory.stat()
+            if (found.st_dev, found.st_ino) in seen:
+                names.clear()
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            names[:] = sorted(one for one in names if one != STATE)
+            waiting += [path for one in names if (path := directory / one).is_symlink()]
+            yield directory
+
+
 def _files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(_FILES) if path.is_file())
+
+
+def _irregular_files(directory: Path) -> list[Path]:
+    found = directory.glob(_FILES)
+    return sorted(path for path in found if not (path.is_file() or path.is_dir()))
 
 
 def _records(directory: Path, lane: int | None, damage: Callable[[str], None]) -> Iterator[Record]:
     values = Values(lane, damage)
     started: int | None = None
+    for path in _irregular_files(directory):
+        damage(f"{path} is left out: it is no regular file")
     for path in _files(directory):
+        unknown: collections.Counter[str] = collections.Counter()
         for data in read_records(path, damage):
             try:
                 event = parse_message(data)
@@ -109,9 +144,13 @@ def _records(directory: Path, lane: int | None, damage: Callable[[str], None]) -
                         started = step
                         yield Resume(step)
                     continue
+                unknown.update(_UNKNOWN[field] for field in event if field in _UNKNOWN)
                 summary = inner(event, _SUMMARY)
             except ValueError as error:
                 damage(f"{path}: an event is left out: {error}")
                 continue
             started = None if summary else started
             yield from values.records(summary, step, time, str(path))
+        for kind, count in unknown.items():
+            damage(f"{path}: {count} x {kind} left out, which metriplex has no record for")
+    values.report_unknown(directory)

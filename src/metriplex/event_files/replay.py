@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, final
 
 from metriplex.delivery.calls import log_entries
 from metriplex.errors import ConfigurationError
-from metriplex.event_files.reader import EventRun, event_runs
+from metriplex.event_files.reader import STATE, EventRun, event_runs
+from metriplex.files import make_directory
 from metriplex.journal import Resume
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.journal.reader import superseded_by
@@ -18,12 +19,9 @@ from metriplex.records import RunInfo  # noqa: TC001 - part of public annotation
 from metriplex.replay.send import Progress, Replayed, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from metriplex.delivery.calls import Queued
-
-STATE = ".metriplex"
-"""Directory beside the event files that holds the acknowledgements of backends."""
 
 
 @final
@@ -32,14 +30,14 @@ class EventSource:
 
     status = "finished"
 
-    def __init__(self, events: EventRun) -> None:
+    def __init__(self, events: EventRun, damage: Sequence[str] = ()) -> None:
         (directory,) = events.directories.values()
         self._events = events
         self._state = directory / STATE
         self.run = dataclasses.replace(events.info, directory=self._state)
         self.end = 0
         resumes: list[tuple[int, int]] = []
-        self.damage: list[str] = []
+        self.damage = [*damage]
         for entry in events.entries(self.damage.append):
             self.end = entry.number + 1
             if isinstance(entry.record, Resume):
@@ -53,10 +51,16 @@ class EventSource:
 
     def load_ack(self, name: str) -> Ack:
         """Return a backend's acknowledgement, which is empty if it never saw the run."""
-        self._state.mkdir(exist_ok=True)
         path = ack_path(self._state, name)
-        path.parent.mkdir(exist_ok=True)
-        return load_ack(self._state, name) or Ack(path)
+        try:
+            make_directory(path.parent, inside=self._state.parent)
+            return load_ack(self._state, name) or Ack(path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"`{path}` can't be written ({type(error).__name__}: {error}), without which a "
+                f"repetition would send everything twice: mend that, or replay a copy of the log "
+                f"directory"
+            ) from error
 
 
 def replay_events(
@@ -80,16 +84,19 @@ def replay_events(
         The run and the result, for each run, lane and backend.
 
     Raises:
-        ConfigurationError: There is no event file.
+        ConfigurationError: There is no event file, or the acknowledgements can't be written.
         PluginError: A backend is not installed, or broken, or `crc32c` isn't installed.
     """
-    runs = [run for run in event_runs(Path(log_dir)) if STATE not in run.info.directory.parts]
+    damage: list[str] = []
+    runs = event_runs(Path(log_dir), damage.append)
     if not runs:
-        raise ConfigurationError(f"there are no event files of TensorBoard in {str(log_dir)!r}")
+        raise ConfigurationError(
+            ". ".join([f"there are no event files of TensorBoard in {str(log_dir)!r}", *damage])
+        )
     return [
         (source.run, send(source, backend, everything=everything, progress=progress))
         for run in runs
         for lane, path in run.directories.items()  # numbered apart, as more events may come later
-        for source in [EventSource(EventRun(run.info, {lane: path}))]
+        for source in [EventSource(EventRun(run.info, {lane: path}), damage)]
         for backend in make_backends(backends)  # new ones, as a backend opens a run once
     ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import collections
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - part of public annotations
-from typing import Any, final
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path  # noqa: TC003 - part of public annotations
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
+from metriplex.event_files.pictures import read_picture
 from metriplex.event_files.protobuf import (
     Message,
     double,
@@ -21,7 +24,10 @@ from metriplex.event_files.protobuf import (
     varints,
 )
 from metriplex.journal.entries import Close, Hparams, Record
-from metriplex.records import Clip, Histogram, Image, Scalar, Scalars, Text, Video
+from metriplex.records import Histogram, Scalar, Scalars, Text
+
+Change: TypeAlias = Callable[[str], None]
+"""A function that gets a sentence about a part of a value that its record has not."""
 
 # Fields of Summary.Value.
 _TAG, _SIMPLE, _IMAGE, _HISTOGRAM, _AUDIO, _TENSOR, _METADATA = 1, 2, 4, 5, 6, 8, 9
@@ -60,6 +66,7 @@ class Values:
         self._lane = lane
         self._damage = damage
         self._plugins: dict[str, str] = {}
+        self._unknown: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def records(self, summary: Message, step: int, time: float, where: str) -> Iterator[Record]:
         """Yield the records of one event of a file, whose name `where` is for reports of damage.
@@ -69,24 +76,42 @@ class Values:
         scalars: dict[str, Scalar] = {}
         others: list[Record] = []
         for data in summary.get(1, ()):
+            tag = ""
             try:
                 value = parse_message(data)
                 tag = text(value, _TAG)
                 if not tag:
                     raise ValueError("a value has no tag")
                 found = self._read(tag, value, step, time)
-            except ValueError as error:
+            except _UnknownError as error:
+                self._unknown[tag, str(error)] += 1
+            except (ValueError, RecursionError) as error:
                 self._damage(f"{where}: a value at step {step} is left out: {error}")
-                continue
-            if isinstance(found, bool | int | float):
-                scalars[tag] = found
-            elif found is not None:
-                others.append(found)
+            else:
+                if isinstance(found, list):
+                    others += found
+                else:
+                    if tag in scalars:  # a second value of one event
+                        yield Scalars(step, scalars, None, self._lane, time)
+                        scalars = {}
+                    scalars[tag] = found
         if scalars:
             yield Scalars(step, scalars, None, self._lane, time)
         yield from others
 
-    def _read(self, tag: str, value: Message, step: int, time: float) -> Record | Scalar | None:
+    def report_unknown(self, directory: Path) -> None:
+        """Report the values of each tag for which there is no record, with their number."""
+        for (tag, kind), count in self._unknown.items():
+            self._damage(
+                f"{directory}: {count} value(s) of `{tag}` left out: metriplex has no record for "
+                f"{kind}"
+            )
+        self._unknown.clear()
+
+    def _report_change(self, tag: str, step: int, change: str) -> None:
+        self._damage(f"`{tag}` at step {step} is changed: {change}")
+
+    def _read(self, tag: str, value: Message, step: int, time: float) -> list[Record] | Scalar:
         plugin = inner(inner(value, _METADATA), 1)
         name = text(plugin, 1)
         if name:
@@ -97,37 +122,56 @@ class Values:
             return _hparams(last(plugin, 2, b""))
         if _SIMPLE in value:
             return unpack("<f", last(value, _SIMPLE, b""))
+        change = functools.partial(self._report_change, tag, step)
         if _IMAGE in value:
-            return _picture(last(inner(value, _IMAGE), 4, b""), stamp)
+            return [read_picture(last(inner(value, _IMAGE), 4, b""), stamp, change)]
         if _HISTOGRAM in value:
-            return _old_histogram(inner(value, _HISTOGRAM), stamp)
+            return [_old_histogram(inner(value, _HISTOGRAM), stamp, change)]
         if _TENSOR in value:
-            return _of_tensor(name, inner(value, _TENSOR), stamp)
-        kind = "sound" if _AUDIO in value or name == "audio" else f"a value of plugin {name!r}"
-        raise ValueError(f"`{tag}` is {kind}, which metriplex has no record for")
+            return _of_tensor(name, inner(value, _TENSOR), stamp, change)
+        raise _UnknownError("sound" if _AUDIO in value else f"plugin {name!r}")
 
 
-def _of_tensor(name: str, tensor: Message, stamp: dict[str, Any]) -> Record | Scalar:
+@final
+class _UnknownError(Exception):
+    """A value is whole, and of a kind for which there is no record, which the text names."""
+
+
+def _of_tensor(
+    name: str, tensor: Message, stamp: dict[str, Any], change: Change
+) -> list[Record] | Scalar:
     if last(tensor, 1, 0) == _STRING:
         strings: list[Any] = tensor.get(_STRINGS, [])
         if not all(isinstance(one, bytes) for one in strings):
             raise ValueError("a string is none")
         if name == "images":
-            if len(strings) < 3:
-                raise ValueError(f"`{stamp['tag']}` has no image")
-            return _picture(strings[2], stamp)
-        if name == "audio":
-            raise ValueError(f"`{stamp['tag']}` is sound, which metriplex has no record for")
-        return Text(text="\n\n".join(s.decode("utf-8", "replace") for s in strings), **stamp)
+            return _images(strings, stamp, change)
+        if name not in ("", "text"):
+            raise _UnknownError("sound" if name == "audio" else f"plugin {name!r}")
+        text = "\n\n".join(one.decode("utf-8", "replace") for one in strings)
+        if b"\n\n".join(strings) != text.encode():
+            change("its bytes that are no UTF-8 are replaced")
+        return [Text(text=text, **stamp)]
     array = _tensor(tensor)
     if name == "histograms":
         if array.ndim != 2 or array.shape[1] != 3:
             raise ValueError(f"`{stamp['tag']}` is no histogram")
         edges = np.append(array[:, 0], array[-1:, 1])
-        return _histogram(edges, array[:, 2], stamp)
+        return [_histogram(edges, array[:, 2], stamp, change)]
     if array.size != 1:
-        raise ValueError(f"`{stamp['tag']}` is a tensor of plugin {name!r} of {array.size} values")
+        raise _UnknownError(f"tensors of plugin {name!r}")
     return array.reshape(-1)[0].item()
+
+
+def _images(strings: list[bytes], stamp: dict[str, Any], change: Change) -> list[Record]:
+    """Return the images of one tag, which follow their width and height; later ones as `TAG/1`."""
+    if len(strings) < 3:
+        raise ValueError(f"`{stamp['tag']}` has no image")
+    tags = [stamp["tag"], *(f"{stamp['tag']}/{index}" for index in range(1, len(strings) - 2))]
+    return [
+        read_picture(data, stamp | {"tag": tag}, change)
+        for tag, data in zip(tags, strings[2:], strict=True)
+    ]
 
 
 def _tensor(tensor: Message) -> np.ndarray:
@@ -165,7 +209,7 @@ def _bytes(value: Any) -> bytes:
     return value
 
 
-def _old_histogram(message: Message, stamp: dict[str, Any]) -> Histogram:
+def _old_histogram(message: Message, stamp: dict[str, Any], change: Change) -> Histogram:
     """Return the histogram of a `HistogramProto`, whose buckets have only upper limits."""
     limits = np.frombuffer(b"".join(map(_bytes, message.get(6, []))), "<f8")
     counts = np.frombuffer(b"".join(map(_bytes, message.get(7, []))), "<f8")
@@ -180,10 +224,12 @@ def _old_histogram(message: Message, stamp: dict[str, Any]) -> Histogram:
     edges = np.concatenate([[lower], limits[first:end]])
     edges[0] = max(edges[0], least) if least < edges[1] else edges[0]
     edges[-1] = min(edges[-1], most) if most > edges[-2] else edges[-1]
-    return _histogram(edges, counts[first:end], stamp)
+    return _histogram(edges, counts[first:end], stamp, change)
 
 
-def _histogram(edges: np.ndarray, counts: np.ndarray, stamp: dict[str, Any]) -> Histogram:
+def _histogram(
+    edges: np.ndarray, counts: np.ndarray, stamp: dict[str, Any], change: Change
+) -> Histogram:
     """Return a histogram; a bin of zero width, of equal values, becomes the narrowest bin."""
     edges, counts = np.asarray(edges, np.float64), np.asarray(counts, np.float64)
     if not np.isfinite(edges).all() or not np.isfinite(counts).all():
@@ -193,55 +239,46 @@ def _histogram(edges: np.ndarray, counts: np.ndarray, stamp: dict[str, Any]) -> 
     edges = edges.copy()
     for index in np.flatnonzero(edges[1:] <= edges[:-1]):
         edges[index + 1] = np.nextafter(edges[index], np.inf)
-    return Histogram(counts=np.round(counts).astype(np.int64), edges=edges, **stamp)
+    whole = np.round(counts)
+    if (whole != counts).any():
+        change("its counts are rounded to integers")
+    return Histogram(counts=whole.astype(np.int64), edges=edges, **stamp)
 
 
-def _picture(data: bytes, stamp: dict[str, Any]) -> Image | Video:
-    """Return an image, or a video if the picture is animated."""
-    try:
-        from PIL import Image as Pillow
-    except ImportError as error:
-        raise ValueError(
-            "pictures need Pillow, which is not installed; to install it: `pip install "
-            "'metriplex[event-files]'`"
-        ) from error
-    try:
-        with Pillow.open(io.BytesIO(data)) as picture:
-            kind, frames = str(picture.format).lower(), getattr(picture, "n_frames", 1)
-            if frames == 1 or kind not in ("gif", "webp"):
-                return Image(pixels=np.array(picture.convert("RGB"), np.uint8), **stamp)
-            duration = 0.0
-            for index in range(frames):
-                picture.seek(index)
-                duration += picture.info.get("duration", 0) / 1000 or 0.1
-            fps = frames / duration
-            clip = Clip(data, kind, picture.width, picture.height, frames, fps, duration)
-    except Exception as error:
-        raise ValueError(f"`{stamp['tag']}` is a picture that can't be read: {error}") from error
-    return Video(frames=None, fps=fps, clips={kind: clip}, **stamp)
+def _hparams(content: bytes) -> list[Record]:
+    """Return the hyper-parameters or the status in the plugin data of a session.
 
-
-def _hparams(content: bytes) -> Hparams | Close | None:
-    """Return the hyper-parameters or the status in the plugin data of a session."""
+    What describes an experiment's columns, which the data of its sessions repeat, is no record.
+    """
     data = parse_message(content)
     if 3 in data:
         found: dict[str, Scalar | str] = {}
         for item in inner(data, 3).get(1, ()):
             entry = parse_message(item)
-            value = _hparam(inner(entry, 2))
-            if value is not None and (name := text(entry, 1)):
-                found[name] = value
-        return Hparams(found)
+            if name := text(entry, 1):
+                found[name] = _hparam(inner(entry, 2))
+        return [Hparams(found)]
     if 4 in data:
-        return Close(_STATUS.get(last(inner(data, 4), 1, 0), "interrupted"))
-    return None
+        return [Close(_STATUS.get(last(inner(data, 4), 1, 0), "interrupted"))]
+    return []
 
 
-def _hparam(value: Message) -> Scalar | str | None:
+def _hparam(value: Message) -> Scalar | str:
+    """Return a `google.protobuf.Value`; its lists, structures and nulls as text."""
     if 2 in value:
         return double(value, 2)
     if 3 in value:
         return text(value, 3)
     if 4 in value:
         return bool(last(value, 4, 0))
-    return None
+    return str(_nested(value))
+
+
+def _nested(value: Message) -> Any:
+    if 5 in value:
+        items = map(parse_message, inner(value, 5).get(1, ()))
+        pairs = [(text(item, 1), _nested(inner(item, 2))) for item in items]
+        return dict(sorted(pairs, key=lambda pair: pair[0]))  # a map of protobuf has no order
+    if 6 in value:
+        return [_nested(parse_message(item)) for item in inner(value, 6).get(1, ())]
+    return _hparam(value) if value.keys() & {2, 3, 4} else None

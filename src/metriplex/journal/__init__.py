@@ -15,7 +15,7 @@ from metriplex.journal.reader import (
     superseded,
 )
 from metriplex.journal.segments import JOURNAL, MAX_BYTES
-from metriplex.journal.writer import FsyncPolicy, JournalWriter, check_free
+from metriplex.journal.writer import FsyncPolicy, JournalWriter, check_free, take_lock
 
 __all__ = [
     "JOURNAL",
@@ -35,4 +35,5 @@ __all__ = [
     "read_entries",
     "read_run",
     "superseded",
+    "take_lock",
 ]

@@ -11,8 +11,9 @@ from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import final
 
 from metriplex.errors import ConfigurationError
+from metriplex.files import open_file
 from metriplex.journal import JOURNAL
-from metriplex.journal.lines import is_count
+from metriplex.journal.lines import MAX_LINE, is_count
 
 SUFFIX = ".ack"
 
@@ -70,7 +71,8 @@ class Ack:
         fields = {"acked": self.acked, "missed": [*self.missed, *self.pending]}
         fresh = self.path.with_suffix(f"{SUFFIX}.{os.getpid()}")
         try:
-            fresh.write_bytes(json.dumps(fields).encode() + b"\n")
+            with open_file(fresh, "wb", inside=self.path.parent.parent) as file:
+                file.write(json.dumps(fields).encode() + b"\n")
             fresh.replace(self.path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -88,10 +90,12 @@ def load_ack(run_dir: Path, name: str) -> Ack | None:
 
     Raises:
         ConfigurationError: The file is damaged.
+        OSError: It can't be read, or is no regular file.
     """
     path = ack_path(run_dir, name)
     try:
-        data = path.read_bytes()
+        with open_file(path, inside=run_dir) as file:
+            data = file.read(MAX_LINE)
     except FileNotFoundError:
         return None
     try:
@@ -101,7 +105,7 @@ def load_ack(run_dir: Path, name: str) -> Ack | None:
         numbers = [0, *(number for pair in missed for number in pair), acked]
         if not all(map(is_count, numbers)) or numbers != sorted(numbers):
             raise ValueError("the numbers are out of order")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigurationError(
             f"`{path}` is damaged, and with it the knowledge of what the backend has: remove it to "
             f"send the whole run again"

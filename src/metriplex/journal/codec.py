@@ -274,10 +274,12 @@ def _artifact(fields: Mapping[str, Any], run_dir: Path) -> Artifact:
     path = media.inside(fields.get("path"), run_dir)
     if not isinstance(files, list):
         raise DamagedLineError("its files are no list")
-    for file in files:
-        if not media.check(file, run_dir).is_relative_to(path):
-            raise DamagedLineError("a file of it is elsewhere")
-    if not path.exists():
+    found = {media.check(file, run_dir) for file in files}
+    if not all(file.is_relative_to(path) for file in found):
+        raise DamagedLineError("a file of it is elsewhere")
+    if path.is_dir():
+        media.check_directory(path, found)
+    elif path not in found:
         raise DamagedLineError(f"`{path}` is missing")
     return Artifact(name=name, path=path, **_stamp(fields))
 

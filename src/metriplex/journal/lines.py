@@ -6,7 +6,8 @@ The checksum is the CRC-32 of the bytes before it, so a damaged line is never re
 
 from __future__ import annotations
 
-import contextlib
+import collections
+import dataclasses
 import functools
 import json
 import math
@@ -14,15 +15,17 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping  # noqa: TC003 - part of public annotations
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 
 from metriplex.records import Scalar  # noqa: TC001 - part of public annotations
 
+MAX_LINE = 2**28
+"""Most bytes of a line, with its newline: readers hold one line in memory."""
+
 CHECKSUM_BYTES = len(',"crc":"01234567"}')
-_START = b'{"n":'
 _STARTS = 3
-"""Most `_START` to try as the start of a line: a tag or hyper-parameter may contain `_START`."""
-_END = re.compile(rb',"crc":"[0-9a-f]{8}"\}')
+"""Most `{"n":` to try as the start of a line: a tag or hyper-parameter may contain it."""
+_MARK = re.compile(rb'(?P<start>\{"n":)|,"crc":"(?P<crc>[0-9a-f]{8})"\}')
 _MAX_BITS = 4000
 """Bits above which an integer is written in hexadecimal, as Python limits decimal digits."""
 
@@ -87,19 +90,41 @@ def parse(line: bytes) -> dict[str, Any]:
 def salvage(line: bytes) -> Iterator[dict[str, Any]]:
     """Yield the whole lines within a damaged line, such as after a torn line or a lost newline.
 
-    A quotation mark inside a string is escaped, so no logged text looks like a line.
+    A quotation mark inside a string is escaped, so no logged text looks like a line. Each byte is
+    read at most `_STARTS` times, whatever the line holds.
     """
-    low = 0
-    for end in _END.finditer(line):
-        start = end.start()
-        for _ in range(_STARTS):
-            start = line.rfind(_START, low, start)
-            if start < 0:
-                break
-            with contextlib.suppress(DamagedLineError):
-                yield parse(line[start : end.end()])
-                low = end.end()
-                break
+    data = memoryview(line)
+    starts: collections.deque[_Start] = collections.deque(maxlen=_STARTS)
+    for mark in _MARK.finditer(line):
+        if mark["start"]:
+            starts.append(_Start(mark.start()))
+            continue
+        for start in reversed(starts):
+            start.read(data, mark.start())
+            if b"%08x" % start.checksum != mark["crc"]:
+                continue
+            try:
+                yield parse(line[start.begin : mark.end()])
+            except DamagedLineError:
+                starts.remove(start)
+            else:
+                starts.clear()
+            break
+
+
+@final
+@dataclasses.dataclass(slots=True, eq=False)
+class _Start:
+    """A place where a line may begin, and the checksum of the bytes from there on."""
+
+    begin: int
+    end: int = -1
+    checksum: int = 0
+
+    def read(self, data: memoryview, end: int) -> None:
+        """Extend the checksum up to byte `end` of the data."""
+        self.checksum = zlib.crc32(data[max(self.begin, self.end) : end], self.checksum)
+        self.end = end
 
 
 def encode_values(values: Mapping[str, Scalar | str]) -> str:

@@ -12,16 +12,24 @@ import itertools
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator  # noqa: TC003 - part of public annotations
+from collections.abc import Collection, Iterator  # noqa: TC003 - part of public annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from metriplex.files import (
+    UnsafeFileError,
+    check_inside,
+    is_regular,
+    make_directory,
+    open_file,
+)
 from metriplex.journal.lines import DamagedLineError
 
 MEDIA = "media"
 _BLOCK = 2**20
+_UNREADABLE = (ValueError, KeyError, OSError, EOFError, MemoryError, NotImplementedError)
 FORMATS = frozenset({"gif", "webp", "mp4"})
 """The formats of clips that are file extensions too."""
 
@@ -32,8 +40,8 @@ def store(path: Path, run_dir: Path, data: bytes, *, sync: bool) -> dict[str, An
     A file of the same name, left by a failed call, is overwritten. With `sync`, the file survives a
     power cut.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    make_directory(path.parent, inside=run_dir)
+    with open_file(path, "wb", inside=run_dir) as file:
         file.write(data)
         if sync:
             file.flush()
@@ -52,7 +60,7 @@ def refer(path: Path, run_dir: Path, *, sync: bool) -> list[dict[str, Any]]:
         ValueError: `path` is outside of the run's directory.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    references = [_reference(file, run_dir, *_measure(file, sync=sync)) for file in files]
+    references = [_reference(file, run_dir, *_measure(file, run_dir, sync=sync)) for file in files]
     if sync:
         for directory in {file.parent for file in files} | {path.parent}:
             sync_directory(directory)
@@ -74,9 +82,9 @@ def sync_directory(path: Path) -> None:
             os.close(descriptor)
 
 
-def _measure(path: Path, *, sync: bool = False) -> tuple[int, int]:
+def _measure(path: Path, run_dir: Path, *, sync: bool = False) -> tuple[int, int]:
     size = checksum = 0
-    with path.open("rb") as file:
+    with open_file(path, inside=run_dir) as file:
         while block := file.read(_BLOCK):
             size += len(block)
             checksum = zlib.crc32(block, checksum)
@@ -89,7 +97,7 @@ def inside(name: Any, run_dir: Path) -> Path:
     """Return the path of a file that a line names.
 
     Raises:
-        DamagedLineError: `name` is no path, or leads out of the run's directory, also by a symbolic
+        DamagedLineError: `name` is no path, leads out of the run's directory, or by a symbolic
             link.
     """
     if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
@@ -97,11 +105,12 @@ def inside(name: Any, run_dir: Path) -> Path:
     plain = PurePosixPath(name)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
         raise DamagedLineError(f"`{name:.80}` leads out of the run's directory")
+    path = run_dir / plain
     try:
-        path = run_dir / plain
-        if not path.resolve().is_relative_to(run_dir.resolve()):
-            raise DamagedLineError(f"`{name:.80}` leads out of the run's directory")
-    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # a loop of symbolic links
+        check_inside(path, run_dir)
+    except UnsafeFileError as error:
+        raise DamagedLineError(str(error)) from error
+    except (OSError, UnicodeEncodeError) as error:
         raise DamagedLineError(f"{name!r:.80} is no path: {error}") from error
     return path
 
@@ -117,9 +126,9 @@ def check(reference: Any, run_dir: Path) -> Path:
     path = inside(reference.get("file"), run_dir)
     size, checksum = reference.get("bytes"), reference.get("crc32")
     try:
-        if not path.is_file() or path.stat().st_size != size:
+        if not is_regular(path) or path.stat().st_size != size:
             raise DamagedLineError(f"`{path}` is missing or has another size than was written")
-        if f"{_measure(path)[1]:08x}" != checksum:
+        if f"{_measure(path, run_dir)[1]:08x}" != checksum:
             raise DamagedLineError(f"`{path}` is not as it was written: its checksum is wrong")
     except OSError as error:
         raise DamagedLineError(f"`{path}` can't be read: {error}") from error
@@ -130,9 +139,20 @@ def load(reference: Any, run_dir: Path) -> bytes:
     """Return the bytes of a referenced file, after a `check`."""
     path = check(reference, run_dir)
     try:
-        return path.read_bytes()
+        with open_file(path, inside=run_dir) as file:
+            return file.read()
     except OSError as error:
         raise DamagedLineError(f"`{path}` can't be read: {error}") from error
+
+
+def check_directory(path: Path, references: Collection[Path]) -> None:
+    """Raise `DamagedLineError` if a directory holds anything but the referenced files.
+
+    A backend stores the whole directory: a link in it would send a file of the user.
+    """
+    for found in path.rglob("*"):
+        if found.is_symlink() or not (found.is_dir() or found in references):
+            raise DamagedLineError(f"`{found}` is not one of the files that were logged")
 
 
 def pack_pixels(pixels: np.ndarray) -> bytes:
@@ -151,7 +171,7 @@ def unpack_pixels(data: bytes) -> np.ndarray:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return archive["pixels"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedLineError(f"its pixels can't be read: {error}") from error
 
 

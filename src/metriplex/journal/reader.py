@@ -13,8 +13,21 @@ from typing import Any, TypeAlias
 from metriplex.errors import ConfigurationError
 from metriplex.journal.codec import HEADERS, decode, decode_header, header_steps
 from metriplex.journal.entries import STEPPED, Entry, Numbers
-from metriplex.journal.lines import DamagedLineError, is_sealed, parse, salvage
-from metriplex.journal.segments import journal_dir, read_header, segments
+from metriplex.journal.lines import (
+    CHECKSUM_BYTES,
+    MAX_LINE,
+    DamagedLineError,
+    is_sealed,
+    parse,
+    salvage,
+)
+from metriplex.journal.segments import (
+    irregular,
+    journal_dir,
+    open_segment,
+    read_header,
+    segments,
+)
 from metriplex.journal.tail import number_after
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
@@ -27,6 +40,7 @@ _STEP = re.compile(
     rb'(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d{1,99}))?'
 )
 _RESUME = b'"type":"resume"'
+_START, _CHECKSUM = b'{"n":', b',"crc":"'
 
 
 def has_journal(run_dir: Path) -> bool:
@@ -84,6 +98,8 @@ def read_entries(run_dir: Path, start: int = 0, *, damage: Damage | None = None)
 def read_lines(run_dir: Path, start: int = 0, *, damage: Damage) -> Iterator[dict[str, Any]]:
     """Yield the members of the lines that `read_entries` decodes, without reading media files."""
     numbers = Numbers(start)
+    for path in irregular(run_dir):
+        damage(f"{path} is left out: it is a symbolic link, or no regular file")
     for path, offset in _places(run_dir, start):
         for line, place in _complete_lines(path, offset, run_dir):
             try:
@@ -127,8 +143,10 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
 
 
 def next_number(run_dir: Path) -> int:
-    """Return the number after the last entry of a run's journal."""
-    return number_after(segments(run_dir))
+    """Return the number after all entries of a run's journal, also in damaged lines at its end."""
+    number = number_after(segments(run_dir))
+    later = read_lines(run_dir, number, damage=lambda _: None)
+    return max((fields["n"] + 1 for fields in later), default=number)
 
 
 def follow_step(line: bytes, steps: dict[int | None, int]) -> None:
@@ -209,7 +227,7 @@ def _places(run_dir: Path, start: int) -> Iterator[tuple[Path, int]]:
 
 def _offset(path: Path, start: int) -> int:
     """Return a byte offset that is shortly before the line with number `start`."""
-    with path.open("rb") as file:
+    with open_segment(path) as file:
         low, high = 0, file.seek(0, 2)
         while high - low > _BLOCK:
             middle = (low + high) // 2
@@ -224,14 +242,23 @@ def _offset(path: Path, start: int) -> int:
 def _next_number(file: Any, position: int, end: int) -> tuple[int | None, int]:
     """Return the number and the byte offset of the first line that begins after a position."""
     file.seek(position)
-    position += len(file.readline())
+    position += len(file.readline(MAX_LINE))
     while position < end:
-        line = file.readline()
+        line = file.readline(MAX_LINE)
         try:
             return parse(line.removesuffix(b"\n"))["n"], position
         except DamagedLineError:
             position += len(line)
     return None, end
+
+
+def _last_end(data: bytes) -> int:
+    """Return where the last line within an endless one ends, or where the next may begin."""
+    found = data.rfind(_CHECKSUM, 0, len(data) - CHECKSUM_BYTES + len(_CHECKSUM))
+    if found >= 0:
+        return found + CHECKSUM_BYTES
+    begin = data.rfind(_START)
+    return begin if begin > 0 else len(data) - CHECKSUM_BYTES
 
 
 def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[bytes, int | None]]:
@@ -241,12 +268,13 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
     line that is being written.
     """
     try:
-        file = path.open("rb")
+        file = open_segment(path)
     except FileNotFoundError:  # removed since the directory was listed
         return
     with file:
         file.seek(offset)
-        remaining, final = b"", False
+        remaining: list[bytes] = []  # joined once: a line may have many blocks
+        size, final = 0, False
         while True:
             block = file.read(_BLOCK)
             if not block:
@@ -255,9 +283,21 @@ def _complete_lines(path: Path, offset: int, run_dir: Path) -> Iterator[tuple[by
                     break
                 final = True  # the writer has left this segment: read its last bytes
                 continue
-            *lines, remaining = (remaining + block).split(b"\n")
-            for line in lines:
+            first, newline, rest = block.partition(b"\n")
+            remaining.append(first)
+            size += len(first)
+            if newline:
+                *lines, last = rest.split(b"\n")
+                for line in (b"".join(remaining), *lines):
+                    yield line, offset
+                    offset += len(line) + 1
+                remaining, size = [last], len(last)
+            elif size > MAX_LINE:
+                line = b"".join(remaining)
+                end = _last_end(line)
+                line, last = line[:end], line[end:]
                 yield line, offset
-                offset += len(line) + 1
-        if remaining:
-            yield remaining, offset if final else None
+                offset += len(line)
+                remaining, size = [last], len(last)
+        if size:
+            yield b"".join(remaining), offset if final else None

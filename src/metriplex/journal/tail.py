@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence  # noqa: TC003 - part of public annotations
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import IO, final
 
 from metriplex.journal.codec import HEADERS
-from metriplex.journal.lines import DamagedLineError, parse
+from metriplex.journal.lines import MAX_LINE, DamagedLineError, parse
+from metriplex.journal.segments import open_segment
 
 _SPAN = 2**16
 
@@ -30,7 +32,11 @@ class Tail:
 
 
 def read_tail(file: IO[bytes]) -> Tail:
-    """Return the end of a segment, reading back to its last whole line."""
+    """Return the end of a segment, reading back to its last whole line.
+
+    Raises:
+        OSError: There is none in the last `2 * MAX_LINE` bytes: the file is not read into memory.
+    """
     end = file.seek(0, 2)
     span = _SPAN
     while True:
@@ -47,13 +53,15 @@ def read_tail(file: IO[bytes]) -> Tail:
                 return Tail(size, number)
         if not begin:
             return Tail(size, None)
+        if span > 2 * MAX_LINE:
+            raise OSError(errno.EFBIG, f"no line in the last {span:,} bytes", str(file.name))
         span *= 4
 
 
 def number_after(found: Sequence[tuple[int, Path]]) -> int:
     """Return the number after the last whole line of some segments; 0 without one."""
     for _, path in reversed(found):
-        with path.open("rb") as file:
+        with open_segment(path) as file:
             number = read_tail(file).next_number
         if number is not None:
             return number

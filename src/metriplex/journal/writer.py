@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, final
 
 from metriplex.errors import ClosedError, ConfigurationError
+from metriplex.files import check_inside, make_directory, open_descriptor
 from metriplex.journal.codec import decode_header, encode, encode_header
 from metriplex.journal.entries import Record  # noqa: TC001 - part of public annotations
-from metriplex.journal.lines import DamagedLineError, seal
+from metriplex.journal.lines import MAX_LINE, DamagedLineError, seal
 from metriplex.journal.media import sync_directory
 from metriplex.journal.reader import follow_step, newest_step
-from metriplex.journal.segments import MAX_BYTES, journal_dir, read_header, segments
+from metriplex.journal.segments import (
+    MAX_BYTES,
+    journal_dir,
+    open_segment,
+    read_header,
+    segments,
+)
 from metriplex.journal.tail import number_after, read_tail
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
@@ -74,8 +81,8 @@ class JournalWriter:
         self._size = 0
         self._unsynced = False
         self._steps: dict[int | None, int] = {}
-        journal_dir(self._run_dir).mkdir(exist_ok=True)
-        self._lock: int | None = _take_lock(journal_dir(self._run_dir) / _LOCK)
+        make_directory(journal_dir(self._run_dir), inside=self._run_dir)
+        self._lock: int | None = take_lock(self._run_dir)
         try:
             self.next_number = self._reopen()
         except BaseException:
@@ -96,7 +103,7 @@ class JournalWriter:
 
         Raises:
             OSError: A media file can't be written, or an artifact can't be read.
-            ValueError: An artifact is outside of the run's directory.
+            ValueError: An artifact is outside of the run's directory, or a record is too long.
             ClosedError: The journal is closed, or this process is a fork of the writer's process.
         """
         if self._lock is None:
@@ -108,6 +115,8 @@ class JournalWriter:
         for number, record in enumerate(records, first_number):
             if number >= self.next_number:
                 line = seal(encode(number, record, self._run_dir, sync=sync))
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"a record of {len(line):,} bytes can't be read again")
                 self._pending.append((number, line))
                 self.next_number = number + 1
         if self._fsync == "always":
@@ -185,7 +194,7 @@ class JournalWriter:
     def _begin(self, index: int, first: int) -> None:
         """Begin a segment; after an `OSError` a second call begins the same segment."""
         path = journal_dir(self._run_dir) / f"{index:06d}.jsonl"
-        self._file = path.open("wb", buffering=0)
+        self._file = open_segment(path, "wb", buffering=0)
         self._index, self._size = index, 0
         kind = "run" if index == 0 else "segment"
         try:
@@ -210,7 +219,7 @@ class JournalWriter:
         self._index, path = found[-1]
         header = read_header(path)
         known = None if header is None else self._check_run(header)
-        self._file = path.open("r+b", buffering=0)
+        self._file = open_segment(path, "r+b", buffering=0)
         tail = read_tail(self._file)
         self._file.truncate(tail.size)
         self._size = tail.size
@@ -253,7 +262,7 @@ class JournalWriter:
 
 def check_free(run_dir: Path) -> None:
     """Raise `ConfigurationError` if a process writes a run's journal at this moment."""
-    os.close(_take_lock(journal_dir(run_dir) / _LOCK))
+    os.close(take_lock(run_dir))
 
 
 def _properties(run: RunInfo) -> tuple[object, ...]:
@@ -261,8 +270,19 @@ def _properties(run: RunInfo) -> tuple[object, ...]:
     return run.name, run.total_steps, run.lanes
 
 
-def _take_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def take_lock(run_dir: Path) -> int:
+    """Lock a run's journal, so that no other process can write it, until `os.close` of the result.
+
+    Raises:
+        ConfigurationError: Another process writes it.
+        UnsafeFileError: A symbolic link in the run's directory leads to where others would write.
+        OSError: The lock's file can't be created.
+    """
+    path = journal_dir(run_dir) / _LOCK
+    for found in run_dir.iterdir():  # backends write below directories of names of their own
+        if found.is_dir():
+            check_inside(found, run_dir)
+    descriptor = open_descriptor(path, os.O_RDWR | os.O_CREAT, inside=run_dir)
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

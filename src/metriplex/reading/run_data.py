@@ -321,7 +321,10 @@ def _media_entry(fields: Mapping[str, Any], directory: Path) -> MediaEntry:
         raise DamagedLineError("it has no type, tag or step")
     if not isinstance(time, int | float) or not (lane is None or type(lane) is int):
         raise DamagedLineError("it has no time or lane")
-    return MediaEntry(kind, tag, step, lane, float(time), fields, directory)
+    try:
+        return MediaEntry(kind, tag, step, lane, float(time), fields, directory)
+    except OverflowError as error:
+        raise DamagedLineError("its `time` is too large") from error
 
 
 def _column_name(tag: str) -> str:

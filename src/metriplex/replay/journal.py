@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from metriplex.delivery.calls import log_entries
 from metriplex.errors import ConfigurationError
-from metriplex.journal import Close, JournalWriter, read_entries, read_run, superseded
+from metriplex.journal import (
+    Close,
+    next_number,
+    read_entries,
+    read_run,
+    superseded,
+    take_lock,
+)
 from metriplex.journal.acks import Ack, ack_path, load_ack
 from metriplex.plugins.backends import make_backends
 from metriplex.replay.send import Progress, Replayed, send
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 @final
 class JournalSource:
-    """A run's journal. While it is open here, no other process can write it.
+    """A run's journal, which is only read. While it is open here, no other process can write it.
 
     Args:
         run_dir: The run's directory.
@@ -32,9 +40,13 @@ class JournalSource:
 
     def __init__(self, run_dir: Path) -> None:
         self.run = read_run(run_dir)
-        self._writer = JournalWriter(run_dir, self.run)
-        self.end = self._writer.next_number
-        self._skip = superseded(run_dir)
+        self._lock = take_lock(run_dir)
+        try:
+            self.end = next_number(run_dir)
+            self._skip = superseded(run_dir)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._run_dir = run_dir
         self._damage: dict[str, None] = {}  # in order, each once
 
@@ -62,7 +74,7 @@ class JournalSource:
 
     def close(self) -> None:
         """Release the journal: another process may write it again."""
-        self._writer.close()
+        os.close(self._lock)
 
 
 def replay_run(

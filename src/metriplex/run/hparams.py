@@ -33,12 +33,15 @@ _SECRET = re.compile(
     r"key|token|passw(?:or)?d|passphrase|secret|credential|bearer|cookie|authorization"
     r"|(?:^|_)(?:auth|pwd|jwt)(?:_|$)"
 )
+# Each pattern takes time that is linear in the text.
 _SECRET_IN_TEXT = re.compile(
-    r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)"  # `user:password@host`
+    r"(?P<before>(?<=://)[^\s/:@]*:)[^\s/@]+(?=@)"  # `user:password@host`
+    r"|(?:(?<=https://)|(?<=http://))[^\s/:@]+(?=@)"  # `token@host`
     r"|(?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}",
     re.IGNORECASE,
 )
-_ASSIGNMENT = re.compile(r"(?P<name>[\w-]+)=(?P<value>[^\s&;,]+)")
+_NAME = re.compile(r"""(?<![\w-])(?P<name>[\w-]++)["']?+\s*+[=:]\s*+""")
+_VALUE = re.compile(r"""(?P<quote>["'])(?:(?!(?P=quote)).)*(?P=quote)|[^\s&;,"'})\]]+""", re.DOTALL)
 _NO_SECRET = re.compile(
     r"(?:^|_)(?:prng|rng|random|jax|obs|observation|action)_?keys?(?:_|$)|tokeni[sz]|monkey|keyboard"
 )
@@ -56,14 +59,22 @@ def is_secret(name: str) -> bool:
 
 
 def mask_text(text: str) -> str:
-    """Return text with `***` for secrets in it: in `://user:password@`, `Bearer ...`, `KEY=...`."""
-    text = _SECRET_IN_TEXT.sub(lambda found: f"{found['before'] or found['scheme']}{MASK}", text)
-    return _ASSIGNMENT.sub(_mask_assignment, text)
+    """Return text with `***` for secrets in it.
 
-
-def _mask_assignment(found: re.Match[str]) -> str:
-    value = MASK if is_secret(found["name"]) else mask_text(found["value"])
-    return f"{found['name']}={value}"
+    Masked are `://user:password@`, `https://token@`, `Bearer ...`, and the values of secret names
+    in `NAME=VALUE`, `NAME: VALUE` and JSON.
+    """
+    text = _SECRET_IN_TEXT.sub(
+        lambda found: f"{found['before'] or found['scheme'] or ''}{MASK}", text
+    )
+    parts, done = [], 0
+    for found in _NAME.finditer(text):
+        if found.start() >= done and is_secret(found["name"]):
+            value = _VALUE.match(text, found.end())
+            if value is not None:
+                parts += [text[done : found.end()], MASK]
+                done = value.end()
+    return "".join([*parts, text[done:]])
 
 
 def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Scalar | str]:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from metriplex.run.hparams import MASK, is_secret, mask_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_OPTION = re.compile(r"[\w.-]+")
 GIT_SECONDS = 20.0
 """Timeout of a git command, for work trees on slow file systems."""
 
@@ -103,7 +105,7 @@ def mask_arguments(arguments: Sequence[str]) -> list[str]:
             expected -= 1
             continue
         name, equals, _ = argument.partition("=")
-        secret = is_secret(name.lstrip("-"))
+        secret = _OPTION.fullmatch(name) is not None and is_secret(name.lstrip("-"))
         masked.append(f"{name}={MASK}" if secret and equals else mask_text(argument))
         expected = 0.0
         if secret and not equals and argument.startswith("-"):

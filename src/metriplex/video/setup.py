@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
+from metriplex.messages import printable
 from metriplex.plugins.renderers import adapt_environment, create_renderer
 from metriplex.video.draw.recorder import TAG, VideoRecorder
 from metriplex.video.play.environments import PatternEnvironment
@@ -79,8 +80,8 @@ def prepare_videos(
         if renderer is not None and isinstance(error, MetriplexError):
             raise
         warnings.warn(
-            f"no evaluation videos: {type(error).__name__}: {error}. Training goes on, and "
-            f"everything else is logged",
+            f"no evaluation videos: {type(error).__name__}: {printable(str(error))}. Training "
+            f"goes on, and everything else is logged",
             stacklevel=4,
         )
         return None

@@ -117,10 +117,18 @@ def shorten(text: str, width: int, ellipsis: str = "…") -> str:
     room = width - cell_len(ellipsis)
     if room < 1:
         return set_cell_size(text, max(width, 0))
-    tail = text
-    while cell_len(tail) > (room + 1) // 2:
-        tail = tail[1:]
+    tail = _last_cells(text, (room + 1) // 2)
     return set_cell_size(text, room - cell_len(tail)) + ellipsis + tail
+
+
+def _last_cells(text: str, width: int) -> str:
+    """Return the end of a text that fits into `width` cells, of at most 8 characters a cell."""
+    first = max(len(text) - 8 * width, 0)
+    for begin in range(len(text), first, -1):
+        width -= cell_len(text[begin - 1])
+        if width < 0:
+            return text[begin:]
+    return text[first:]
 
 
 def split_tag(tag: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, final
 
-from metriplex import ConfigurationError, MetriplexError, TransientError
+from metriplex import ConfigurationError, MetriplexError, TransientError, mask_arguments
 
 _HEADER = struct.Struct("<Q")
 _PROGRAM = Path(__file__).with_name("client.py")
@@ -45,7 +45,8 @@ class Process:
         self.tail = ""
         self._printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._socket, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno()), str(os.getpid()), *sys.argv]
+        # The client stores its command line.
+        arguments = [str(theirs.fileno()), str(os.getpid()), *mask_arguments(sys.argv)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
                 [sys.executable, "-P", str(_PROGRAM), *arguments],

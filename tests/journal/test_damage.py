@@ -404,3 +404,30 @@ def test_the_newest_step_of_a_lane_that_has_not_logged_since_a_resume(tmp_path: 
     write(tmp_path, [*steps(10), Resume(4), Scalars(6, {"a": 0.0}, lane=0)], max_bytes=700)
     assert newest_step(tmp_path) == {0: 6, 1: 3}
     assert is_sealed(whole().splitlines()[0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(edits=EDITS, order=st.permutations(range(12)), shuffled=st.booleans())
+def test_after_any_damage_new_records_have_new_numbers(
+    tmp_path_factory: pytest.TempPathFactory, edits: Any, order: list[int], shuffled: bool
+) -> None:
+    directory = tmp_path_factory.mktemp("run")
+    old = [Scalars(10 * number, {"a": 1.0}) for number in range(12)]
+    write(directory, old, fsync="never")
+    path = directory / "journal" / "000000.jsonl"
+    header, *lines = path.read_bytes().splitlines(keepends=True)
+    lines = [lines[index] for index in order] if shuffled else lines
+    body = edit(b"".join(lines), edits)
+    path.write_bytes(header + body)
+    kept = {entry.number: entry.record for entry in read_entries(directory)}
+
+    new = [Scalars(1000 + index, {"a": 2.0}) for index in range(3)]
+    writer = JournalWriter(directory, read_run(directory), fsync="never")
+    first = writer.next_number
+    writer.append(first, new)
+    writer.close()
+
+    assert first > max(kept, default=-1)
+    found = {entry.number: entry.record for entry in read_entries(directory)}
+    assert kept.items() <= found.items()
+    assert [found[first + index] for index in range(3)] == new

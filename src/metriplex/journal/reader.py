@@ -36,9 +36,11 @@ Damage: TypeAlias = Callable[[str], None]
 
 _BLOCK = 2**20
 _STEP = re.compile(
-    rb'\{"n":\d+,"type":"\w+","step":(-?\d{1,99})'
+    rb'\{"n":\d+,"type":"(\w+)","step":(-?\d{1,99})'
     rb'(?:,"iteration":(?:null|-?\d+))?(?:,"lane":(null|\d{1,99}))?'
 )
+_NUMBER = re.compile(rb'\{"n":(\d{1,18}),"type":"(\w+)"')
+_SHORTEST = len('{"n":0,"type":"close","status":"","crc":"01234567"}\n')
 _RESUME = b'"type":"resume"'
 _START, _CHECKSUM = b'{"n":', b',"crc":"'
 
@@ -138,28 +140,59 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
             break
     for _, path in found[first:]:
         for line, _ in _complete_lines(path, 0, run_dir):
-            follow_step(line, steps)
+            if is_sealed(line):
+                follow_step(line, steps)
+            else:
+                for fields in salvage(line):
+                    if type(fields.get("step")) is int:
+                        _advance(steps, fields["step"], fields.get("lane"), fields["type"])
     return steps
 
 
 def next_number(run_dir: Path) -> int:
-    """Return the number after all entries of a run's journal, also in damaged lines at its end."""
-    number = number_after(segments(run_dir))
-    later = read_lines(run_dir, number, damage=lambda _: None)
-    return max((fields["n"] + 1 for fields in later), default=number)
+    """Return a number beyond all that were given to entries of a run's journal.
+
+    Lines of the last segment may be damaged or in another order. A damaged line that may have been
+    the last one counts as many lines as fit into it.
+    """
+    found = segments(run_dir)
+    number = number_after(found[:-1])
+    ordered, damaged_before, damaged_after = True, 0, 0
+    for _, path in found[-1:]:
+        for line, place in _complete_lines(path, 0, run_dir):
+            ends = _ends(line)
+            if not ends:
+                damaged_after += 0 if place is None else max(1, len(line) // _SHORTEST)
+            for end in ends:
+                ordered &= end >= number
+                if end > number:
+                    number = end
+                    damaged_before, damaged_after = damaged_before + damaged_after, 0
+    return number + damaged_after + (0 if ordered else damaged_before)
+
+
+def _ends(line: bytes) -> list[int]:
+    """Return the number after each entry of a line, which is damaged if it has several or none."""
+    match = _NUMBER.match(line)
+    if match is not None and is_sealed(line):
+        return [int(match[1]) + (match[2].decode() not in HEADERS)]
+    return [fields["n"] + (fields.get("type") not in HEADERS) for fields in salvage(line)]
 
 
 def follow_step(line: bytes, steps: dict[int | None, int]) -> None:
     """Update the newest steps of all lanes, in place, from a line without its newline."""
     match = _STEP.match(line)
-    if match is None or not is_sealed(line):
-        return
-    step = int(match[1])
-    if match[2] is None:
+    if match is not None and is_sealed(line):
+        lane = None if match[3] in {None, b"null"} else int(match[3])
+        _advance(steps, int(match[2]), lane, match[1].decode())
+
+
+def _advance(steps: dict[int | None, int], step: int, lane: int | None, kind: str) -> None:
+    """Update the newest steps of all lanes by one entry."""
+    if kind == "resume":
         steps.update({lane: min(newest, step - 1) for lane, newest in steps.items()})
-        return
-    lane = None if match[2] == b"null" else int(match[2])
-    steps[lane] = max(steps.get(lane, step), step)
+    else:
+        steps[lane] = max(steps.get(lane, step), step)
 
 
 def superseded(run_dir: Path) -> Callable[[Entry], bool]:

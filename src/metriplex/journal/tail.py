@@ -9,7 +9,7 @@ from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import IO, final
 
 from metriplex.journal.codec import HEADERS
-from metriplex.journal.lines import MAX_LINE, DamagedLineError, parse
+from metriplex.journal.lines import MAX_LINE, DamagedLineError, parse, salvage
 from metriplex.journal.segments import open_segment
 
 _SPAN = 2**16
@@ -69,12 +69,13 @@ def number_after(found: Sequence[tuple[int, Path]]) -> int:
 
 
 def _after(line: bytes, damaged: int) -> int | None:
-    """Return the number after a line and its damaged followers; None if the line is damaged."""
+    """Return the number after a line and its damaged followers; None if nothing of it is whole."""
     try:
-        fields = parse(line)
+        found = [parse(line)]
     except DamagedLineError:
-        return None
-    return fields["n"] + (fields.get("type") not in HEADERS) + damaged
+        found = [*salvage(line)]
+    ends = (fields["n"] + (fields.get("type") not in HEADERS) for fields in found)
+    return max((end + damaged for end in ends), default=None)
 
 
 def _read(file: IO[bytes], size: int) -> bytes:

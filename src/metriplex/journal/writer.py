@@ -16,7 +16,7 @@ from metriplex.journal.codec import decode_header, encode, encode_header
 from metriplex.journal.entries import Record  # noqa: TC001 - part of public annotations
 from metriplex.journal.lines import MAX_LINE, DamagedLineError, seal
 from metriplex.journal.media import sync_directory
-from metriplex.journal.reader import follow_step, newest_step
+from metriplex.journal.reader import follow_step, newest_step, next_number
 from metriplex.journal.segments import (
     MAX_BYTES,
     journal_dir,
@@ -24,7 +24,7 @@ from metriplex.journal.segments import (
     read_header,
     segments,
 )
-from metriplex.journal.tail import number_after, read_tail
+from metriplex.journal.tail import read_tail
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 try:
@@ -220,14 +220,12 @@ class JournalWriter:
         header = read_header(path)
         known = None if header is None else self._check_run(header)
         self._file = open_segment(path, "r+b", buffering=0)
+        number = next_number(self._run_dir)
         tail = read_tail(self._file)
         self._file.truncate(tail.size)
         self._size = tail.size
         if tail.open_line:
             self._put(b"\n")
-        number = tail.next_number
-        if number is None:
-            number = number_after(found[:-1])
         if known is None or _properties(known) != _properties(self._run):
             self._file.close()
             self._begin(self._index + bool(tail.size), number)

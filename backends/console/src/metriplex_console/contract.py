@@ -23,7 +23,7 @@ _LANES = pytest.mark.xfail(reason="lanes are shown as their mean and standard de
 
 @final
 class Contract(BackendContract):
-    """Plain lines keep six digits of a float, hyper-parameters as text, and every line."""
+    """Plain lines keep six digits of a float, hyper-parameters as text, every line, and no time."""
 
     supersedes = False
 
@@ -35,6 +35,9 @@ class Contract(BackendContract):
     def stored_value(self, value: Scalar) -> Scalar:
         """Return a float with six digits; an integer for integers and bools."""
         return int(value) if isinstance(value, int) else float(f"{value:.6g}")
+
+    def stored_wall_time(self, wall_time: float) -> None:
+        """Return None: a line has no time."""
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
         """Return all hyper-parameters as text."""
@@ -49,6 +52,16 @@ class Contract(BackendContract):
         super().test_lanes_are_runs_of_their_own()
 
     @_LANES
+    def test_lanes_have_names(self) -> None:
+        """Run the test of the contract."""
+        super().test_lanes_have_names()
+
+    @_LANES
+    def test_lanes_have_hparams(self) -> None:
+        """Run the test of the contract."""
+        super().test_lanes_have_hparams()
+
+    @_LANES
     def test_lanes_are_flushed(self) -> None:
         """Run the test of the contract."""
         super().test_lanes_are_flushed()
@@ -61,18 +74,24 @@ class Contract(BackendContract):
     def read_back(self, run: RunInfo) -> Stored:
         """Parse the lines of the run."""
         scalars: dict[Series, list[tuple[int, Scalar]]] = {}
+        iterations: dict[Series, list[tuple[int, int]]] = {}
         hparams: dict[str, str] = {}
         status = None
         for line in self._lines_of(run):
             if line.startswith("hparams "):
                 hparams |= dict(_facts(line.removeprefix("hparams ")))
                 continue
-            (first, text), *facts = _facts(re.sub(r"^(step=\d+) iteration=\d+", r"\1", line))
+            iteration = re.match(r"step=\d+( iteration=(\d+))", line)
+            plain = line if iteration is None else line.replace(iteration[1], "", 1)
+            (first, text), *facts = _facts(plain)
             status = text if first == "status" else None
             for tag, value in facts if first == "step" else ():
-                number = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+                is_integer = value != "-0" and re.fullmatch(r"-?\d+", value)
+                number = int(value) if is_integer else float(value)
                 scalars.setdefault((None, tag), []).append((int(text), number))
-        return Stored(scalars=scalars, hparams=hparams, status=status)
+                if iteration is not None:
+                    iterations.setdefault((None, tag), []).append((int(text), int(iteration[2])))
+        return Stored(scalars=scalars, iterations=iterations, hparams=hparams, status=status)
 
     @property
     def _lines(self) -> Path:

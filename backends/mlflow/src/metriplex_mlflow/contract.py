@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sqlalchemy
 
+from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
 from metriplex_mlflow import MlflowBackend
 from metriplex_mlflow.testing import TrackingServer, shared_server
@@ -32,7 +33,7 @@ _STATUSES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"
 
 @final
 class Contract(BackendContract):
-    """MLflow keeps every value as float64, and hyper-parameters exactly in a file.
+    """MLflow keeps every value as float64, hyper-parameters exactly in a file, no iterations.
 
     Attributes:
         uri: The address of a server that is started for the tests.
@@ -53,6 +54,9 @@ class Contract(BackendContract):
         """Return a float64; MLflow's stores replace infinities by the largest numbers."""
         stored = float(super().stored_value(value))
         return math.copysign(sys.float_info.max, stored) if math.isinf(stored) else stored
+
+    def stored_iteration(self, iteration: int) -> None:
+        """Return None: a metric has no iteration."""
 
     def read_back(self, run: RunInfo) -> Stored:
         """Read the server's database, and the directory of its artifacts."""
@@ -81,7 +85,7 @@ class _Reader:
         self._names: dict[str, str] = {}
 
     def read(self, run: RunInfo) -> Stored:
-        stored = Stored()
+        stored: Any = Stored()
         [(run_id, status, uri)] = self._ask(
             "SELECT r.run_uuid, r.status, r.artifact_uri FROM runs r JOIN tags t USING (run_uuid) "
             "WHERE t.key = 'metriplex.run_id' AND t.value = :id",
@@ -97,11 +101,15 @@ class _Reader:
         )
         self._read_one(stored, None, run_id, uri)
         for child, lane, child_uri, name in lanes:
-            assert name == run.lane_name(int(lane)), name
+            stored.lanes[int(lane)] = Lane(name, self._hparams(child_uri))
             self._read_one(stored, int(lane), child, child_uri)
+        return dataclasses.replace(
+            stored, hparams=self._hparams(uri), status=_STATUSES.get(status)
+        )
+
+    def _hparams(self, uri: str) -> dict[str, Any]:
         found = self._folder(uri) / "hparams.json"
-        hparams = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
-        return dataclasses.replace(stored, hparams=hparams, status=_STATUSES.get(status))
+        return json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
 
     def _read_one(self, stored: Any, lane: int | None, run_id: str, uri: str) -> None:
         tags = self._tags(run_id)
@@ -116,8 +124,10 @@ class _Reader:
             id=run_id,
         ):
             if not self._is_void(step, timestamp):
+                series = (lane, self._tag(name))
                 point = (step, math.nan if is_nan else value)
-                stored.scalars.setdefault((lane, self._tag(name)), []).append(point)
+                stored.scalars.setdefault(series, []).append(point)
+                stored.wall_times.setdefault(series, []).append((step, timestamp / 1000))
         for path, content in self._files(uri):
             kind, _, rest = path.partition("/")
             if kind == "artifacts":

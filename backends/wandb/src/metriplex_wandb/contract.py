@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import numpy as np
 from wandb.proto import wandb_internal_pb2
 
+from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
 from metriplex_wandb.backend import WandbBackend
 
@@ -43,6 +44,9 @@ class Contract(BackendContract):
         """Return an integer beyond 64 bits as a float."""
         return value if -(2**63) <= value < 2**63 or value != value else float(value)
 
+    def stored_iteration(self, iteration: int) -> None:
+        """Return None: a row has no iteration."""
+
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
         """Return NaN as text, since the client stores no NaN in a config."""
         return {name: "NaN" if value != value else value for name, value in hparams.items()}
@@ -58,9 +62,10 @@ def read_run(run: RunInfo) -> Stored:
     Args:
         run: The run; the files of its lanes are read too.
     """
-    kinds = ("scalars", "texts", "videos", "images", "histograms", "artifacts")
+    kinds = ("scalars", "wall_times", "texts", "videos", "images", "histograms", "artifacts")
     found: dict[str, Any] = {kind: defaultdict(list) for kind in kinds}
-    hparams: dict[str, Any] = {}
+    hparams: dict[int | None, dict[str, Any]] = defaultdict(dict)
+    names: dict[int, str] = {}
     status = None
     for path in _logs(run):
         lane, ended = None, None
@@ -68,17 +73,22 @@ def read_run(run: RunInfo) -> Stored:
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 lane = _lane(record.run.run_id.removeprefix(run.id))
+                for item in record.run.config.update:
+                    hparams[lane] |= _flat(item.key, json.loads(item.value_json))
+                if lane is not None:
+                    names[lane] = record.run.display_name.removeprefix(f"{run.name}-")
             elif kind == "history":
                 _take_row(found, lane, record.history, path.parent / "files")
             elif kind == "artifact":
                 _take_artifact(found["artifacts"], lane, record.artifact)
-            elif kind == "config" and lane is None:
+            elif kind == "config":
                 for item in record.config.update:
-                    hparams |= _flat(item.key, json.loads(item.value_json))
+                    hparams[lane] |= _flat(item.key, json.loads(item.value_json))
             elif kind == "exit":
                 ended = _STATUSES[record.exit.exit_code]
         status = ended if lane is None else status
-    return Stored(hparams=hparams, status=status, **found)
+    lanes = {lane: Lane(name, hparams[lane]) for lane, name in names.items()}
+    return Stored(hparams=hparams[None], lanes=lanes, status=status, **found)
 
 
 def read_log(path: Path) -> Iterator[Any]:
@@ -140,6 +150,7 @@ def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) ->
         if not isinstance(value, dict):
             if tag not in _RESERVED:
                 found["scalars"][series].append((step, value))
+                found["wall_times"][series].append((step, values["_timestamp"]))
         elif value["_type"] == "histogram":
             counts, edges = np.array(value["values"]), np.array(value["bins"], float)
             found["histograms"][series].append((step, counts, edges))

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from metriplex import RunInfo, Scalar
 
-_FACT = re.compile(r"""(?P<name>[^ =]+)=(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^ ]*)""")
+_VALUE = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^ ]*)"""
+_FACT = re.compile(rf"(?P<name>[^ =]+)=(?P<value>{_VALUE})")
+_LABEL = re.compile(rf"run=(?P<run>{_VALUE})(?: directory=(?P<directory>{_VALUE}))?(?: |$)")
 _LANES = pytest.mark.xfail(reason="lanes are shown as their mean and standard deviation")
 
 
@@ -45,6 +47,11 @@ class Contract(BackendContract):
             name: f"{value:.6g}" if isinstance(value, float) else str(value)
             for name, value in hparams.items()
         }
+
+    @pytest.mark.xfail(reason="a stream can't take back the beginning of a line")
+    def test_a_failed_call_stores_all_or_nothing(self) -> None:
+        """Run the test of the contract."""
+        super().test_a_failed_call_stores_all_or_nothing()
 
     @_LANES
     def test_lanes_are_runs_of_their_own(self) -> None:
@@ -98,20 +105,21 @@ class Contract(BackendContract):
         return self.directory / "console.txt"
 
     def _lines_of(self, run: RunInfo) -> Iterator[str]:
-        """Return a run's lines without the run's name; lines of the only open run have no name."""
+        """Return a run's lines without their label; lines of the only open run have none."""
         open_runs: dict[str, str] = {}
         for line in self._lines.read_text().splitlines():
-            (first, name), *facts = _facts(line)
-            labelled = first == "run"
-            if labelled and facts[0][0] == "directory":
-                open_runs[name] = facts[0][1]
-                continue
-            name = name if labelled else next(iter(open_runs))
-            inner = re.sub(r"^run=('(?:[^'\\]|\\.)*'|[^ ]*) ", "", line)
-            if open_runs[name] == str(run.directory):
+            label = _LABEL.match(line)
+            inner = line if label is None else line[label.end() :]
+            if label is None or label["directory"] is None:
+                name = None if label is None else _unquote(label["run"])
+                [directory] = [d for d, other in open_runs.items() if name in (None, other)]
+            else:
+                directory = _unquote(label["directory"])
+                open_runs.setdefault(directory, _unquote(label["run"]))
+            if inner and directory == str(run.directory):
                 yield inner
             if inner.startswith("status="):
-                del open_runs[name]
+                del open_runs[directory]
 
 
 @final

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, final
@@ -15,6 +16,9 @@ import sqlalchemy
 
 from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # which MLflow reads at its import
+
 from metriplex_mlflow import MlflowBackend
 from metriplex_mlflow.testing import TrackingServer, shared_server
 
@@ -51,8 +55,11 @@ class Contract(BackendContract):
         return MlflowBackend(self.uri, timeout_secs=60.0)
 
     def stored_value(self, value: Scalar) -> float:
-        """Return a float64; MLflow's stores replace infinities by the largest numbers."""
-        stored = float(super().stored_value(value))
+        """Return a float64; MLflow's stores replace infinities by the largest numbers.
+
+        SQLite, which is one of its stores, keeps no sign of zero.
+        """
+        stored = float(super().stored_value(value)) + 0.0
         return math.copysign(sys.float_info.max, stored) if math.isinf(stored) else stored
 
     def stored_iteration(self, iteration: int) -> None:
@@ -125,7 +132,7 @@ class _Reader:
         ):
             if not self._is_void(step, timestamp):
                 series = (lane, self._tag(name))
-                point = (step, math.nan if is_nan else value)
+                point = (step, math.nan if is_nan else value + 0.0)
                 stored.scalars.setdefault(series, []).append(point)
                 stored.wall_times.setdefault(series, []).append((step, timestamp / 1000))
         for path, content in self._files(uri):

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing
 from datetime import datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import pytest
 
 from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
@@ -24,12 +26,17 @@ if TYPE_CHECKING:
 
     from metriplex import RunInfo, Scalar
 
-if "TRACKIO_DIR" not in os.environ:
-    # Trackio reads the variable only when it is imported; so do processes that tests start.
-    os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="metriplex-trackio-")
-    atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
+_PREFIX = "metriplex-trackio-"
+"""Beginning of the names of directories that tests make for Trackio."""
 
-from metriplex_trackio.backend import TrackioBackend
+# Trackio reads the variables once, when it is imported; processes that tests start inherit them.
+if "trackio" not in sys.modules:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not Path(os.environ.get("TRACKIO_DIR", "")).name.startswith(_PREFIX):
+        os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix=_PREFIX)
+        atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
+
+from metriplex_trackio import TrackioBackend
 
 _PROJECT = "contract"
 _RESERVED = ("project", "run", "timestamp", "step", "time", "metrics")
@@ -39,6 +46,16 @@ _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 @final
 class Contract(BackendContract):
     """Trackio keeps everything but the status of a run and the iterations."""
+
+    @pytest.fixture(autouse=True)
+    def _in_a_directory_of_tests(self) -> None:
+        """Fail if Trackio's files are anybody else's."""
+        found = _directory()
+        assert found.name.startswith(_PREFIX), (
+            f"Trackio was imported with the directory `{found}`, into which tests must not write: "
+            f"import `metriplex_trackio.contract` before `trackio`, or set `TRACKIO_DIR` to a new "
+            f"directory whose name begins with `{_PREFIX}`"
+        )
 
     def make_backend(self) -> TrackioBackend:
         """Return a backend that logs to the project of these tests."""
@@ -60,7 +77,7 @@ class Contract(BackendContract):
 
     def read_back(self, run: RunInfo) -> Stored:
         """Read the project's database by SQLite alone, and the files that it names."""
-        root = Path(os.environ["TRACKIO_DIR"])
+        root = _directory()
         stored: Any = Stored()
         with closing(sqlite3.connect(root / f"{_PROJECT}.db")) as connection:
             query = "SELECT run_id, step, timestamp, metrics FROM metrics ORDER BY id"
@@ -83,6 +100,13 @@ class Contract(BackendContract):
             for run_id, name, step, data in _artifacts(connection, root, run):
                 stored.artifacts.setdefault((_lane(run_id), name), []).append((step, data))
         return stored
+
+
+def _directory() -> Path:
+    """Return the directory of Trackio's files in this process, as Trackio says."""
+    from trackio.utils import TRACKIO_DIR
+
+    return Path(TRACKIO_DIR)
 
 
 def _lane(run_id: str) -> int | None:

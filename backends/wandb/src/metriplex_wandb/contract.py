@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
+import pytest
 from wandb.proto import wandb_internal_pb2
 
 from metriplex import Lane
@@ -31,6 +32,12 @@ class Contract(BackendContract):
     """The client writes in offline mode; the tests read the files for `wandb sync`."""
 
     supersedes: ClassVar[bool] = False
+
+    @pytest.fixture(autouse=True)
+    def _in_directories_of_tests(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keep the client's settings and caches apart from the user's."""
+        for kind in ("CACHE", "CONFIG", "DATA"):
+            monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / "wandb"))
 
     def make_backend(self) -> object:
         """Return a backend that needs no network and no account."""
@@ -74,7 +81,7 @@ def read_run(run: RunInfo) -> Stored:
             if kind == "run":
                 lane = _lane(record.run.run_id.removeprefix(run.id))
                 for item in record.run.config.update:
-                    hparams[lane] |= _flat(item.key, json.loads(item.value_json))
+                    hparams[lane] |= _flat(item.key, json.loads(item.value_json, parse_int=_number))
                 if lane is not None:
                     names[lane] = record.run.display_name.removeprefix(f"{run.name}-")
             elif kind == "history":
@@ -83,7 +90,7 @@ def read_run(run: RunInfo) -> Stored:
                 _take_artifact(found["artifacts"], lane, record.artifact)
             elif kind == "config":
                 for item in record.config.update:
-                    hparams[lane] |= _flat(item.key, json.loads(item.value_json))
+                    hparams[lane] |= _flat(item.key, json.loads(item.value_json, parse_int=_number))
             elif kind == "exit":
                 ended = _STATUSES[record.exit.exit_code]
         status = ended if lane is None else status
@@ -139,7 +146,7 @@ def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) ->
     values: dict[str, Any] = {}
     for item in row.item:
         tag, *inner = item.nested_key or [item.key]
-        value = json.loads(item.value_json)
+        value = json.loads(item.value_json, parse_int=_number)
         if inner:
             values.setdefault(tag, {})[inner[0]] = value
         else:
@@ -156,6 +163,11 @@ def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) ->
             found["histograms"][series].append((step, counts, edges))
         else:
             _take_file(found, series, step, value["_type"], (files / value["path"]).read_bytes())
+
+
+def _number(text: str) -> int | float:
+    """Return the number of JSON's `-0`, which is a float, or an integer."""
+    return -0.0 if text == "-0" else int(text)
 
 
 def _take_file(

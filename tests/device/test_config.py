@@ -58,7 +58,10 @@ CONSTRUCTION: list[tuple[dict[str, Any], list[str]]] = [
     ({"queue_size": 0}, ["`queue_size`", "int of at least 1", "got 0"]),
     ({"total_steps": 0}, ["`total_steps`", "int of at least 1", "got 0"]),
     ({"total_steps": 1e6}, ["`total_steps`", "1000000.0", "pass `int(total_steps)`"]),
-    ({"nonfinite": "ignore"}, ["`nonfinite`", "'ignore'", "'error', 'raise', 'abort', 'warn', 'keep'"]),
+    (
+        {"nonfinite": "ignore"},
+        ["`nonfinite`", "'ignore'", "'error', 'raise', 'abort', 'warn', 'keep'"],
+    ),
     ({"nonfinite": ["error"]}, ["`nonfinite`", "['error']", "'keep'"]),
     ({"reduce": "sum"}, ["`reduce`", "'sum'", "None, 'mean'"]),
     ({"axis_name": 3}, ["`axis_name`", "got 3", "tuple of strings", '"seeds"']),

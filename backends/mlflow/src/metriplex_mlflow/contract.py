@@ -110,9 +110,7 @@ class _Reader:
         for child, lane, child_uri, name in lanes:
             stored.lanes[int(lane)] = Lane(name, self._hparams(child_uri))
             self._read_one(stored, int(lane), child, child_uri)
-        return dataclasses.replace(
-            stored, hparams=self._hparams(uri), status=_STATUSES.get(status)
-        )
+        return dataclasses.replace(stored, hparams=self._hparams(uri), status=_STATUSES.get(status))
 
     def _hparams(self, uri: str) -> dict[str, Any]:
         found = self._folder(uri) / "hparams.json"

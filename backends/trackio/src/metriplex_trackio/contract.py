@@ -36,7 +36,7 @@ if "trackio" not in sys.modules:
         os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix=_PREFIX)
         atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
-from metriplex_trackio import TrackioBackend
+from metriplex_trackio import TrackioBackend  # noqa: E402 - imports Trackio
 
 _PROJECT = "contract"
 _RESERVED = ("project", "run", "timestamp", "step", "time", "metrics")

@@ -15,11 +15,14 @@ from metriplex.testing.process import first_free_descriptor, limited
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from typing import TypeAlias
 
     from metriplex.delivery.calls import Call
     from metriplex.records import Scalar
     from metriplex.testing.session import Session
     from metriplex.testing.stored import Series
+
+    _Fault: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 _ROOM = (0, 1, 40, 150, 400, 1000, 2500)
 """Bytes that files may still grow by, so that writes end within and between records."""
@@ -33,42 +36,33 @@ class FaultTests(ContractBase, abc.ABC):
     subject = "faults"
 
     def test_a_failed_call_stores_all_or_nothing(self) -> None:
-        """A call that fails on a full disk stores all of its records or none.
+        """A call that fails stores all of its records or none, and is made again.
 
-        The disk is full in the midst of a write, at different places, then there is room, and the
-        same call is made again: every record is stored once. An error may not be ignored, and must
-        be an `OSError`. To fix it, write all records of a call at once, at the same offset at every
-        try, and forget them only when they are stored; raise other errors that may pass as
-        `metriplex.TransientError`.
+        The disk is full in the midst of a write, at different places, or the process can open no
+        more files and sockets. Then there is room, the same call is made again, and every record is
+        stored once. An error may not be ignored, and must be an `OSError`. To fix it, write all
+        records of a call at once, at the same offset at every try, and forget them only when they
+        are stored; raise other errors that may pass as `metriplex.TransientError`.
         """
-        self._fail(
-            [lambda room=room: limited("RLIMIT_FSIZE", self._largest() + room) for room in _ROOM]
-        )
-
-    def test_a_call_without_descriptors_stores_all_or_nothing(self) -> None:
-        """A call that can't open a file or a socket stores all of its records or none.
-
-        The same call is made again when descriptors are free. To fix it, do as for a full disk.
-        """
-        self._fail([lambda: limited("RLIMIT_NOFILE", first_free_descriptor())])
-
-    def _fail(self, faults: list[Callable[[], AbstractContextManager[None]]]) -> None:
-        """Log under each of the faults, and again without it."""
+        faults: list[_Fault | None] = [None]
+        faults += [
+            lambda room=room: limited("RLIMIT_FSIZE", self._largest() + room) for room in _ROOM
+        ]
+        faults += [lambda: limited("RLIMIT_NOFILE", first_free_descriptor())]
         session = self._open("log_scalars")
         expected: dict[Series, list[tuple[int, Scalar]]] = {(None, "a"): [], (None, "b"): []}
-        for number, fault in enumerate([None, *faults]):
+        for number, fault in enumerate(faults):
             steps = range(number * _RECORDS, (number + 1) * _RECORDS)
             records = tuple(Scalars(s, {"a": s / 8, "b": -s / 8}, wall_time=1.7e9) for s in steps)
             for (_, tag), points in expected.items():
                 points += [(record.step, record.values[tag]) for record in records]
             for call in (calls.log_scalars(0, records), calls.flush(0)):
                 self._try(session, call, fault)
-        self._try(session, calls.close_run(0, "finished"), faults[0])
+        self._try(session, calls.close_run(0, "finished"), faults[1])
         self._check(session.run, expected)
 
-    def _try(
-        self, session: Session, call: Call, fault: Callable[[], AbstractContextManager[None]] | None
-    ) -> None:
+    def _try(self, session: Session, call: Call, fault: _Fault | None) -> None:
+        """Make a call under a fault, and again without it if it failed."""
         if fault is not None:
             try:
                 with fault():

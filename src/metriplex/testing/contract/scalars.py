@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import pickle
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -178,11 +179,13 @@ class ScalarTests(ContractBase, abc.ABC):
         To fix it, copy an argument before you change it.
         """
         session = self._open("log_scalars")
-        values, hparams = {"a": 0.5, "b": 2}, {"lr": 0.1, "env": "CartPole"}
+        record = Scalars(3, {"a": 0.5, "b": 2}, 1, None, time.time())
+        hparams = {"lr": 0.1, "env": "CartPole"}
+        before = pickle.dumps(record)
         session.hparams(hparams)
-        session.log(3, values)
+        session.scalars(record)
         session.close()
-        assert values == {"a": 0.5, "b": 2}, f"the values of a record were changed to {values}"
+        assert pickle.dumps(record) == before, f"a record was changed to {record}"
         assert hparams == {"lr": 0.1, "env": "CartPole"}, f"hparams were changed to {hparams}"
 
     def _check_points(

@@ -90,7 +90,7 @@ class TagTests(ContractBase, abc.ABC):
 
     def _check_tags(self, tags: tuple[str, ...]) -> None:
         beside = self._files_of_a_plain_run()
-        session = self._open("log_scalars")
+        session = self._open("log_scalars", run=self._make_run("many_tags"))
         session.log(1, {tag: index / 4 for index, tag in enumerate(tags)})
         for index, tag in enumerate(tags[::2]):
             session.log(2 + index, {tag: index / 2 + 0.125})
@@ -108,7 +108,7 @@ class TagTests(ContractBase, abc.ABC):
 
     def _files_of_a_plain_run(self) -> set[str]:
         """Return the names beside the directory of a run with a tag that can do no harm."""
-        session = self._open("log_scalars", run=self._make_run(logs="plain"))
+        session = self._open("log_scalars", run=self._make_run("plain_tags", logs="plain"))
         for step in (1, 2):
             session.log(step, {"plain": 0.5})
         session.close()
@@ -116,5 +116,6 @@ class TagTests(ContractBase, abc.ABC):
 
 
 def _files_beside(run: RunInfo) -> set[str]:
-    """Return what lies beside the directory of a run; a name with the run's id stays comparable."""
-    return {path.name.replace(run.id, "{id}") for path in run.directory.parent.iterdir()}
+    """Return what lies beside a run's directory, in names that are comparable between runs."""
+    names = [path.name for path in run.directory.parent.iterdir()]
+    return {name.replace(run.id, "{id}").replace(run.name, "{name}") for name in names}

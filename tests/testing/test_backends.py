@@ -172,7 +172,13 @@ class Test{backend}(wrong_backends.Contract):
     (directory / "test_it.py").write_text(source)
     command = ["-q", "-p", "no:cacheprovider", "-W", "error"]
     command += ["-c", os.devnull, "--rootdir", str(directory), "--tb", "short"]
-    command += ["--metriplex-results", "results.json", *(options or ["test_it.py"])]
+    command += [
+        "--junitxml",
+        "junit.xml",
+        "--metriplex-results",
+        "results.json",
+        *(options or ["test_it.py"]),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = interpreter.run(PYTEST, *command, cwd=directory, env=environment, timeout=600.0)
     assert done.returncode == status, done.stdout + done.stderr

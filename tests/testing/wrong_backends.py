@@ -144,7 +144,7 @@ class RightMedia(Right):
         self.memory.log_artifact(run, artifact)
 
 
-class OneFileForAllRuns(Right):
+class RightBesideAFile(Right):
     """A correct backend whose runs share a file beside their directories, made late."""
 
     @hookimpl

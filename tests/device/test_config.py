@@ -71,7 +71,6 @@ CONSTRUCTION: list[tuple[dict[str, Any], list[str]]] = [
     ({"learning_rate": True}, ["`learning_rate`", "True", "optax.linear_schedule"]),
     ({"learning_rate": np.ones(2)}, ["`learning_rate`", "[1., 1.]", "number"]),
     ({"hparams": 3}, ["`hparams`", "got 3 of type `int`", "a dictionary, a dataclass"]),
-    ({"hparams": {3: 1}}, ["hyper-parameter", "got 3", "string"]),
     ({"log_dir": 3}, ["`log_dir`", "got 3", "non-empty path"]),
     ({"log_dir": ""}, ["`log_dir`", "''", "non-empty path"]),
     ({"name": 3}, ["`name`", "got 3", "string or None"]),

@@ -119,8 +119,7 @@ class Child:
         reports: dict[str, Any] = {}
         for line in self._ready.read().splitlines():
             reports |= json.loads(line)
-        said = {name: self._said(name) for name in ("stdout", "stderr")}
-        self.life = Life(status=status, **said, **reports)
+        self.life = Life(status, self._said("stdout"), self._said("stderr"), **reports)
         return self.life
 
     def kill_when_flushed(self, timeout: float) -> None:

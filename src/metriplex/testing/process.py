@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 def resources() -> dict[str, Counter[str]]:
@@ -131,7 +131,7 @@ def open_files() -> list[str]:
 
 
 @contextlib.contextmanager
-def limited(name: str, value: int) -> Iterator[None]:
+def limited(name: str, value: int) -> Generator[None]:
     """Lower a limit of this process, such as `RLIMIT_FSIZE`, in a `with` block."""
     number = getattr(resource, name)
     before, hard = resource.getrlimit(number)

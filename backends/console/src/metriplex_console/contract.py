@@ -93,8 +93,8 @@ class Contract(BackendContract):
             (first, text), *facts = _facts(plain)
             status = text if first == "status" else None
             for tag, value in facts if first == "step" else ():
-                is_integer = value != "-0" and re.fullmatch(r"-?\d+", value)
-                number = int(value) if is_integer else float(value)
+                is_integer = value != "-0" and re.fullmatch(r"-?\d+", value) is not None
+                number: Scalar = int(value) if is_integer else float(value)
                 scalars.setdefault((None, tag), []).append((int(text), number))
                 if iteration is not None:
                     iterations.setdefault((None, tag), []).append((int(text), int(iteration[2])))

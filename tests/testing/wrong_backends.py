@@ -857,10 +857,10 @@ class Warns(_AtOpening):
 
 class UsesJax(_AtOpening):
     def before(self, run: RunInfo) -> None:
-        state, variables = random.getstate(), dict(os.environ)
+        state, variables = np.random.get_state(), dict(os.environ)  # noqa: NPY002
         import jax
 
-        random.setstate(state)
+        np.random.set_state(state)  # noqa: NPY002
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]
         self.state["jax"] = jax

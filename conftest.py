@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib.util
 import os
@@ -38,7 +37,6 @@ os.environ["METRIPLEX_PROVENANCE"] = "0"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start compile nothing again
 
 _services = Path(tempfile.mkdtemp(prefix="metriplex-services-"))
-atexit.register(shutil.rmtree, _services, ignore_errors=True)
 for _name in list(os.environ):
     if _name.startswith(("TRACKIO_", "WANDB_", "MLFLOW_")):
         del os.environ[_name]
@@ -66,6 +64,11 @@ collect_ignore += [
     for library in ("lerax", "stable_baselines3")
     if importlib.util.find_spec(library) is None
 ]
+
+
+def pytest_unconfigure() -> None:
+    """Remove the files of services; a handler of `atexit` would run in forked children too."""
+    shutil.rmtree(_services, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

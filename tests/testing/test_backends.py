@@ -180,7 +180,7 @@ class Test{backend}(wrong_backends.Contract):
         *(options or ["test_it.py"]),
     ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    done = interpreter.run(PYTEST, *command, cwd=directory, env=environment, timeout=600.0)
+    done = interpreter.run(PYTEST, *command, cwd=directory, env=environment, timeout=1200.0)
     assert done.returncode == status, done.stdout + done.stderr
     return Results(done.stdout, json.loads((directory / "results.json").read_text()))
 

@@ -4,6 +4,8 @@
 - Runs don't ask git where they come from.
 - A doctest has a directory of its own to write to.
 - Backends that are not installed are left out: they bring SDKs that not everybody wants.
+- Services write into a directory of the tests, and use no settings of the user. Their clients read
+  the variables once, when they are imported, so no conftest further down can set them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +36,23 @@ gc.set_threshold(200_000, 50, 100)  # jax's many objects make the default slow
 os.environ["METRIPLEX_PROVENANCE"] = "0"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start compile nothing again
 
+_services = Path(tempfile.mkdtemp(prefix="metriplex-services-"))
+for _name in list(os.environ):
+    if _name.startswith(("TRACKIO_", "WANDB_", "MLFLOW_")):
+        del os.environ[_name]
+os.environ |= {
+    "HF_HOME": str(_services / "huggingface"),
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_TRACKING_URI": f"sqlite:///{_services / 'mlflow.db'}",
+    "TRACKIO_DIR": str(_services / "metriplex-trackio-tests"),
+    "WANDB_CACHE_DIR": str(_services / "wandb"),
+    "WANDB_CONFIG_DIR": str(_services / "wandb"),
+    "WANDB_DATA_DIR": str(_services / "wandb"),
+    "WANDB_ERROR_REPORTING": "false",
+}
+
 collect_ignore_glob = [
     f"backends/{project.parent.name}/*"
     for project in Path(__file__).parent.glob("backends/*/pyproject.toml")
@@ -43,6 +64,11 @@ collect_ignore += [
     for library in ("lerax", "stable_baselines3")
     if importlib.util.find_spec(library) is None
 ]
+
+
+def pytest_unconfigure() -> None:
+    """Remove the files of services; a handler of `atexit` would run in forked children too."""
+    shutil.rmtree(_services, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, final
 
 import jax
@@ -77,7 +78,10 @@ CONSTRUCTION: list[tuple[dict[str, Any], list[str]]] = [
     ({"backends": 7}, ["`backends`", "got 7", "name of an installed backend"]),
     (
         {"backends": "wandbb"},
-        ["`wandbb`", "not installed", "Installed: ", "`tensorboard`", "pip install metriplex-"],
+        [
+            *("`wandbb`", "not installed", "`wandb`", "Installed: ", "`tensorboard`"),
+            *([] if find_spec("metriplex_wandb") else ["pip install metriplex-wandb"]),
+        ],
     ),
     ({"backends": {"tensorboard": {"flush_sec": 1}}}, ["flush_sec", "`flush_secs`", "accepts"]),
 ]

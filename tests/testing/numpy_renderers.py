@@ -189,6 +189,11 @@ class BranchesOnValues(Square):
         return {"x": state["x"] if state["x"] > 0.1 else state["x"] * 2}
 
 
+class SelectsEverything(Square):
+    def select(self, state):
+        return {"x": state["x"], "world": np.zeros((640, 480), np.float32)}
+
+
 class SelectsAnObject(Square):
     def select(self, state):
         return Path(str(float(state["x"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import subprocess
@@ -48,6 +49,7 @@ ONE_WRONG_EACH = {
     "Prints": {"a_fresh_process_prints_nothing"},
     "SetsVariables": {"a_fresh_process_keeps_its_environment_variables"},
     "BranchesOnValues": {"select_works_in_compiled_programs"},
+    "SelectsEverything": {"a_frame_sends_less_than_a_picture"},
     "SelectsAnObject": {
         "select_works_in_compiled_programs",
         "select_gives_arrays_in_plain_containers",
@@ -92,7 +94,9 @@ class Test{renderer}(RendererContract):
     (directory / "test_it.py").write_text(source)
     command = ["-v", "-p", "no:cacheprovider", "-W", "error"]
     command += ["-c", os.devnull, "--rootdir", str(directory), *(options or ["test_it.py"])]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "DISPLAY": ":77"}
+    command += ["--junitxml", str(directory / "junit.xml")]
+    paths = f"{Path(__file__).parent}{os.pathsep}{directory}"
+    environment = {**os.environ, "PYTHONPATH": paths, "DISPLAY": ":77"}
     done = interpreter.run(PYTEST, *command, cwd=directory, env=environment, timeout=600.0)
     assert done.returncode in {0, 1}, done.stdout + done.stderr
     return Outcome(done.stdout)
@@ -104,6 +108,33 @@ def test_a_correct_renderer_passes_and_reports_its_bytes_per_frame(tmp_path: Pat
     assert outcome.tests("FAILED") | outcome.tests("SKIPPED") == set(), outcome.output
     assert set().union(*ONE_WRONG_EACH.values()) < outcome.tests("PASSED")
     assert "Square: 4 bytes a frame" in outcome.output
+
+
+@pytest.mark.long
+def test_the_renderer_of_the_page_passes(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/videos.md").read_text()
+    examples = [one.source for one in doctest.DocTestParser().get_examples(page)]
+    last = next(i for i, source in enumerate(examples) if source.startswith("class Bar("))
+    (tmp_path / "page.py").write_text("".join(examples[: last + 1]))
+    contract = """
+        import numpy as np
+        from metriplex.testing import RendererContract
+        from page import Bar
+
+        class TestBar(RendererContract):
+            def make_renderer(self, width, height):
+                return Bar(width, height)
+
+            def states(self):
+                return [{"x": np.float32(x)} for x in (0.5, 3, 7)]
+
+            def bad_states(self):
+                return [{}]
+    """
+    (tmp_path / "test_page.py").write_text(textwrap.dedent(contract))
+    outcome = check(tmp_path, [], "test_page.py")
+    assert outcome.tests("FAILED", "Bar") | outcome.tests("SKIPPED", "Bar") == set(), outcome.output
+    assert len(outcome.tests("PASSED", "Bar")) == 21
 
 
 @pytest.fixture(scope="module")

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import abc
+import errno
 import io
 import itertools
 import math
 import os
 import pickle
 import posixpath
+import random
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import unicodedata
+import warnings
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pytest
 from PIL import Image as Picture
 
-from metriplex import ClosedError, hookimpl
+from metriplex import ClosedError, TransientError, hookimpl, lane_name
 from metriplex.testing import BackendContract, MemoryBackend, read_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from metriplex import Artifact, Histogram, Image, RunInfo, Scalar, Scalars, Text, Video
+    from metriplex import Artifact, Histogram, Image, Lane, RunInfo, Scalar, Scalars, Text, Video
     from metriplex.testing import Stored
+
+
+_FLUSHED = ("scalars", "wall_times", "iterations")
+"""Fields of `Stored` that leave the memory once they are in the file."""
+
+
+IN_CHILD = len(sys.argv) == 1
+"""True in the processes that tests of the contract start."""
 
 
 class Right:
@@ -50,9 +66,13 @@ class Right:
 
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
+        self.begin(run)
+
+    def begin(self, run: RunInfo) -> None:
         if self.path(run).exists():
             self.memory.runs[run.id] = pickle.loads(self.path(run).read_bytes())
         self.memory.open_run(run)
+        self.write(run, self.memory.runs[run.id])
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
@@ -75,8 +95,28 @@ class Right:
         self.memory.close_run(run, status)
         self.save(run)
 
+    def stored(self, run: RunInfo) -> Stored:
+        """Return what the file and the memory hold."""
+        stored = self.memory.runs[run.id]
+        if not self.path(run).exists():
+            return stored
+        file = pickle.loads(self.path(run).read_bytes())
+        joined: dict[str, Any] = {}
+        for name in _FLUSHED:
+            old, new = getattr(file, name), getattr(stored, name)
+            joined[name] = {key: [*old.get(key, ()), *new.get(key, ())] for key in {**old, **new}}
+        return replace(stored, **joined)
+
     def save(self, run: RunInfo) -> None:
-        self.path(run).write_bytes(pickle.dumps(self.memory.runs[run.id]))
+        self.write(run, self.stored(run))
+
+    def write(self, run: RunInfo, stored: Stored) -> None:
+        """Write the file, all of it or nothing."""
+        file = self.path(run).with_suffix(".new")
+        file.write_bytes(pickle.dumps(stored))
+        file.replace(self.path(run))
+        empty: Any = {name: {} for name in _FLUSHED}
+        self.memory.runs[run.id] = replace(stored, **empty)
 
     def __reduce__(self) -> Any:
         raise TypeError("a backend need not be picklable")
@@ -104,11 +144,40 @@ class RightMedia(Right):
         self.memory.log_artifact(run, artifact)
 
 
+class RightBesideAFile(Right):
+    """A correct backend whose runs share a file beside their directories, made late."""
+
+    @hookimpl
+    def close_run(self, run: RunInfo, status: str) -> None:
+        path = run.directory.parent / "metrics.sqlite"
+        try:
+            with closing(sqlite3.connect(path)) as shared, shared:
+                shared.execute("CREATE TABLE IF NOT EXISTS runs (id)")
+                shared.execute("INSERT INTO runs VALUES (?)", (run.id,))
+        except sqlite3.OperationalError as error:
+            raise TransientError(f"`{path}` can't be written: {error}") from error
+        Right.close_run(self, run, status)
+
+
 class Contract(BackendContract):
     """The contract of one of these backends, which a subclass names."""
 
     backend: type[Right] = Right
     settle_secs = 0.1
+
+    @pytest.fixture(autouse=True)
+    def _restores(self) -> Iterator[None]:
+        """Restore the state of the process that some of these backends change."""
+        directory, variables, mask = Path.cwd(), dict(os.environ), os.umask(0o22)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        with np.errstate():
+            yield
+        os.umask(mask)
+        os.chdir(directory)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
 
     def make_backend(self) -> object:
         return self.backend()
@@ -134,6 +203,11 @@ class Float32(_Values):
     def value(self, value: Any) -> Any:
         with np.errstate(over="ignore"):
             return float(np.float32(value)) if isinstance(value, float) else value
+
+
+class LosesTheSignOfZero(_Values):
+    def value(self, value: Any) -> Any:
+        return 0.0 if isinstance(value, float) and value == 0 else value
 
 
 class SixDigits(_Values):
@@ -164,6 +238,16 @@ class DropsNan(_Values):
 class CutsInfinity(_Values):
     def value(self, value: Any) -> Any:
         return math.copysign(sys.float_info.max, value) if abs(value) == math.inf else value
+
+
+class OwnTimes(Right):
+    def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
+        return [replace(record, wall_time=time.time())]
+
+
+class NoIterations(Right):
+    def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
+        return [replace(record, iteration=None)]
 
 
 class Reverses(Right):
@@ -220,10 +304,31 @@ class LaneZeroIsNone(Right):
         return [replace(record, lane=record.lane or None)]
 
 
+class _Lanes(Right, abc.ABC):
+    @abc.abstractmethod
+    def lane(self, index: int, lane: Lane) -> Lane:
+        """Return the stored form of a lane."""
+
+    @hookimpl
+    def open_run(self, run: RunInfo) -> None:
+        lanes = tuple(self.lane(index, lane) for index, lane in enumerate(run.lanes))
+        self.begin(replace(run, lanes=lanes))
+
+
+class NumbersLanes(_Lanes):
+    def lane(self, index: int, lane: Lane) -> Lane:
+        return replace(lane, name=lane_name(index))
+
+
+class HparamsOfRunsOnly(_Lanes):
+    def lane(self, index: int, lane: Lane) -> Lane:
+        return replace(lane, hparams={})
+
+
 class ChangesWhatItIsGiven(Right):
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
-        copy = replace(record, values=dict(record.values))
-        record.values["_step"] = record.step  # ty: ignore[invalid-assignment]
+        copy = replace(record)
+        object.__setattr__(record, "values", {**record.values, "_step": record.step})
         return [copy]
 
 
@@ -306,8 +411,27 @@ class CutsHparams(Right):
 class FirstHparamsOnly(Right):
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
-        if not self.memory.runs[run.id].hparams:
+        if run not in self.state and self.memory.runs[run.id].hparams:
+            return  # an earlier process had them
+        self.state[run] = True
+        self.memory.log_hparams(run, hparams)
+
+
+class HparamsOfOneCall(Right):
+    @hookimpl
+    def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
+        if not self.state.setdefault(run, False):
             self.memory.log_hparams(run, hparams)
+        self.state[run] = True
+
+
+class HparamsOfTheLastCall(Right):
+    @hookimpl
+    def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
+        if self.state.setdefault(run, False):
+            self.memory.runs[run.id] = replace(self.memory.runs[run.id], hparams={})
+        self.state[run] = True
+        self.memory.log_hparams(run, hparams)
 
 
 # ---- media --------------------------------------------------------------------------------------
@@ -397,7 +521,7 @@ class Overwrites(RightMedia):
 class NeedsRecords(Right):
     @hookimpl
     def close_run(self, run: RunInfo, status: str) -> None:
-        stored = self.memory.runs[run.id]
+        stored = self.stored(run)
         if not (stored.scalars or stored.hparams or stored.texts):
             raise RuntimeError("nothing was logged")
         self.memory.close_run(run, status)
@@ -440,8 +564,7 @@ class LogsAfterClose(Right):
 class LazyFlush(Right):
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        Right.open_run(self, run)
-        self.save(run)
+        self.begin(run)
 
     @hookimpl
     def flush(self, run: RunInfo) -> None:
@@ -475,18 +598,33 @@ class ByName(Right):
         return run.directory.parent.parent / f"{run.name}.pickle"
 
 
+class ByNameInMemory(Right):
+    """The runs of one object are told apart by their names."""
+
+    @hookimpl
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        first = self.state.setdefault(run.name, run)
+        closed = self.memory.runs[first.id].status is not None
+        self.memory.log_scalars(run if closed else first, records)
+
+
+class KeepsEverything(Right):
+    def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
+        self.state.setdefault(run, []).append(record)
+        return [record]
+
+
 class IgnoresResumeStep(Right):
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        if self.path(run).exists():
-            self.memory.runs[run.id] = pickle.loads(self.path(run).read_bytes())
-        self.memory.open_run(replace(run, resume_step=None))
+        self.begin(replace(run, resume_step=None))
 
 
 class BeginsAnew(Right):
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
-        self.memory.open_run(run)
+        self.path(run).unlink(missing_ok=True)
+        self.begin(run)
 
 
 class LeavesThreads(Right):
@@ -507,6 +645,16 @@ class LeavesFiles(Right):
         self.save(run)
 
 
+class KeepsAConnection(Right):
+    """Its object holds a connection, which would be closed with the object."""
+
+    @hookimpl
+    def open_run(self, run: RunInfo) -> None:
+        self.begin(run)
+        self.state[run] = sqlite3.connect(run.directory / "service.db")
+        self.state[run].execute("PRAGMA user_version")
+
+
 class LeavesChildren(Right):
     left: ClassVar[list[Any]] = []
 
@@ -517,6 +665,80 @@ class LeavesChildren(Right):
         self.save(run)
 
 
+# ---- faults -------------------------------------------------------------------------------------
+
+
+class WritesOneByOne(Right):
+    """A call that fails after some of its records has stored them, and stores them again."""
+
+    @hookimpl
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        for part in filter(None, (records[:1], records[1:])):
+            self.memory.log_scalars(run, part)
+            self.save(run)
+
+
+class AppendsAgain(Right):
+    """A write that fails halfway is begun again where it ended."""
+
+    @hookimpl
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        self.memory.log_scalars(run, ())
+        self.state.setdefault(run, []).extend(records)
+
+    @hookimpl
+    def flush(self, run: RunInfo) -> None:
+        waiting = self.state.setdefault(run, [])
+        for record in waiting:
+            self.memory.log_scalars(run, [record])
+            if record is waiting[0] or record is waiting[-1]:
+                self.save(run)
+        waiting.clear()
+
+    @hookimpl
+    def close_run(self, run: RunInfo, status: str) -> None:
+        if self.memory.runs[run.id].status is None:
+            self.flush(run)
+        Right.close_run(self, run, status)
+
+
+class SwallowsErrors(Right):
+    """An error of the file is ignored, and what waited for it is forgotten."""
+
+    @hookimpl
+    def flush(self, run: RunInfo) -> None:
+        try:
+            self.save(run)
+        except OSError:
+            self.forget(run)
+
+    def forget(self, run: RunInfo) -> None:
+        empty: Any = {name: {} for name in _FLUSHED}
+        self.memory.runs[run.id] = replace(self.memory.runs[run.id], **empty)
+
+
+class SwallowsFullDescriptors(SwallowsErrors):
+    @hookimpl
+    def flush(self, run: RunInfo) -> None:
+        try:
+            self.save(run)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            self.forget(run)
+
+
+class RaisesItsOwnErrors(Right):
+    @hookimpl
+    def flush(self, run: RunInfo) -> None:
+        try:
+            self.save(run)
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise
+            raise RuntimeError("the service is not available") from error
+
+
 # ---- processes ----------------------------------------------------------------------------------
 
 
@@ -524,7 +746,7 @@ class Prints(Right):
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
         print("hello from the tracking community")
-        self.memory.open_run(run)
+        self.begin(run)
 
 
 class SetsVariables(Right):
@@ -540,3 +762,113 @@ class ExitsBadly(Right):
         import atexit
 
         atexit.register(os._exit, 3)
+
+    @hookimpl
+    def close_run(self, run: RunInfo, status: str) -> None:
+        import atexit
+
+        Right.close_run(self, run, status)
+        atexit.unregister(os._exit)
+
+
+class _AtOpening(Right, abc.ABC):
+    """Change the state of the process while a run is open."""
+
+    @abc.abstractmethod
+    def before(self, run: RunInfo) -> None:
+        """Change something."""
+
+    def after(self) -> None:
+        """Restore it."""
+
+    @hookimpl
+    def open_run(self, run: RunInfo) -> None:
+        self.before(run)
+        self.begin(run)
+
+    @hookimpl
+    def close_run(self, run: RunInfo, status: str) -> None:
+        Right.close_run(self, run, status)
+        self.after()
+
+
+class ChangesDirectory(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        self.state["directory"] = Path.cwd()
+        os.chdir(run.directory)
+
+    def after(self) -> None:
+        os.chdir(self.state["directory"])
+
+
+class SetsVariablesForAWhile(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        os.environ["SOME_SERVICE"] = run.name
+
+    def after(self) -> None:
+        os.environ.pop("SOME_SERVICE", None)
+
+
+class SetsHandlers(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+class SetsErrors(Right):
+    def __init__(self) -> None:
+        super().__init__()
+        np.seterr(invalid="ignore")
+
+
+class SetsErrorsOfItsThread(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        np.seterr(invalid="ignore")
+
+
+class Seeds(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        random.seed(run.id)
+
+
+class SeedsNumpy(Right):
+    @hookimpl
+    def log_text(self, run: RunInfo, text: Text) -> None:
+        np.random.seed(0)  # noqa: NPY002 - a library's habit
+        self.memory.log_text(run, text)
+
+
+class SetsTheMask(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        os.umask(0o77)
+
+
+class Complains(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        print("service: view this run at http://127.0.0.1", file=sys.stderr)
+
+
+class Warns(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        if IN_CHILD:
+            warnings.warn("this server is old", stacklevel=1)
+
+
+class UsesJax(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        state, variables = np.random.get_state(), dict(os.environ)  # noqa: NPY002
+        import jax
+
+        np.random.set_state(state)  # noqa: NPY002
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
+        self.state["jax"] = jax
+
+
+class EndsLate(_AtOpening):
+    def before(self, run: RunInfo) -> None:
+        import atexit
+
+        if IN_CHILD:
+            atexit.register(time.sleep, 4.0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -15,10 +13,6 @@ from metriplex import RunInfo
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-if importlib.util.find_spec("trackio") is not None:
-    import metriplex_trackio.contract  # noqa: F401 - says where Trackio's directory is
 
 
 @pytest.fixture

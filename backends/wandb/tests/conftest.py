@@ -32,7 +32,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunInfo]:
 
 @pytest.fixture
 def descendants() -> Callable[[], dict[int, str]]:
-    """Return this process's descendants, also in other sessions: id to command."""
+    """Return the descendants that the test has started, also in other sessions: id to command."""
 
     def find() -> dict[int, str]:
         parents, commands = {}, {}
@@ -47,8 +47,10 @@ def descendants() -> Callable[[], dict[int, str]]:
         found = {os.getpid()}
         for _ in range(4):
             found |= {pid for pid, parent in parents.items() if parent in found}
-        return {pid: commands[pid] for pid in found - {os.getpid()}}
+        return {pid: commands[pid] for pid in found - {os.getpid(), *earlier}}
 
+    earlier: set[int] = set()  # of other tests, such as a server that they share
+    earlier |= find().keys()
     return find
 
 

@@ -6,6 +6,8 @@ A plugin that passes its contract works with metriplex: `BackendContract` tests 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
     import pytest
 except ModuleNotFoundError as error:
@@ -18,8 +20,10 @@ except ModuleNotFoundError as error:
 from metriplex.testing.clips import read_clip, read_picture
 from metriplex.testing.contract import BackendContract
 from metriplex.testing.memory import MemoryBackend
-from metriplex.testing.renderers import RendererContract
 from metriplex.testing.stored import Series, Stored
+
+if TYPE_CHECKING:
+    from metriplex.testing.renderers import RendererContract
 
 del pytest
 
@@ -32,3 +36,14 @@ __all__ = [
     "read_clip",
     "read_picture",
 ]
+
+if not TYPE_CHECKING:  # a type checker would accept every name
+
+    def __getattr__(name: str) -> object:
+        """Import the contract of renderers at its first use: it needs jax, a backend has none."""
+        if name != "RendererContract":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from metriplex.testing.renderers import RendererContract
+
+        globals()[name] = RendererContract
+        return RendererContract

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import json
@@ -11,15 +12,47 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, final
 
 if TYPE_CHECKING:
-    from metriplex.records import RunInfo, Scalar
+    from collections.abc import Sequence
+
+    from metriplex.records import Media, RunInfo, Scalar
     from metriplex.testing.contract.base import ContractBase
     from metriplex.testing.stored import Series
 
 _RECORDS = 50
+
+
+@final
+@dataclass(frozen=True)
+class Life:
+    """The effects of a process.
+
+    Attributes:
+        status: Exit status; None if the process hung and was killed.
+        stdout: Text on the standard output.
+        stderr: Text on the standard error.
+        changed: The global state that was changed, and by which call.
+        importer: The modules that imported jax; None if it was not imported.
+        ending_secs: Seconds from the last call to the end of the handlers of `atexit`; None if
+            that end was not reached.
+    """
+
+    status: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    changed: Sequence[str] = ()
+    importer: str | None = None
+    ending_secs: float | None = None
+
+    def check(self, timeout: float) -> None:
+        """Fail if the process hung or failed."""
+        said = f"it said:\n{self.stderr}"
+        assert self.status is not None, f"the process does not end within {timeout:g} s; {said}"
+        assert self.status == 0, f"the process ended with status {self.status}; {said}"
 
 
 @final
@@ -30,10 +63,8 @@ class Child:
     closes the run (`end="close"`), ends with an open run (`"leave"`), or waits (`"wait"`).
 
     Attributes:
-        printed: Text that the process wrote to the standard output; set by `wait`.
-        changed: Names of the global state that the process changed; set by `wait` if the process
-            closes the run.
         logged: Scalars that the process logs.
+        life: The effects of the process; set by `wait`.
     """
 
     def __init__(
@@ -41,8 +72,7 @@ class Child:
     ) -> None:
         import cloudpickle
 
-        self.printed = ""
-        self.changed: tuple[str, ...] = ()
+        self.life = Life()
         self.logged = _scalars()
         cls = type(contract)
         state = {name: value for name, value in vars(contract).items() if name != "_sessions"}
@@ -78,19 +108,19 @@ class Child:
         self._ready.close()
         self._folder.cleanup()
 
-    def wait(self, timeout: float) -> None:
-        """Wait until the process has ended; fail if it hangs or has failed."""
+    def wait(self, timeout: float) -> Life:
+        """Wait until the process has ended, and return its effects; kill a process that hangs."""
         try:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(
-                f"the process does not end within {timeout:g} s; it said:\n{self._said('stderr')}"
-            ) from None
-        said = self._said("stderr")
-        assert status == 0, f"the process ended with status {status}; it said:\n{said}"
-        self.printed = self._said("stdout")
-        told = self._ready.read()
-        self.changed = tuple(json.loads(told)) if told else ()
+            self._process.kill()
+            self._process.wait()
+            status = None
+        reports: dict[str, Any] = {}
+        for line in self._ready.read().splitlines():
+            reports |= json.loads(line)
+        self.life = Life(status, self._said("stdout"), self._said("stderr"), **reports)
+        return self.life
 
     def kill_when_flushed(self, timeout: float) -> None:
         """Send a SIGKILL as soon as `flush` has returned; fail if the process ends before."""
@@ -117,29 +147,99 @@ def _scalars() -> dict[Series, list[tuple[int, Scalar]]]:
 
 
 def _main(job: str, ready: int) -> None:
-    from metriplex.testing.process import changes, surroundings
     from metriplex.testing.session import Session
 
     (module, file), qualname, state, run, end = pickle.loads(Path(job).read_bytes())  # noqa: S301
-    before = surroundings()
+    done = time.monotonic()
+
+    def report_the_end() -> None:  # the handler that was registered first is called last
+        _report(ready, ending_secs=time.monotonic() - done)
+
+    if end == "close":
+        atexit.register(report_the_end)
+    watch = _Watch()
     cls: Any = _import(module, file)
     for name in qualname.split("."):
         cls = getattr(cls, name)
+    watch.look("the import")
     contract = cls.__new__(cls)
     vars(contract).update(pickle.loads(state))  # noqa: S301 - our parent's
-    session = Session(contract.make_backend(), run, contract.timeout).open()
+    backend = contract.make_backend()
+    watch.look("the constructor")
+    session = Session(backend, run, contract.timeout)
+    inside = session.inside(_Watch, "surroundings")
+
+    def look(hook: str) -> None:
+        watch.look(f"`{hook}`")
+        session.inside(lambda: inside.look(f"`{hook}`"), "surroundings")
+
+    session.open()
+    look("open_run")
     session.hparams({"lr": 0.5})
+    look("log_hparams")
     scalars = _scalars()
     for step in range(_RECORDS):
         session.log(step, {tag: points[step][1] for (_, tag), points in scalars.items()})
+    look("log_scalars")
+    if end == "close":
+        for record in _media(run):
+            session.media(record)
+            look(f"log_{type(record).__name__.lower()}")
     session.flush()
+    look("flush")
     if end == "wait":
         os.write(ready, b"!")
         time.sleep(3600)
     if end == "close":
         session.close()
+        look("close_run")
         session.end()
-        os.write(ready, json.dumps(changes(before, surroundings())).encode())
+        changed = [f"{name} (by {hook})" for name, hook in (inside.found | watch.found).items()]
+        _report(ready, changed=changed, importer=_importer_of_jax())
+        done = time.monotonic()
+
+
+@final
+class _Watch:
+    """The global state of the process, as the calling thread has it, and who changed it."""
+
+    def __init__(self) -> None:
+        from metriplex.testing import process
+
+        self.found: dict[str, str] = {}
+        self._process = process
+        self._before = process.surroundings()
+
+    def look(self, by: str) -> None:
+        """Note what has changed for the first time."""
+        for name in self._process.changes(self._before, self._process.surroundings()):
+            self.found.setdefault(name, by)
+
+
+def _media(run: RunInfo) -> Sequence[Media]:
+    from metriplex.testing.contract.media import one_of_each
+
+    file = run.directory / "artifacts" / "step_4" / "one"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"1")
+    return one_of_each(None, file)
+
+
+def _importer_of_jax() -> str | None:
+    """Return the modules that have imported jax, apart from metriplex; None if it isn't loaded."""
+    if "jax" not in sys.modules:
+        return None
+    loaded = {
+        name
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] not in ("jax", "jaxlib", "metriplex")
+        and any(getattr(one, "__name__", "") == "jax" for one in vars(module).values())
+    }
+    return ", ".join(sorted(loaded)) or "a function"
+
+
+def _report(ready: int, **facts: Any) -> None:
+    os.write(ready, json.dumps(facts).encode() + b"\n")
 
 
 def _import(name: str, file: str | None) -> Any:

@@ -54,7 +54,8 @@ class MemoryBackend:
         stored = self.runs.get(run.id, Stored())
         if run.resume_step is not None:
             stored = _before(stored, run.resume_step)
-        self.runs[run.id] = dataclasses.replace(stored, status=None)
+        lanes = {**stored.lanes, **dict(enumerate(run.lanes))}
+        self.runs[run.id] = dataclasses.replace(stored, lanes=lanes, status=None)
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
@@ -67,6 +68,9 @@ class MemoryBackend:
         for record in records:
             for tag, value in record.values.items():
                 _append(stored.scalars, record.lane, tag, (record.step, value))
+                _append(stored.wall_times, record.lane, tag, (record.step, record.wall_time))
+                if record.iteration is not None:
+                    _append(stored.iterations, record.lane, tag, (record.step, record.iteration))
 
     @hookimpl
     def log_text(self, run: RunInfo, text: Text) -> None:
@@ -112,7 +116,10 @@ class MemoryBackend:
         return self.runs[run.id]
 
 
-_SERIES = ("scalars", "texts", "videos", "images", "histograms", "artifacts")
+_SERIES = (
+    *("scalars", "wall_times", "iterations"),
+    *("texts", "videos", "images", "histograms", "artifacts"),
+)
 
 
 def _before(stored: Stored, step: int) -> Stored:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import decimal
 import gc
+import hashlib
+import locale
 import logging
+import multiprocessing
 import os
+import random
+import resource
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 def resources() -> dict[str, Counter[str]]:
@@ -44,21 +58,58 @@ def _grown(before: dict[str, Counter[str]]) -> dict[str, list[str]]:
 
 
 def surroundings() -> dict[str, str]:
-    """Return the global state that a backend must not change: name to description."""
+    """Return the global state that a backend must not change: name to description.
+
+    State of a thread or of a context, such as NumPy's, is that of the calling thread.
+    """
     handlers = {
         f"the handler of {number.name}": repr(signal.getsignal(number)) for number in signal.Signals
     }
     variables = {f"the variable {name}": value for name, value in os.environ.items()}
+    limits = {
+        f"the limit {name}": repr(resource.getrlimit(getattr(resource, name)))
+        for name in dir(resource)
+        if name.startswith("RLIMIT_")
+    }
     return {
         **handlers,
         **variables,
+        **limits,
         "the working directory": str(Path.cwd()),
+        "the file mode creation mask": _umask(),
+        "the locale": repr(locale.setlocale(locale.LC_ALL)),
+        "`random`": _digest(random.getstate()),
+        "`numpy.random`": _digest(np.random.get_state()),  # noqa: NPY002 - the user's may be it
+        "`numpy.geterr()`": repr(np.geterr()),
+        "the context of `decimal`": repr(decimal.getcontext()),
+        "the default timeout of sockets": repr(socket.getdefaulttimeout()),
+        "the recursion limit": str(sys.getrecursionlimit()),
+        "the switch interval": str(sys.getswitchinterval()),
+        "the garbage collector": repr((gc.isenabled(), gc.get_threshold())),
+        "the start method of `multiprocessing`": repr(
+            multiprocessing.get_start_method(allow_none=True)
+        ),
+        "the disabled level of `logging`": str(logging.root.manager.disable),
+        "`sys.stdin`": repr(sys.stdin),
+        "`sys.displayhook`": repr(sys.displayhook),
+        "`sys.unraisablehook`": repr(sys.unraisablehook),
         "`sys.stdout`": repr(sys.stdout),
         "`sys.stderr`": repr(sys.stderr),
         "`sys.excepthook`": repr(sys.excepthook),
         "`threading.excepthook`": repr(threading.excepthook),
         "the root logger": repr((logging.root.level, logging.root.handlers)),
     }
+
+
+def _umask() -> str:
+    mask = os.umask(0)
+    os.umask(mask)
+    return oct(mask)
+
+
+def _digest(state: object) -> str:
+    with np.printoptions(threshold=sys.maxsize):
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -77,6 +128,25 @@ def open_files() -> list[str]:
         except OSError:  # the descriptor that lists the folder
             continue
     return found
+
+
+@contextlib.contextmanager
+def limited(name: str, value: int) -> Generator[None]:
+    """Lower a limit of this process, such as `RLIMIT_FSIZE`, in a `with` block."""
+    number = getattr(resource, name)
+    before, hard = resource.getrlimit(number)
+    resource.setrlimit(number, (value, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(number, (before, hard))
+
+
+def first_free_descriptor() -> int:
+    """Return the number that the next file of this process gets."""
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
 
 
 def _children() -> list[str]:

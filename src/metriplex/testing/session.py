@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
 
 from metriplex.delivery import calls
 from metriplex.delivery.retry import retry
@@ -15,9 +15,13 @@ from metriplex.plugins.backends import Backend
 from metriplex.records import Media, RunInfo, Scalar, Scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from metriplex.delivery.calls import Call
+
+    _Item: TypeAlias = tuple[Callable[[], Any], Future[Any]]
+
+_T = TypeVar("_T")
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Pauses between the tries of a call that raised an `OSError`, in seconds."""
@@ -36,7 +40,7 @@ class Session:
         self.run = run
         self.backend = Backend("contract", plugin)
         self._timeout = timeout
-        self._calls: queue.SimpleQueue[tuple[Call, Future[None]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metriplex-contract", daemon=True)
         self._thread.start()
 
@@ -76,14 +80,39 @@ class Session:
             AssertionError: The call hangs.
             BaseException: The exception that the hook raised.
         """
-        made: Future[None] = Future()
-        self._calls.put((call, made))
+        hook = functools.partial(self.backend.call, call, self.run)
+        self.inside(
+            lambda: retry(hook, RETRY_SECONDS, lambda pause, _: time.sleep(pause)), call.hook
+        )
+
+    def attempt(self, call: Call) -> OSError | None:
+        """Call a hook once, and return the `OSError` that it raised, if any.
+
+        Raises:
+            AssertionError: The call hangs.
+            BaseException: The hook raised another exception.
+        """
         try:
-            made.result(self._timeout)
+            self.inside(functools.partial(self.backend.call, call, self.run), call.hook)
+        except OSError as error:
+            return error
+        return None
+
+    def inside(self, function: Callable[[], _T], name: str) -> _T:
+        """Call a function in the worker thread, and return its result.
+
+        Raises:
+            AssertionError: The call hangs; `name` says which one.
+            BaseException: The exception that the function raised.
+        """
+        made: Future[Any] = Future()
+        self._calls.put((function, made))
+        try:
+            return made.result(self._timeout)
         except TimeoutError:
             if made.done():
                 raise
-            raise AssertionError(f"`{call.hook}` hangs for {self._timeout:g} s") from None
+            raise AssertionError(f"`{name}` hangs for {self._timeout:g} s") from None
 
     def end(self) -> None:
         """End the thread; abandon a call that hangs."""
@@ -92,11 +121,10 @@ class Session:
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
-            call, made = item
-            hook = functools.partial(self.backend.call, call, self.run)
+            function, made = item
             try:
-                retry(hook, RETRY_SECONDS, lambda pause, _: time.sleep(pause))
+                result = function()
             except BaseException as error:  # noqa: BLE001 - raised by the test's own thread
                 made.set_exception(error)
             else:
-                made.set_result(None)
+                made.set_result(result)

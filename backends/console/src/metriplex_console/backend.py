@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-_open_runs: set[str] = set()
-"""Ids of the runs that all console backends of this process show."""
-
-
-def _is_alone() -> bool:
-    return len(_open_runs) <= 1
+_open_runs: dict[str, str] = {}
+"""Id to name of the runs that all console backends of this process show."""
 
 
 @final
@@ -99,7 +95,7 @@ class ConsoleBackend:
     @hookimpl
     def open_run(self, run: RunInfo) -> None:
         self._views.open(run, self._open_view)
-        _open_runs.add(run.id)
+        _open_runs[run.id] = run.name
 
     def _open_view(self, run: RunInfo) -> LiveView | PlainView:
         file = self._file if self._file is not None else sys.stderr
@@ -110,7 +106,7 @@ class ConsoleBackend:
             except BaseException:
                 terminal.release()
                 raise
-        return PlainView(run, file, self._every_secs, _is_alone)
+        return PlainView(run, file, self._every_secs, lambda: _names_of_others(run))
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Mapping[str, Scalar | str]) -> None:
@@ -140,7 +136,11 @@ class ConsoleBackend:
             try:
                 view.close(status)
             finally:
-                _open_runs.discard(run.id)
+                _open_runs.pop(run.id, None)
+
+
+def _names_of_others(run: RunInfo) -> list[str]:
+    return [name for id_, name in list(_open_runs.items()) if id_ != run.id]
 
 
 def _is_aggregate(record: Scalars) -> bool:

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
     from metriplex import RunInfo, Scalar
 
-_FACT = re.compile(r"""(?P<name>[^ =]+)=(?P<value>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^ ]*)""")
+_VALUE = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^ ]*)"""
+_FACT = re.compile(rf"(?P<name>[^ =]+)=(?P<value>{_VALUE})")
+_LABEL = re.compile(rf"run=(?P<run>{_VALUE})(?: directory=(?P<directory>{_VALUE}))?(?: |$)")
 _LANES = pytest.mark.xfail(reason="lanes are shown as their mean and standard deviation")
 
 
 @final
 class Contract(BackendContract):
-    """Plain lines keep six digits of a float, hyper-parameters as text, and every line."""
+    """Plain lines keep six digits of a float, hyper-parameters as text, every line, and no time."""
 
     supersedes = False
 
@@ -36,6 +38,9 @@ class Contract(BackendContract):
         """Return a float with six digits; an integer for integers and bools."""
         return int(value) if isinstance(value, int) else float(f"{value:.6g}")
 
+    def stored_wall_time(self, wall_time: float) -> None:
+        """Return None: a line has no time."""
+
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
         """Return all hyper-parameters as text."""
         return {
@@ -43,10 +48,25 @@ class Contract(BackendContract):
             for name, value in hparams.items()
         }
 
+    @pytest.mark.xfail(reason="a stream can't take back the beginning of a line")
+    def test_a_failed_call_stores_all_or_nothing(self) -> None:
+        """Run the test of the contract."""
+        super().test_a_failed_call_stores_all_or_nothing()
+
     @_LANES
     def test_lanes_are_runs_of_their_own(self) -> None:
         """Run the test of the contract."""
         super().test_lanes_are_runs_of_their_own()
+
+    @_LANES
+    def test_lanes_have_names(self) -> None:
+        """Run the test of the contract."""
+        super().test_lanes_have_names()
+
+    @_LANES
+    def test_lanes_have_hparams(self) -> None:
+        """Run the test of the contract."""
+        super().test_lanes_have_hparams()
 
     @_LANES
     def test_lanes_are_flushed(self) -> None:
@@ -61,38 +81,45 @@ class Contract(BackendContract):
     def read_back(self, run: RunInfo) -> Stored:
         """Parse the lines of the run."""
         scalars: dict[Series, list[tuple[int, Scalar]]] = {}
+        iterations: dict[Series, list[tuple[int, int]]] = {}
         hparams: dict[str, str] = {}
         status = None
         for line in self._lines_of(run):
             if line.startswith("hparams "):
                 hparams |= dict(_facts(line.removeprefix("hparams ")))
                 continue
-            (first, text), *facts = _facts(re.sub(r"^(step=\d+) iteration=\d+", r"\1", line))
+            iteration = re.match(r"step=\d+( iteration=(\d+))", line)
+            plain = line if iteration is None else line.replace(iteration[1], "", 1)
+            (first, text), *facts = _facts(plain)
             status = text if first == "status" else None
             for tag, value in facts if first == "step" else ():
-                number = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+                is_integer = value != "-0" and re.fullmatch(r"-?\d+", value) is not None
+                number: Scalar = int(value) if is_integer else float(value)
                 scalars.setdefault((None, tag), []).append((int(text), number))
-        return Stored(scalars=scalars, hparams=hparams, status=status)
+                if iteration is not None:
+                    iterations.setdefault((None, tag), []).append((int(text), int(iteration[2])))
+        return Stored(scalars=scalars, iterations=iterations, hparams=hparams, status=status)
 
     @property
     def _lines(self) -> Path:
         return self.directory / "console.txt"
 
     def _lines_of(self, run: RunInfo) -> Iterator[str]:
-        """Return a run's lines without the run's name; lines of the only open run have no name."""
+        """Return a run's lines without their label; lines of the only open run have none."""
         open_runs: dict[str, str] = {}
         for line in self._lines.read_text().splitlines():
-            (first, name), *facts = _facts(line)
-            labelled = first == "run"
-            if labelled and facts[0][0] == "directory":
-                open_runs[name] = facts[0][1]
-                continue
-            name = name if labelled else next(iter(open_runs))
-            inner = re.sub(r"^run=('(?:[^'\\]|\\.)*'|[^ ]*) ", "", line)
-            if open_runs[name] == str(run.directory):
+            label = _LABEL.match(line)
+            inner = line if label is None else line[label.end() :]
+            if label is None or label["directory"] is None:
+                name = None if label is None else _unquote(label["run"])
+                [directory] = [d for d, other in open_runs.items() if name in (None, other)]
+            else:
+                directory = _unquote(label["directory"])
+                open_runs.setdefault(directory, _unquote(label["run"]))
+            if inner and directory == str(run.directory):
                 yield inner
             if inner.startswith("status="):
-                del open_runs[name]
+                del open_runs[directory]
 
 
 @final

@@ -17,7 +17,7 @@ from metriplex_console.formatting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from metriplex import RunInfo, Scalar, Scalars
 
@@ -30,22 +30,23 @@ class PlainView:
     """Print a line of `tag=value` at most every `every_secs`; the last state is always printed.
 
     A line holds the newest value of every tag that was logged since the previous line, so that no
-    tag is skipped, however seldom it is logged. Lines begin with the run's name unless `is_alone`
-    returns True: no other run is open in this process.
+    tag is skipped, however seldom it is logged. Lines begin with the run's name if `others`, the
+    names of the other open runs of this process, returns any, and with its directory if one of them
+    has the same name.
     """
 
     def __init__(
-        self, run: RunInfo, file: TextIO, every_secs: float, is_alone: Callable[[], bool]
+        self, run: RunInfo, file: TextIO, every_secs: float, others: Callable[[], Collection[str]]
     ) -> None:
         self._run = run
         self._file = file
         self._every_secs = every_secs
-        self._is_alone = is_alone
+        self._others = others
         self._board = Board(charted=None)
         self._changed: set[str] = set()
         self._step: int | None = None
         self._printed_at = -math.inf
-        self._write(key_values([("run", run.name), ("directory", str(run.directory))]))
+        self._write(key_values(self._identity()))
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Print the hyper-parameters as one line."""
@@ -92,8 +93,13 @@ class PlainView:
         self._printed_at = time.monotonic()
 
     def _label(self) -> str:
-        """Return the run's name as a prefix if several runs are open in this process."""
-        return "" if self._is_alone() else f"{key_values([('run', self._run.name)])} "
+        """Return a prefix that tells the run from the other open runs of this process."""
+        others = self._others()
+        facts = self._identity()[: 2 if self._run.name in others else 1]
+        return f"{key_values(facts)} " if others else ""
+
+    def _identity(self) -> list[tuple[str, str]]:
+        return [("run", self._run.name), ("directory", str(self._run.directory))]
 
     def _write(self, line: str) -> None:
         encoding = getattr(self._file, "encoding", None) or "utf-8"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, final
@@ -13,7 +14,11 @@ import numpy as np
 import pytest
 import sqlalchemy
 
+from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # which MLflow reads at its import
+
 from metriplex_mlflow import MlflowBackend
 from metriplex_mlflow.testing import TrackingServer, shared_server
 
@@ -32,7 +37,7 @@ _STATUSES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"
 
 @final
 class Contract(BackendContract):
-    """MLflow keeps every value as float64, and hyper-parameters exactly in a file.
+    """MLflow keeps every value as float64, hyper-parameters exactly in a file, no iterations.
 
     Attributes:
         uri: The address of a server that is started for the tests.
@@ -50,9 +55,15 @@ class Contract(BackendContract):
         return MlflowBackend(self.uri, timeout_secs=60.0)
 
     def stored_value(self, value: Scalar) -> float:
-        """Return a float64; MLflow's stores replace infinities by the largest numbers."""
-        stored = float(super().stored_value(value))
+        """Return a float64; MLflow's stores replace infinities by the largest numbers.
+
+        SQLite, which is one of its stores, keeps no sign of zero.
+        """
+        stored = float(super().stored_value(value)) + 0.0
         return math.copysign(sys.float_info.max, stored) if math.isinf(stored) else stored
+
+    def stored_iteration(self, iteration: int) -> None:
+        """Return None: a metric has no iteration."""
 
     def read_back(self, run: RunInfo) -> Stored:
         """Read the server's database, and the directory of its artifacts."""
@@ -81,7 +92,7 @@ class _Reader:
         self._names: dict[str, str] = {}
 
     def read(self, run: RunInfo) -> Stored:
-        stored = Stored()
+        stored: Any = Stored()
         [(run_id, status, uri)] = self._ask(
             "SELECT r.run_uuid, r.status, r.artifact_uri FROM runs r JOIN tags t USING (run_uuid) "
             "WHERE t.key = 'metriplex.run_id' AND t.value = :id",
@@ -97,11 +108,13 @@ class _Reader:
         )
         self._read_one(stored, None, run_id, uri)
         for child, lane, child_uri, name in lanes:
-            assert name == run.lane_name(int(lane)), name
+            stored.lanes[int(lane)] = Lane(name, self._hparams(child_uri))
             self._read_one(stored, int(lane), child, child_uri)
+        return dataclasses.replace(stored, hparams=self._hparams(uri), status=_STATUSES.get(status))
+
+    def _hparams(self, uri: str) -> dict[str, Any]:
         found = self._folder(uri) / "hparams.json"
-        hparams = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
-        return dataclasses.replace(stored, hparams=hparams, status=_STATUSES.get(status))
+        return json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
 
     def _read_one(self, stored: Any, lane: int | None, run_id: str, uri: str) -> None:
         tags = self._tags(run_id)
@@ -116,8 +129,10 @@ class _Reader:
             id=run_id,
         ):
             if not self._is_void(step, timestamp):
-                point = (step, math.nan if is_nan else value)
-                stored.scalars.setdefault((lane, self._tag(name)), []).append(point)
+                series = (lane, self._tag(name))
+                point = (step, math.nan if is_nan else value + 0.0)
+                stored.scalars.setdefault(series, []).append(point)
+                stored.wall_times.setdefault(series, []).append((step, timestamp / 1000))
         for path, content in self._files(uri):
             kind, _, rest = path.partition("/")
             if kind == "artifacts":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ def __getattr__(name: str) -> Any:
     """
     if name not in __all__:
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    from metriplex_trackio import backend
-
+    state = random.getstate()  # Trackio's import changes it
+    try:
+        from metriplex_trackio import backend
+    finally:
+        random.setstate(state)
     return getattr(backend, name)

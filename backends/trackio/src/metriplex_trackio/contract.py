@@ -8,13 +8,17 @@ import math
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import pytest
 
+from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
 
 if TYPE_CHECKING:
@@ -22,12 +26,17 @@ if TYPE_CHECKING:
 
     from metriplex import RunInfo, Scalar
 
-if "TRACKIO_DIR" not in os.environ:
-    # Trackio reads the variable only when it is imported; so do processes that tests start.
-    os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="metriplex-trackio-")
-    atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
+_PREFIX = "metriplex-trackio-"
+"""Beginning of the names of directories that tests make for Trackio."""
 
-from metriplex_trackio.backend import TrackioBackend
+# Trackio reads the variables once, when it is imported; processes that tests start inherit them.
+if "trackio" not in sys.modules:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not Path(os.environ.get("TRACKIO_DIR", "")).name.startswith(_PREFIX):
+        os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix=_PREFIX)
+        atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
+
+from metriplex_trackio import TrackioBackend  # noqa: E402 - imports Trackio
 
 _PROJECT = "contract"
 _RESERVED = ("project", "run", "timestamp", "step", "time", "metrics")
@@ -36,7 +45,17 @@ _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 @final
 class Contract(BackendContract):
-    """Trackio keeps everything but the status of a run."""
+    """Trackio keeps everything but the status of a run and the iterations."""
+
+    @pytest.fixture(autouse=True)
+    def _in_a_directory_of_tests(self) -> None:
+        """Fail if Trackio's files are anybody else's."""
+        found = _directory()
+        assert found.name.startswith(_PREFIX), (
+            f"Trackio was imported with the directory `{found}`, into which tests must not write: "
+            f"import `metriplex_trackio.contract` before `trackio`, or set `TRACKIO_DIR` to a new "
+            f"directory whose name begins with `{_PREFIX}`"
+        )
 
     def make_backend(self) -> TrackioBackend:
         """Return a backend that logs to the project of these tests."""
@@ -50,27 +69,44 @@ class Contract(BackendContract):
         """Return another name for names that Trackio reserves, as its client does."""
         return f"__{tag}" if tag in _RESERVED or tag.startswith("__") else tag
 
+    def stored_iteration(self, iteration: int) -> None:
+        """Return None: a row has no iteration."""
+
     def stored_status(self, status: str) -> str | None:
         """Return None: Trackio stores no status."""
 
     def read_back(self, run: RunInfo) -> Stored:
         """Read the project's database by SQLite alone, and the files that it names."""
-        root = Path(os.environ["TRACKIO_DIR"])
-        stored = Stored()
+        root = _directory()
+        stored: Any = Stored()
         with closing(sqlite3.connect(root / f"{_PROJECT}.db")) as connection:
-            query = "SELECT run_id, step, metrics FROM metrics ORDER BY id"
-            for run_id, step, metrics in connection.execute(query):
+            query = "SELECT run_id, step, timestamp, metrics FROM metrics ORDER BY id"
+            for run_id, step, timestamp, metrics in connection.execute(query):
                 if run_id.partition("-")[0] == run.id:
+                    seconds = datetime.fromisoformat(timestamp).timestamp()
                     for tag, value in json.loads(metrics).items():
-                        _take(stored, root / "media", (_lane(run_id), tag), step, value)
-            query = "SELECT config FROM configs WHERE run_id = ?"
-            for (config,) in connection.execute(query, (run.id,)):
-                hparams: Any = stored.hparams
-                hparams |= _hparams(json.loads(config))
+                        series = (_lane(run_id), tag)
+                        _take(stored, root / "media", series, step, value)
+                        if series in stored.scalars:
+                            stored.wall_times.setdefault(series, []).append((step, seconds))
+            query = "SELECT run_id, run_name, config FROM configs"
+            for run_id, name, config in connection.execute(query):
+                lane = _lane(run_id)
+                if run_id == run.id:
+                    stored.hparams.update(_hparams(json.loads(config)))
+                elif lane is not None and run_id.partition("-")[0] == run.id:
+                    own = name.removeprefix(f"{run.name}-")
+                    stored.lanes[lane] = Lane(own, _hparams(json.loads(config)))
             for run_id, name, step, data in _artifacts(connection, root, run):
-                artifacts: Any = stored.artifacts
-                artifacts.setdefault((_lane(run_id), name), []).append((step, data))
+                stored.artifacts.setdefault((_lane(run_id), name), []).append((step, data))
         return stored
+
+
+def _directory() -> Path:
+    """Return the directory of Trackio's files in this process, as Trackio says."""
+    from trackio.utils import TRACKIO_DIR
+
+    return Path(TRACKIO_DIR)
 
 
 def _lane(run_id: str) -> int | None:

@@ -9,8 +9,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
+import pytest
 from wandb.proto import wandb_internal_pb2
 
+from metriplex import Lane
 from metriplex.testing import BackendContract, Stored, read_picture
 from metriplex_wandb.backend import WandbBackend
 
@@ -31,6 +33,12 @@ class Contract(BackendContract):
 
     supersedes: ClassVar[bool] = False
 
+    @pytest.fixture(autouse=True)
+    def _in_directories_of_tests(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keep the client's settings and caches apart from the user's."""
+        for kind in ("CACHE", "CONFIG", "DATA"):
+            monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / "wandb"))
+
     def make_backend(self) -> object:
         """Return a backend that needs no network and no account."""
         return WandbBackend(mode="offline")
@@ -42,6 +50,9 @@ class Contract(BackendContract):
     def stored_value(self, value: Scalar) -> Scalar:
         """Return an integer beyond 64 bits as a float."""
         return value if -(2**63) <= value < 2**63 or value != value else float(value)
+
+    def stored_iteration(self, iteration: int) -> None:
+        """Return None: a row has no iteration."""
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
         """Return NaN as text, since the client stores no NaN in a config."""
@@ -58,9 +69,10 @@ def read_run(run: RunInfo) -> Stored:
     Args:
         run: The run; the files of its lanes are read too.
     """
-    kinds = ("scalars", "texts", "videos", "images", "histograms", "artifacts")
+    kinds = ("scalars", "wall_times", "texts", "videos", "images", "histograms", "artifacts")
     found: dict[str, Any] = {kind: defaultdict(list) for kind in kinds}
-    hparams: dict[str, Any] = {}
+    hparams: dict[int | None, dict[str, Any]] = defaultdict(dict)
+    names: dict[int, str] = {}
     status = None
     for path in _logs(run):
         lane, ended = None, None
@@ -68,17 +80,22 @@ def read_run(run: RunInfo) -> Stored:
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 lane = _lane(record.run.run_id.removeprefix(run.id))
+                for item in record.run.config.update:
+                    hparams[lane] |= _flat(item.key, json.loads(item.value_json, parse_int=_number))
+                if lane is not None:
+                    names[lane] = record.run.display_name.removeprefix(f"{run.name}-")
             elif kind == "history":
                 _take_row(found, lane, record.history, path.parent / "files")
             elif kind == "artifact":
                 _take_artifact(found["artifacts"], lane, record.artifact)
-            elif kind == "config" and lane is None:
+            elif kind == "config":
                 for item in record.config.update:
-                    hparams |= _flat(item.key, json.loads(item.value_json))
+                    hparams[lane] |= _flat(item.key, json.loads(item.value_json, parse_int=_number))
             elif kind == "exit":
                 ended = _STATUSES[record.exit.exit_code]
         status = ended if lane is None else status
-    return Stored(hparams=hparams, status=status, **found)
+    lanes = {lane: Lane(name, hparams[lane]) for lane, name in names.items()}
+    return Stored(hparams=hparams[None], lanes=lanes, status=status, **found)
 
 
 def read_log(path: Path) -> Iterator[Any]:
@@ -129,7 +146,7 @@ def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) ->
     values: dict[str, Any] = {}
     for item in row.item:
         tag, *inner = item.nested_key or [item.key]
-        value = json.loads(item.value_json)
+        value = json.loads(item.value_json, parse_int=_number)
         if inner:
             values.setdefault(tag, {})[inner[0]] = value
         else:
@@ -140,11 +157,17 @@ def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) ->
         if not isinstance(value, dict):
             if tag not in _RESERVED:
                 found["scalars"][series].append((step, value))
+                found["wall_times"][series].append((step, values["_timestamp"]))
         elif value["_type"] == "histogram":
             counts, edges = np.array(value["values"]), np.array(value["bins"], float)
             found["histograms"][series].append((step, counts, edges))
         else:
             _take_file(found, series, step, value["_type"], (files / value["path"]).read_bytes())
+
+
+def _number(text: str) -> int | float:
+    """Return the number of JSON's `-0`, which is a float, or an integer."""
+    return -0.0 if text == "-0" else int(text)
 
 
 def _take_file(

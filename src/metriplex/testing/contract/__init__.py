@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 
+from metriplex.testing.contract.faults import FaultTests
 from metriplex.testing.contract.hparams import HparamTests
 from metriplex.testing.contract.lanes import LaneTests
 from metriplex.testing.contract.life import LifeTests
@@ -16,6 +17,7 @@ from metriplex.testing.contract.tags import TagTests
 class BackendContract(
     # Tests of the last base run first.
     ProcessTests,
+    FaultTests,
     LifeTests,
     MediaTests,
     HparamTests,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pytest
 
-from metriplex.records import RunInfo, Scalar
+from metriplex.records import Lane, RunInfo, Scalar
 from metriplex.testing.session import Session
 from metriplex.testing.stored import Series, Stored
 
@@ -88,6 +89,21 @@ class ContractBase(abc.ABC):
         """Return the stored form of hyper-parameters."""
         return hparams
 
+    def stored_lane(self, lane: Lane) -> Lane | None:
+        """Return the stored form of a lane's name and hyper-parameters; None if none is stored.
+
+        By default, the name itself, and `stored_hparams`.
+        """
+        return Lane(lane.name, self.stored_hparams(lane.hparams))
+
+    def stored_wall_time(self, wall_time: float) -> float | None:
+        """Return the stored form of a record's time; None if the service stores none."""
+        return wall_time
+
+    def stored_iteration(self, iteration: int) -> int | None:
+        """Return the stored form of a record's iteration; None if the service stores none."""
+        return iteration
+
     def stored_status(self, status: str) -> str | None:
         """Return the stored form of a run's status; None if the service stores none."""
         return status
@@ -112,8 +128,15 @@ class ContractBase(abc.ABC):
                 session.close("failed")
             session.end()
 
-    def _make_run(self, name: str = "run", resume_step: int | None = None) -> RunInfo:
-        directory = self.directory / "logs" / name
+    def _make_run(
+        self,
+        name: str = "run",
+        resume_step: int | None = None,
+        *,
+        logs: str = "logs",
+        lanes: tuple[Lane, ...] = (),
+    ) -> RunInfo:
+        directory = self.directory / logs / name
         directory.mkdir(parents=True, exist_ok=True)
         return RunInfo(
             id=uuid.uuid4().hex,
@@ -121,6 +144,7 @@ class ContractBase(abc.ABC):
             directory=directory,
             start_time=time.time(),
             resume_step=resume_step,
+            lanes=lanes,
         )
 
     def _open(self, *hooks: str, run: RunInfo | None = None, backend: object = None) -> Session:
@@ -142,7 +166,16 @@ class ContractBase(abc.ABC):
         ordered: bool = True,
     ) -> None:
         """Check that the stored scalars are the logged ones: `(step, value)` by lane and tag."""
-        found = {series: list(points) for series, points in self._read(run).scalars.items()}
+        self._compare(self._read(run), expected, ordered=ordered)
+
+    def _compare(
+        self,
+        stored: Stored,
+        expected: Mapping[Series, Sequence[tuple[int, Scalar]]],
+        *,
+        ordered: bool = True,
+    ) -> None:
+        found = {series: list(points) for series, points in stored.scalars.items()}
         wanted = {
             (lane, self.stored_tag(tag)): [(step, self.stored_value(value)) for step, value in rows]
             for (lane, tag), rows in expected.items()
@@ -161,7 +194,9 @@ class ContractBase(abc.ABC):
 
 
 def same(first: Scalar, second: Scalar) -> bool:
-    """Return True if two values are equal, where NaN equals NaN."""
+    """Return True if two values are equal, where NaN equals NaN and 0.0 differs from -0.0."""
+    if first == second == 0:
+        return math.copysign(1.0, first) == math.copysign(1.0, second)
     return bool(first == second or (first != first and second != second))
 
 

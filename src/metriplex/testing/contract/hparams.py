@@ -21,6 +21,7 @@ _HPARAMS: Mapping[str, Scalar | str] = {
     "float": 3e-4,
     "third": 1 / 3,
     "zero": 0,
+    "minus zero": -0.0,
     "tiny": 5e-324,
     "text": "CartPole-v1",
     "empty": "",
@@ -64,6 +65,20 @@ class HparamTests(ContractBase, abc.ABC):
         """
         many: dict[str, Scalar | str] = {f"parameter_{i}": i for i in range(200)}
         self._check_hparams({**many, "long": "0123456789" * (_LENGTH // 10)})
+
+    def test_hparams_of_several_calls(self) -> None:
+        """A second `log_hparams` in a run adds to the first one, also after records.
+
+        To fix it, merge the arguments of all calls; let the last call win.
+        """
+        session = self._open("log_hparams")
+        session.hparams({"lr": 0.5, "env": "CartPole"})
+        session.log(1, {"a": 1.0})
+        session.flush()
+        session.hparams({"device": "cpu", "seed": 7})
+        session.close()
+        wanted = {"lr": 0.5, "env": "CartPole", "device": "cpu", "seed": 7}
+        self._compare_hparams(session.run, wanted)
 
     def test_hparams_of_a_resumed_run(self) -> None:
         """A run that is opened again stores its old hyper-parameters and new ones.

@@ -6,8 +6,8 @@ import abc
 import dataclasses
 from typing import TYPE_CHECKING
 
-from metriplex.records import Scalar, Scalars
-from metriplex.testing.contract.base import ContractBase
+from metriplex.records import Lane, Scalar, Scalars
+from metriplex.testing.contract.base import ContractBase, check_names
 
 if TYPE_CHECKING:
     from metriplex.testing.stored import Series
@@ -36,6 +36,29 @@ class LaneTests(ContractBase, abc.ABC):
             (lane, "a"): [(step, step + own) for step in range(5)] for lane, own in lanes.items()
         }
         self._check(session.run, {**expected, (200, "b"): [(9, 1.0)]})
+
+    def test_lanes_have_names(self) -> None:
+        """Lanes that are described have the names that `run.lanes` gives them.
+
+        To fix it, name a lane by `run.lane_name(lane)`.
+        """
+        for lane, (wanted, found) in self._described().items():
+            assert found.name == wanted.name, (
+                f"lane {lane} must have the name {wanted.name!r}; stored is {found.name!r}"
+            )
+
+    def test_lanes_have_hparams(self) -> None:
+        """Lanes that are described have the hyper-parameters that `run.lanes` gives them.
+
+        To fix it, store `run.lanes[lane].hparams` with the lane, with or without those of the run.
+        """
+        for lane, (wanted, found) in self._described().items():
+            for name, value in wanted.hparams.items():
+                got = found.hparams.get(name)
+                assert (type(value), value) == (type(got), got), (
+                    f"the hyper-parameter `{name}` of lane {lane} must be {value!r}; stored is "
+                    f"{got!r}"
+                )
 
     def test_lanes_are_flushed(self) -> None:
         """After `flush` the records of every lane can be read while the run is open.
@@ -80,3 +103,19 @@ class LaneTests(ContractBase, abc.ABC):
             },
             ordered=self.supersedes,
         )
+
+    def _described(self) -> dict[int, tuple[Lane, Lane]]:
+        """Log lanes that are described, and return what must be stored of each, and what is."""
+        lanes = tuple(
+            Lane(f"rate {rate:g}", {"rate": rate, "kind": f"v{index}"})
+            for index, rate in enumerate((0.5, 0.25, 0.125))
+        )
+        wanted = {i: one for i, lane in enumerate(lanes) if (one := self.stored_lane(lane))}
+        session = self._open("log_scalars", run=self._make_run(lanes=lanes))
+        session.hparams({"lr": 0.5})
+        for lane in (1, 0, 2):
+            session.log(1, {"a": lane / 4}, lane=lane)
+        session.close()
+        found = self._read(session.run).lanes
+        check_names("lanes", wanted, [lane for lane in found if lane in wanted])
+        return {lane: (one, found[lane]) for lane, one in wanted.items()}

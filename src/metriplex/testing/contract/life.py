@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import gc
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from metriplex.records import Scalar, Text
+from metriplex.records import Scalar, Scalars, Text
 from metriplex.testing.contract.base import ContractBase, raises
 from metriplex.testing.process import resources, settle
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from metriplex.testing.stored import Series
 
 _RUNS = 6
+_BATCHES, _RECORDS, _TAGS = 10, 50, 20
+_BYTES = 8
+"""A value that is kept takes as much memory, or more: the size of a float64."""
 
 
 class LifeTests(ContractBase, abc.ABC):
@@ -120,18 +125,23 @@ class LifeTests(ContractBase, abc.ABC):
     def test_two_runs_of_one_name(self) -> None:
         """Two runs with one name, in two log directories, are stored as two runs.
 
-        To fix it, identify runs by `run.id`; names need not be unique.
+        One backend object logs both at once, and others go on with them one after the other. To fix
+        it, identify runs by `run.id`, also in memory; names need not be unique.
         """
-        runs = [self._make_run("same"), self._make_run("same")]
-        other = runs[1].directory.parent.parent / "other logs" / "same"
-        other.mkdir(parents=True)
-        runs[1] = dataclasses.replace(runs[1], directory=other)
-        for index, run in enumerate(runs):
-            session = self._open(run=run)
-            session.log(1, {"a": float(index)})
+        backend = self.make_backend()
+        runs = [self._make_run("same"), self._make_run("same", logs="other logs")]
+        sessions = [self._open(run=run, backend=backend) for run in runs]
+        for step in (1, 2):
+            for index, session in enumerate(sessions):
+                session.log(step, {"a": step + index / 4})
+        for session in sessions:
             session.close()
         for index, run in enumerate(runs):
-            self._check(run, {(None, "a"): [(1, float(index))]})
+            session = self._open(run=run)
+            session.log(3, {"a": 3 + index / 4})
+            session.close()
+        for index, run in enumerate(runs):
+            self._check(run, {(None, "a"): [(step, step + index / 4) for step in (1, 2, 3)]})
 
     def test_a_resumed_run_has_each_step_once(self) -> None:
         """Records from `resume_step` on replace the stored ones: no step is stored twice.
@@ -151,15 +161,46 @@ class LifeTests(ContractBase, abc.ABC):
     def test_nothing_is_left_behind(self) -> None:
         """Closed runs leave no thread, open file, socket or process behind.
 
-        To fix it, release all resources of the run in `close_run`; runs may share costly ones.
+        The backend objects are still referenced, as a program may refer to its own. To fix it,
+        release all resources of the run in `close_run`; runs may share costly ones.
         """
-        for index in range(2):
-            self._live(f"warm up {index}")
+        held = [self._live(f"warm up {index}") for index in range(2)]
         before = resources()
-        for index in range(_RUNS):
-            self._live(f"run {index}")
+        held += [self._live(f"run {index}") for index in range(_RUNS)]
         grown = settle(before, self.settle_secs)
+        del held
         assert not grown, f"{_RUNS} runs that were closed have left behind: {grown}"
+
+    def test_memory_is_bounded(self) -> None:
+        """A backend keeps nothing in memory of the values that it has flushed.
+
+        To fix it, forget records once they are stored, and don't collect them for the end.
+        """
+        session = self._open("log_scalars", "flush")
+        tags = [f"tag_{index}" for index in range(_TAGS)]
+        sizes: list[int] = []
+        tracemalloc.start()
+        try:
+            for batch in range(_BATCHES):
+                first = batch * _RECORDS
+                session.scalars(
+                    *(
+                        Scalars(step, {tag: step + i / 64 for i, tag in enumerate(tags)})
+                        for step in range(first, first + _RECORDS)
+                    )
+                )
+                session.flush()
+                if batch + 1 in (_BATCHES // 2, _BATCHES):
+                    gc.collect()
+                    sizes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        session.close()
+        values = _BATCHES // 2 * _RECORDS * _TAGS
+        grown = sizes[1] - sizes[0]
+        assert grown < values * _BYTES, (
+            f"{grown} bytes were kept of {values} values that were flushed"
+        )
 
     def test_no_test_of_the_contract_is_overridden(self) -> None:
         """A subclass overrides no test, except with `xfail` and a reason.
@@ -183,7 +224,8 @@ class LifeTests(ContractBase, abc.ABC):
 
     # ---- helpers --------------------------------------------------------------------------------
 
-    def _live(self, name: str) -> None:
+    def _live(self, name: str) -> object:
+        """Log and close a run of its own backend object, and return the object."""
         session = self._open(run=self._make_run(name))
         session.hparams({"lr": 0.5})
         session.log(1, {"a": 1.0})
@@ -192,6 +234,7 @@ class LifeTests(ContractBase, abc.ABC):
         session.close()
         session.end()
         self._sessions.remove(session)
+        return session.backend
 
     def _log_twice(self, resume_step: int | None) -> None:
         run = self._make_run()

@@ -163,7 +163,7 @@ class MediaTests(ContractBase, abc.ABC):
             pytest.skip("the backend implements no hook for media")
         file = self._artifact_file(session, "step_4", {"one": b"1"}) / "one"
         for lane in (None, 0, 1):
-            for record in _one_of_each(lane, file):
+            for record in one_of_each(lane, file):
                 session.media(record)
         session.close()
         stored = self._read(session.run)
@@ -214,7 +214,8 @@ class MediaTests(ContractBase, abc.ABC):
         return folder
 
 
-def _one_of_each(lane: int | None, file: Any) -> list[Media]:
+def one_of_each(lane: int | None, file: Any) -> list[Media]:
+    """Return a record of every medium; `file` is the file of the artifact."""
     now, pixels = time.time(), np.full((16, 16, 3), 100, np.uint8)
     return [
         Text(4, "media/x", "hello", lane, now),

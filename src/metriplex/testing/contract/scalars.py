@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import abc
 import math
+import pickle
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metriplex.records import Scalar, Scalars
 from metriplex.testing.contract.base import ContractBase
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from metriplex.testing.stored import Series
 
 _FLOATS = (
-    *(0.0, 1.0, -1.0, 0.1, -2.5, math.pi, 1 / 3, 1e-6, 123456.789, 1e30, -1e30),
+    *(0.0, -0.0, 1.0, -1.0, 0.1, -2.5, math.pi, 1 / 3, 1e-6, 123456.789, 1e30, -1e30),
     *(3.4028234663852886e38, 1.1754943508222875e-38),  # the ends of float32
     *(1.7976931348623157e308, 2.2250738585072014e-308),  # the ends of float64
     *(1e-40, 1.401298464324817e-45, 1e-310, 5e-324),  # denormals of both
 )
 _INTEGERS = (0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**64 - 1)
+_EPOCH = 1.7e9
 _STEPS = (0, 1, 2**31 - 1, 2**31, 2**32 + 1, 5_000_000_000, 2**53 + 1, 2**63 - 1)
 
 
@@ -56,6 +60,33 @@ class ScalarTests(ContractBase, abc.ABC):
         To fix it, use the encoding of the service; strict JSON can't represent these values.
         """
         self._check_values((0.5, math.nan, math.inf, -math.inf, 0.25))
+
+    def test_wall_times_are_kept(self) -> None:
+        """The time of every record is stored, in the form of `stored_wall_time`.
+
+        Records wait, and are sent again: the time at which a service gets them is not theirs. To
+        fix it, pass `record.wall_time` to the service.
+        """
+        session = self._open("log_scalars")
+        times = [_EPOCH + 3600.0 * i + 0.25 for i in range(8)]
+        for step, wall_time in enumerate(times):
+            session.scalars(Scalars(step, {"a": step / 4}, wall_time=wall_time))
+        session.close()
+        wanted = [(step, self.stored_wall_time(one)) for step, one in enumerate(times)]
+        self._check_points("times", wanted, self._read(session.run).wall_times)
+
+    def test_iterations_are_kept(self) -> None:
+        """The training iteration of every record is stored, in the form of `stored_iteration`.
+
+        To fix it, store `record.iteration` beside the step, where the service has a place for it.
+        """
+        session = self._open("log_scalars")
+        for index in range(8):
+            values = {"a": index / 4}
+            session.scalars(Scalars(64 * index, values, 3 * index, wall_time=time.time()))
+        session.close()
+        wanted = [(64 * index, self.stored_iteration(3 * index)) for index in range(8)]
+        self._check_points("iterations", wanted, self._read(session.run).iterations)
 
     def test_order_is_kept(self) -> None:
         """A thousand records, in calls of several records, are stored in order, each once.
@@ -148,12 +179,23 @@ class ScalarTests(ContractBase, abc.ABC):
         To fix it, copy an argument before you change it.
         """
         session = self._open("log_scalars")
-        values, hparams = {"a": 0.5, "b": 2}, {"lr": 0.1, "env": "CartPole"}
+        record = Scalars(3, {"a": 0.5, "b": 2}, 1, None, time.time())
+        hparams = {"lr": 0.1, "env": "CartPole"}
+        before = pickle.dumps(record)
         session.hparams(hparams)
-        session.log(3, values)
+        session.scalars(record)
         session.close()
-        assert values == {"a": 0.5, "b": 2}, f"the values of a record were changed to {values}"
+        assert pickle.dumps(record) == before, f"a record was changed to {record}"
         assert hparams == {"lr": 0.1, "env": "CartPole"}, f"hparams were changed to {hparams}"
+
+    def _check_points(
+        self, what: str, wanted: Sequence[tuple[int, float | None]], found: Mapping[Series, Any]
+    ) -> None:
+        expected = [point for point in wanted if point[1] is not None]
+        got = list(found.get((None, self.stored_tag("a")), ()))
+        assert got == expected, (
+            f"the {what} of the records must be {expected}, as (step, ...); `read_back` gives {got}"
+        )
 
     def _check_values(self, values: tuple[Scalar, ...]) -> None:
         session = self._open("log_scalars")

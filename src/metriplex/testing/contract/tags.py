@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+from typing import TYPE_CHECKING
 
 from metriplex.testing.contract.base import ContractBase
+
+if TYPE_CHECKING:
+    from metriplex.records import RunInfo
 
 _UNICODE = ("θ/损失", "损失", "🙂/x", "é", "e\u0301", "ß", "ss", "مرحبا", "\u202ex", "x\u200by")
 _NESTED = ("a", "a/b", "a/b/c", "/".join("abcdefghij" * 10), "x/y", "y/x", "x", "y")
@@ -85,7 +89,8 @@ class TagTests(ContractBase, abc.ABC):
         )
 
     def _check_tags(self, tags: tuple[str, ...]) -> None:
-        session = self._open("log_scalars")
+        beside = self._files_of_a_plain_run()
+        session = self._open("log_scalars", run=self._make_run("many_tags"))
         session.log(1, {tag: index / 4 for index, tag in enumerate(tags)})
         for index, tag in enumerate(tags[::2]):
             session.log(2 + index, {tag: index / 2 + 0.125})
@@ -98,5 +103,19 @@ class TagTests(ContractBase, abc.ABC):
         for index, tag in enumerate(tags[::2]):
             expected[None, tag].append((2 + index, index / 2 + 0.125))
         self._check(session.run, expected)
-        made = sorted(path.name for path in (self.directory / "logs").iterdir())
-        assert made == [session.run.name], f"a tag made files outside of the run: {made}"
+        made = _files_beside(session.run) - beside
+        assert not made, f"a tag made files outside of the run: {', '.join(sorted(made))}"
+
+    def _files_of_a_plain_run(self) -> set[str]:
+        """Return the names beside the directory of a run with a tag that can do no harm."""
+        session = self._open("log_scalars", run=self._make_run("plain_tags", logs="plain"))
+        for step in (1, 2):
+            session.log(step, {"plain": 0.5})
+        session.close()
+        return _files_beside(session.run)
+
+
+def _files_beside(run: RunInfo) -> set[str]:
+    """Return what lies beside a run's directory, in names that are comparable between runs."""
+    names = [path.name for path in run.directory.parent.iterdir()]
+    return {name.replace(run.id, "{id}").replace(run.name, "{name}") for name in names}

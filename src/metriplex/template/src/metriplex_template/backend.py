@@ -34,7 +34,8 @@ class TemplateBackend:
     def open_run(self, run: RunInfo) -> None:
         """Create the run's file, or continue an existing one.
 
-        The line `open` has the run's `resume_step`: readers ignore what is superseded.
+        The line `open` has the run's `resume_step`, as readers ignore what is superseded, and the
+        names and hyper-parameters of its lanes.
         """
         self._files.open(run, _open_file)
 
@@ -63,7 +64,8 @@ class TemplateBackend:
 
 def _open_file(run: RunInfo) -> _File:
     file = _File(run.directory / FILE_NAME)
-    file.write({"kind": "open", "resume_step": run.resume_step})
+    lanes = [{"name": lane.name, "hparams": dict(lane.hparams)} for lane in run.lanes]
+    file.write({"kind": "open", "resume_step": run.resume_step, "lanes": lanes})
     return file
 
 

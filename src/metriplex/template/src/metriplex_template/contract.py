@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, final
 
+from metriplex import Lane
 from metriplex.testing import BackendContract, Series, Stored
 from metriplex_template import TemplateBackend
 
@@ -23,24 +24,43 @@ class Contract(BackendContract):
     def read_back(self, run: RunInfo) -> Stored:
         """Read the run's file by the `json` module alone."""
         scalars: dict[Series, list[Any]] = {}
+        wall_times: dict[Series, list[Any]] = {}
+        iterations: dict[Series, list[Any]] = {}
         texts: dict[Series, list[Any]] = {}
         hparams: dict[str, Any] = {}
+        lanes: dict[int, Lane] = {}
         status: str | None = None
         for line in (run.directory / "template.jsonl").read_text().splitlines():
             record = json.loads(line)
             status = record.get("status")
-            if record["kind"] == "open" and record["resume_step"] is not None:
-                scalars = _before(record["resume_step"], scalars)
-                texts = _before(record["resume_step"], texts)
+            if record["kind"] == "open":
+                lanes |= {index: Lane(**lane) for index, lane in enumerate(record["lanes"])}
+                if record["resume_step"] is not None:
+                    kept = (scalars, wall_times, iterations, texts)
+                    scalars, wall_times, iterations, texts = (
+                        _before(record["resume_step"], series) for series in kept
+                    )
             elif record["kind"] == "hparams":
                 hparams |= record["values"]
             elif record["kind"] == "scalars":
                 for tag, value in record["values"].items():
-                    scalars.setdefault((record["lane"], tag), []).append((record["step"], value))
+                    series, step = (record["lane"], tag), record["step"]
+                    scalars.setdefault(series, []).append((step, value))
+                    wall_times.setdefault(series, []).append((step, record["wall_time"]))
+                    if record["iteration"] is not None:
+                        iterations.setdefault(series, []).append((step, record["iteration"]))
             elif record["kind"] == "text":
                 point = (record["step"], record["text"])
                 texts.setdefault((record["lane"], record["tag"]), []).append(point)
-        return Stored(scalars=scalars, hparams=hparams, texts=texts, status=status)
+        return Stored(
+            scalars=scalars,
+            wall_times=wall_times,
+            iterations=iterations,
+            hparams=hparams,
+            lanes=lanes,
+            texts=texts,
+            status=status,
+        )
 
 
 def _before(step: int, stored: dict[Series, list[Any]]) -> dict[Series, list[Any]]:

@@ -86,6 +86,12 @@ def retire(handle: int, name: str) -> None:
             entry.name = name
 
 
+def remove(handle: int) -> None:
+    """Forget a handle that no program has."""
+    with _lock:
+        _entries.pop(handle, None)
+
+
 def closers() -> list[Close]:
     """Return what closes each run that is open, in the order of registration."""
     with _lock:

@@ -45,8 +45,12 @@ class HostRun:
         self._ring = ring
         self.has_program = False
         self._drained = False
-        self.handle = receiver.register(self, handle, self.close)
         shutdown.watch()
+        self.handle = receiver.register(self, handle, self.close)
+
+    def discard(self) -> None:
+        """Remove the handle; no program has it."""
+        registry.remove(self.handle)
 
     @staticmethod
     def find(handle: int) -> HostRun | None:

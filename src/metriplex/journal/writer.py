@@ -18,6 +18,7 @@ from metriplex.journal.media import sync_directory
 from metriplex.journal.reader import follow_step, newest_step
 from metriplex.journal.segments import MAX_BYTES, journal_dir, read_header, segments
 from metriplex.journal.tail import number_after, read_tail
+from metriplex.naming import reserve_standard_descriptors
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 try:
@@ -70,18 +71,22 @@ class JournalWriter:
         self._max_bytes = max_bytes
         self._pending: list[tuple[int, bytes]] = []
         self._file: IO[bytes] | None = None
+        self._fresh: Path | None = None
         self._index = 0
         self._size = 0
         self._unsynced = False
         self._steps: dict[int | None, int] = {}
-        journal_dir(self._run_dir).mkdir(exist_ok=True)
-        self._lock: int | None = _take_lock(journal_dir(self._run_dir) / _LOCK)
+        self._opened_at = self.written = 0
+        self._lock: int | None = None
+        self._made = not journal_dir(self._run_dir).exists()
         try:
+            journal_dir(self._run_dir).mkdir(exist_ok=True)
+            self._lock = _take_lock(journal_dir(self._run_dir) / _LOCK)
             self.next_number = self._reopen()
         except BaseException:
-            self._release()
+            self.discard()
             raise
-        self.written = self.next_number
+        self._opened_at = self.written = self.next_number
         _open_writers.add(self)
 
     def append(self, first_number: int, records: Sequence[Record]) -> None:
@@ -140,6 +145,21 @@ class JournalWriter:
         finally:
             self._release()
 
+    def discard(self) -> None:
+        """Release the lock without writing, and remove what was made in vain.
+
+        This opens nothing: the reason may be that no descriptor is left.
+        """
+        with contextlib.suppress(OSError):
+            if self._fresh is not None and self.written == self._opened_at:
+                self._fresh.unlink()
+            if self._made and self._lock is not None:
+                (journal_dir(self._run_dir) / _LOCK).unlink()
+        self._release()
+        with contextlib.suppress(OSError):
+            if self._made:
+                journal_dir(self._run_dir).rmdir()
+
     # ---- segments -------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -185,6 +205,8 @@ class JournalWriter:
     def _begin(self, index: int, first: int) -> None:
         """Begin a segment; after an `OSError` a second call begins the same segment."""
         path = journal_dir(self._run_dir) / f"{index:06d}.jsonl"
+        self._fresh = None if path.exists() else path
+        reserve_standard_descriptors()
         self._file = path.open("wb", buffering=0)
         self._index, self._size = index, 0
         kind = "run" if index == 0 else "segment"

@@ -75,6 +75,7 @@ class Run:
             for no videos.
         background: Background threads, which `start` starts.
         in_parts: True if other processes may have some of the lanes.
+        held: True to wait for `start` before a backend is called or the journal is written.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Run:
         make_recorder: Callable[[Callable[[Media], None]], VideoRecorder] | None = None,
         background: Sequence[BackgroundThread] = (),
         in_parts: bool = False,
+        held: bool = False,
     ) -> None:
         self.info = info
         self._transforms = transforms or Transforms()
@@ -97,25 +99,6 @@ class Run:
         self._number = 0 if journal is None else journal.start
         self._resumed = self._number > 0
         self._journal = journal
-        self._journal_worker: Worker | None = None
-        if journal is not None:
-            self._journal_worker = Worker(
-                journal, info, queue_size=JOURNAL_QUEUE, start=journal.start, patient=True
-            )
-        run_dir = info.directory
-        self._workers = [
-            Worker(
-                backend,
-                info,
-                queue_size=queue_size,
-                start=self._number,
-                patient=journal is not None,
-                journal=journal,
-                ack=None if journal is None else open_ack(run_dir, backend.name, journal.start),
-            )
-            for backend in backends
-        ]
-        self._all = [*([self._journal_worker] if self._journal_worker else []), *self._workers]
         self._sequencers: dict[int | None, Sequencer] = {}
         self._newest: dict[int | None, tuple[int, float]] = {}
         self._background = background
@@ -127,12 +110,79 @@ class Run:
         self._process = os.getpid()
         self._closed = False
         self._ended = threading.Event()
-        self.video_recorder = None if make_recorder is None else make_recorder(self.log_media)
+        self._begin = threading.Event()
+        self._journal_worker: Worker | None = None
+        self._all: list[Worker] = []
+        self._workers: list[Worker] = []
+        self.video_recorder: VideoRecorder | None = None
+        try:
+            if make_recorder is not None:
+                self.video_recorder = make_recorder(self.log_media)
+            self._start_workers(backends, queue_size)
+            if not held:
+                self._begin_workers()
+        except BaseException:
+            self.discard()
+            raise
 
     def start(self) -> None:
-        """Start the background threads, which log by this run."""
+        """Start the background threads, which log by this run, and let the workers begin.
+
+        Raises:
+            RuntimeError: No thread can be started; `discard` the run.
+            ConfigurationError: The journal can't be written; `discard` the run.
+        """
         for thread in self._background:
             thread.start(self)
+        self._begin_workers()
+
+    def discard(self) -> None:
+        """End every thread without a call of a backend, if the workers haven't begun."""
+        self._closed = True
+        for worker in self._all:
+            worker.discard()
+        self._begin.set()
+        for thread in self._background:
+            thread.close(BACKGROUND_SECONDS)
+        if self.video_recorder is not None:
+            self.video_recorder.close(0.0)
+        for worker in self._all:
+            worker.join(BACKGROUND_SECONDS)
+        self._ended.set()
+
+    def _start_workers(self, backends: Sequence[Backend], queue_size: int) -> None:
+        journal, info = self._journal, self.info
+        if journal is not None:
+            self._journal_worker = Worker(
+                journal,
+                info,
+                queue_size=JOURNAL_QUEUE,
+                start=journal.start,
+                patient=True,
+                begin=self._begin,
+            )
+            self._all.append(self._journal_worker)
+        for backend in backends:
+            ack = None
+            if journal is not None:
+                ack = open_ack(info.directory, backend.name, journal.start)
+            worker = Worker(
+                backend,
+                info,
+                queue_size=queue_size,
+                start=self._number,
+                patient=journal is not None,
+                journal=journal,
+                ack=ack,
+                begin=self._begin,
+            )
+            self._workers.append(worker)
+            self._all.append(worker)
+
+    def _begin_workers(self) -> None:
+        if self._journal is not None and not self._begin.is_set():
+            self._journal.begin()
+        self._begin.set()
 
     @property
     def closed(self) -> bool:

@@ -209,7 +209,7 @@ def test_the_demo_names_a_backend_that_is_not_installed(
     assert main(["demo", "--log-dir", str(tmp_path), "--backend", "no-such"]) == 2
     error = capsys.readouterr().err
     assert "`no-such` is not installed" in error
-    assert "`pip install metriplex-no-such`" in error
+    assert "pip install" not in error
     assert list(tmp_path.iterdir()) == []
 
 

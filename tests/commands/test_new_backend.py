@@ -16,6 +16,7 @@ import pytest
 from metriplex import ConfigurationError
 from metriplex.commands.main import main
 from metriplex.commands.new_backend import new_backend
+from metriplex.plugins.discovery import PUBLISHED
 
 
 def test_generated_names_follow_the_name_of_the_backend(tmp_path: Path) -> None:
@@ -49,6 +50,26 @@ def test_a_name_that_can_not_be_used_is_an_error(tmp_path: Path, name: str) -> N
     with pytest.raises(ConfigurationError, match="the name of a backend must be lower-case"):
         new_backend(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [*PUBLISHED["backend"], *PUBLISHED["renderer"], "pytest", "installed-one", "alone"]
+)
+def test_a_name_that_is_published_or_installed_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installing the new distribution would replace the plugin, or a module of metriplex itself."""
+    site = tmp_path / "site"
+    for project, entry in (("installed_one", ""), ("other", "[metriplex.backends]\nalone = x:X\n")):
+        info = site / f"metriplex_{project}-1.2.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: metriplex-{project}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(str(site))
+    for spelling in {name, name.replace("-", "_")}:
+        with pytest.raises(ConfigurationError, match=f"`{spelling}` is taken: .* another name"):
+            new_backend(spelling, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_existing_directory_is_not_changed(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_entries_become_calls_by_the_thousand() -> None:
         Entry(BATCH + 4, Close("finished")),
         Entry(BATCH + 5, Scalars(1, X)),
     ]
-    found = list(log_entries(entries, BATCH + 6, lambda entry: entry.number == 3))
+    found = list(log_entries(entries, 0, BATCH + 6, lambda entry: entry.number == 3))
     assert [(call.hook, call.first, call.end, len(call.records)) for call in found] == [
         ("log_scalars", 0, BATCH + 1, BATCH),
         ("log_scalars", BATCH + 1, BATCH + 2, 1),

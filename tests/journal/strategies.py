@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def same(left: Any, right: Any) -> bool:
     """Return True if values are equal in type, NaNs, the sign of zeros and arrays."""
     if isinstance(left, np.ndarray):
         return left.dtype == right.dtype and np.array_equal(left, right)
-    if isinstance(left, dict):
+    if isinstance(left, Mapping):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
     if hasattr(left, "__dataclass_fields__"):
         names = left.__dataclass_fields__

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import argparse
+import enum
+from collections import namedtuple
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,8 +17,9 @@ import optax
 import pytest
 from flax import linen, struct
 from flax.core import FrozenDict
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metriplex.errors import LoggingError
 from metriplex.run.hparams import flatten_hparams
 
 
@@ -27,6 +33,51 @@ class Optimizer:
 class Experiment:
     seed: int = 3
     optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+class Colour(str, enum.Enum):  # noqa: UP042 - what strangers write
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Flags(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+class Plain(enum.Enum):
+    ON = "on"
+
+
+class Secret(enum.Enum):
+    VALUE = "hunter2"
+
+
+class Loud(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Odd(int):
+    def __int__(self) -> int:
+        raise RuntimeError("no number")
+
+    __index__ = __repr__ = __int__
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
 
 
 def test_names_are_joined_and_values_kept() -> None:
@@ -75,15 +126,156 @@ def test_the_callers_dictionary_is_not_changed() -> None:
     assert hparams == {"a": {"b": 1}}
 
 
-@pytest.mark.parametrize("name", [1, None, "", ("a",)])
-def test_a_name_must_be_a_nonempty_string(name: object) -> None:
-    with pytest.raises(LoggingError, match="name must be a string"):
-        flatten_hparams({"a": {name: 1}})
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [(1, "1"), (None, "None"), ("", ""), (("a",), "('a',)"), (Colour.RED, "red"), (0.5, "0.5")],
+)
+def test_any_key_becomes_a_name(key: object, name: str) -> None:
+    assert flatten_hparams({"a": {key: 1}}) == {f"a/{name}": 1}
 
 
-def test_two_paths_with_one_name_raise() -> None:
-    with pytest.raises(LoggingError, match="`a/b`"):
-        flatten_hparams({"a/b": 1, "a": {"b": 2}})
+def test_a_name_is_never_empty() -> None:
+    assert flatten_hparams({"": 1}) == {"hparams": 1}
+
+
+def test_values_of_one_name_are_numbered() -> None:
+    hparams = {"a/b": 1, "a": {"b": 2}, "a/b_2": 3, 1: "one", "1": "two"}
+    assert flatten_hparams(hparams) == {
+        "a/b": 1,
+        "a/b_2": 2,
+        "a/b_2_2": 3,
+        "1": "one",
+        "1_2": "two",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Colour.RED, "red"),
+        (Level.LOW, 1),
+        (Flags.A | Flags.B, 3),
+        (Plain.ON, "Plain.ON"),
+        (Loud("ha"), "ha"),
+        (Odd(3), 3),
+        (np.float64(0.1), 0.1),
+        (np.bool_(True), True),
+        (np.str_("adam"), "adam"),
+        (np.array("adam"), "adam"),
+        (Path("data/x"), "data/x"),
+        (b"raw", "b'raw'"),
+        (1j, "1j"),
+        (Decimal("0.1"), "Decimal('0.1')"),
+        (range(3), "range(0, 3)"),
+        ("x" * 2000, "x" * 2000),
+        ({1, 2}, "{1, 2}"),
+        (Broken(), "<Broken>"),
+        (object, "object"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_of_any_type_becomes_one_of_exactly_four(value: object, expected: object) -> None:
+    (flat,) = flatten_hparams({"x": value}).values()
+    assert flat == expected
+    assert type(flat) is type(expected)
+
+
+def test_namespaces_models_and_lists_of_containers_are_flattened() -> None:
+    class Model:  # as pydantic makes them
+        model_fields: ClassVar = {"lr": object(), "net": object()}
+
+        def __init__(self) -> None:
+            self.lr, self.net = 0.1, SimpleNamespace(width=64)
+
+    assert flatten_hparams(Model()) == {"lr": 0.1, "net/width": 64}
+    assert flatten_hparams({"layers": [{"n": 1}, {"n": 2}], "sizes": [1, 2]}) == {
+        "layers/0/n": 1,
+        "layers/1/n": 2,
+        "sizes": "[1, 2]",
+    }
+
+
+def test_a_container_that_holds_itself_ends() -> None:
+    tree: dict[str, Any] = {"lr": 0.1}
+    tree["self"] = tree
+    tree["many"] = [tree, {"up": tree}]
+    assert flatten_hparams(tree) == {
+        "lr": 0.1,
+        "self": "...",
+        "many/0": "...",
+        "many/1/up": "...",
+    }
+
+
+def test_a_long_repr_is_shortened() -> None:
+    (text,) = flatten_hparams({"x": set(range(1000))}).values()
+    assert len(text) == 503
+    assert text.endswith("...")
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.complex_numbers(),
+    st.decimals(),
+    st.dates(),
+    st.sampled_from([Colour.RED, Level.LOW, Plain.ON, len, int]),
+    st.builds(np.float32, st.floats(width=32)),
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(inner, inner),
+        st.dictionaries(st.one_of(st.text(max_size=3), st.integers(), st.none()), inner),
+        st.builds(lambda value: SimpleNamespace(value=value), inner),
+    ),
+    max_leaves=12,
+)
+
+
+@given(tree=st.dictionaries(st.one_of(st.text(max_size=3), st.booleans()), TREES))
+def test_any_object_is_flattened_to_exact_types(tree: dict[Any, Any]) -> None:
+    flat = flatten_hparams(tree)
+    assert all(type(name) is str and name for name in flat)
+    assert {type(value) for value in flat.values()} <= {bool, int, float, str}
+    again = flatten_hparams(flat)
+    assert list(map(repr, again.items())) == list(map(repr, flat.items()))
+
+
+@pytest.mark.parametrize(
+    "hparams",
+    [
+        {"servers": [{"host": "h", "password": "hunter2"}]},
+        {"api_key": np.str_("hunter2")},
+        {"token": np.array("hunter2")},
+        {"tokens": np.array(["hunter2", "x"])},
+        {"db": [namedtuple("Db", "token")("hunter2")]},
+        {"auth": "hunter2"},
+        {"http_auth": SimpleNamespace(user="me", value="hunter2")},
+        {"bearer": "hunter2"},
+        {"db_pwd": "hunter2"},
+        {"passphrase": b"hunter2"},
+        {"jwt": "hunter2"},
+        {"cookie": {"hunter2"}},
+        {"authorization": Loud("hunter2")},
+        {"secret": Secret.VALUE},
+        {"url": "postgresql://me:hunter2@host/db"},
+        {"header": "Bearer hunter2hunter2"},
+        {"command": "train --wandb-key=hunter2 --lr=1"},
+        {"env": ["WANDB_API_KEY=hunter2"]},
+    ],
+    ids=lambda hparams: next(iter(hparams)),
+)
+def test_no_form_of_a_secret_is_stored(hparams: dict[str, Any]) -> None:
+    flat = flatten_hparams(hparams)
+    assert flat
+    assert "hunter2" not in repr(flat)
+    assert "***" in repr(flat)
 
 
 @pytest.mark.parametrize(

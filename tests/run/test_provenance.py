@@ -71,6 +71,11 @@ def test_collect_returns_command_directory_and_versions(monkeypatch: pytest.Monk
     [
         (["--token=abc", "x"], ["--token=***", "x"]),
         (["--password", "abc", "x"], ["--password", "***", "x"]),
+        (["--password", "-abc", "x"], ["--password", "***", "x"]),
+        (["--tokens", "a", "b", "--lr", "1"], ["--tokens", "***", "***", "--lr", "1"]),
+        (["--env=WANDB_API_KEY=abc"], ["--env=WANDB_API_KEY=***"]),
+        (["--db", "psql://me:abc@host"], ["--db", "psql://me:***@host"]),
+        (["--wandb-key", "--resume"], ["--wandb-key", "--resume"]),
         (["wandb.api_key=abc"], ["wandb.api_key=***"]),
         (["--use-token", "--lr", "1"], ["--use-token", "--lr", "1"]),
         (["--name=a=b", "monkey", "1"], ["--name=a=b", "monkey", "1"]),

@@ -155,15 +155,19 @@ class DeviceMethods(CallbackBase, abc.ABC):
     @overload
     def log(self, values: Mapping[str, Any], *, step: jax.typing.ArrayLike) -> None: ...
 
-    def log(self, *positional: Any, **named: Any) -> None:
+    def log(
+        self, first: Any = None, second: Any = None, /, *, step: Any = None, values: Any = None
+    ) -> None:
         """Log scalars at a step of the caller's own: from a Python loop, or inside compiled code.
 
-        Takes `log(step, values)` and `log(values, step=step)`.
+        Call `log(step, values)` or `log(values, step=step)`.
 
         Outside of compiled code they are logged at once, so before later records of programs that
         still run; call `flush` first if that order matters.
 
         Args:
+            first: The step, or the values.
+            second: The other one of both.
             step: Environment steps taken so far, or another x axis; not negative.
             values: Scalars by tag; may be nested, joined by `/`.
 
@@ -172,7 +176,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
             ClosedError: The run is closed.
         """
         self._check_open()
-        step, values = _step_and_values(positional, named)
+        step, values = _step_and_values((first, second), step, values)
         flat = flatten(values, prefix="", reduce=self.config.reduce)
         if is_tracing():
             if self.config.ring:
@@ -186,19 +190,19 @@ class DeviceMethods(CallbackBase, abc.ABC):
             self._host_run().run.log_scalars(check_step(step), scalars)
 
 
-def _step_and_values(positional: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+def _step_and_values(positional: tuple[Any, Any], step: Any, values: Any) -> tuple[Any, Any]:
     """Return the step and the values of a call of `log`, whichever comes first."""
-    given = [*positional, *named.values()]
-    step, values = named.get("step"), named.get("values")
-    for one in positional:
-        if values is None and (isinstance(one, Mapping) or step is not None):
-            values = one
-        elif step is None:
-            step = one
-    if len(given) != 2 or step is None or values is None or not {"step", "values"} >= set(named):
+    rest = [one for one in positional if one is not None]
+    if isinstance(rest[0] if rest else None, Mapping):
+        rest.reverse()
+    if step is None and rest and not isinstance(rest[0], Mapping):
+        step = rest.pop(0)
+    if values is None and rest:
+        values = rest.pop(0)
+    if step is None or values is None or rest:
         raise LoggingError(
-            f"`log` takes a step and values; got {len(positional)} argument(s)"
-            + (f" and {', '.join(f'`{name}`' for name in named)}" if named else "")
-            + ": call `log(step, {tag: value})` or `log({tag: value}, step=step)`"
+            f"`log` takes one step and one mapping of values; got step={step!r}, values={values!r}"
+            f"{''.join(f' and {one!r}' for one in rest)}: call `log(step, {{tag: value}})` or "
+            "`log({tag: value}, step=step)`"
         )
     return step, values

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metriplex.errors import ConfigurationError
+from metriplex.plugins.discovery import PUBLISHED, entry_points
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +54,7 @@ def new_backend(name: str, directory: str | Path = ".") -> Path:
     The new directory `metriplex-NAME` lies in `directory`.
 
     Raises:
-        ConfigurationError: The name is invalid, or the directory exists.
+        ConfigurationError: The name is invalid or taken, or the directory exists.
         OSError: A file can't be written.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
@@ -61,18 +63,37 @@ def new_backend(name: str, directory: str | Path = ".") -> Path:
             f"words; got {name!r}: pass for example `my-tracker`"
         )
     project = f"metriplex-{name.replace('_', '-')}"
+    module = name.replace("-", "_")
+    if _is_taken(module):
+        raise ConfigurationError(
+            f"`{name}` is taken: a package `{project}` would replace the one of that name that "
+            f"metriplex publishes or that is installed here; choose another name, or uninstall the "
+            f"package if it is yours"
+        )
     target = Path(directory) / project
     if target.exists():
         raise ConfigurationError(
             f"`{target}` exists already: remove it, or choose another name or `--directory`"
         )
-    module = name.replace("-", "_")
     title = "".join(word.capitalize() for word in module.split("_"))
     for path, content in _files(resources.files("metriplex") / "template", ""):
         file = target / _renamed(path, name, module, title)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(_renamed(content, name, module, title), encoding="utf-8")
     return target
+
+
+def _is_taken(module: str) -> bool:
+    """Return True if a plugin, a distribution or a module of the new name is known already."""
+    names = {name for published in PUBLISHED.values() for name in published}
+    names |= {entry.name for entry in entry_points("backend")}
+    if module in {name.replace("-", "_") for name in names}:
+        return True
+    try:
+        metadata.distribution(f"metriplex-{module}")
+    except metadata.PackageNotFoundError:
+        return importlib.util.find_spec(f"metriplex_{module}") is not None
+    return True
 
 
 def _renamed(text: str, name: str, module: str, title: str) -> str:

@@ -26,6 +26,15 @@ GROUPS: Mapping[str, str] = {
 }
 """Kind of plugin to the entry-point group in which it is found."""
 
+PUBLISHED: Mapping[str, tuple[str, ...]] = {
+    "backend": ("console", "mlflow", "tensorboard", "trackio", "wandb"),
+    "renderer": ("mujoco", "pygame"),
+}
+"""Kind of plugin to the names of which metriplex publishes `metriplex-NAME`.
+
+Error messages suggest to install these only: any other distribution may be anybody's.
+"""
+
 
 def items(kind: str, requested: object) -> list[object]:
     """Return the requested items, of one item or of a sequence that holds no sequence."""
@@ -142,13 +151,20 @@ def find(kind: str, name: str) -> metadata.EntryPoint:
     if found:
         return next(iter(found.values()))
     names = sorted({entry.name for entry in entries})
-    published = PUBLISHED.get(kind, ())
-    remedy = closest([name], [*names, *published])
-    if name in published:  # of a name that we don't publish anybody may be the owner
-        remedy = f" To install it: `pip install metriplex-{name}`."
     raise PluginError(
-        f"{kind} `{name}` is not installed.{remedy} Installed: {listing(names) or 'none'}"
+        f"{kind} `{name}` is not installed.{_remedy(kind, name, names)} Installed: "
+        f"{listing(names) or 'none'}"
     )
+
+
+def _remedy(kind: str, name: str, names: Sequence[str]) -> str:
+    """Return sentences about a name that is not installed; empty if no name is close to it."""
+    published = [one for one in PUBLISHED.get(kind, ()) if one not in names]
+    meant = "" if name in published else closest([name], [*names, *published])
+    for one in published:
+        if one == name or f"`{one}`" in meant:
+            return f"{meant} To install it: `pip install metriplex-{one}`."
+    return meant
 
 
 def entry_points(kind: str) -> list[metadata.EntryPoint]:

@@ -38,7 +38,7 @@ _SECRET_IN_TEXT = re.compile(
     r"|(?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}",
     re.IGNORECASE,
 )
-_ASSIGNMENT = re.compile(r"(?P<name>[\w-]+)(?P<equals>=)[^\s&;,]+")
+_ASSIGNMENT = re.compile(r"(?P<name>[\w-]+)=(?P<value>[^\s&;,]+)")
 _NO_SECRET = re.compile(
     r"(?:^|_)(?:prng|rng|random|jax|obs|observation|action)_?keys?(?:_|$)|tokeni[sz]|monkey|keyboard"
 )
@@ -58,9 +58,12 @@ def is_secret(name: str) -> bool:
 def mask_text(text: str) -> str:
     """Return text with `***` for secrets in it: in `://user:password@`, `Bearer ...`, `KEY=...`."""
     text = _SECRET_IN_TEXT.sub(lambda found: f"{found['before'] or found['scheme']}{MASK}", text)
-    return _ASSIGNMENT.sub(
-        lambda found: f"{found['name']}={MASK}" if is_secret(found["name"]) else found[0], text
-    )
+    return _ASSIGNMENT.sub(_mask_assignment, text)
+
+
+def _mask_assignment(found: re.Match[str]) -> str:
+    value = MASK if is_secret(found["name"]) else mask_text(found["value"])
+    return f"{found['name']}={value}"
 
 
 def flatten_hparams(hparams: Any, *, mask_secrets: bool = True) -> dict[str, Scalar | str]:
@@ -123,10 +126,10 @@ def _walk(
     children = _children(value)
     if children is None or id(value) in above:  # a container may hold itself
         plain = "..." if children is not None else _plain(value)
-        yield name, MASK if secret and _is_text(value) else plain
+        yield name, MASK if secret and plain != "" and _is_text(value) else plain
         return
     for key in children:
-        part = key if isinstance(key, str) else str(_plain(key))
+        part = str(_plain(key))
         hidden = secret or (mask and is_secret(part))
         try:
             item = children[key]
@@ -140,12 +143,13 @@ def _children(value: Any) -> Mapping[Any, Any] | None:
     """Return the named values of a container, and of a list that holds one; else None."""
     try:
         children = named_children(value)
-        if children is None and isinstance(value, list | tuple):
-            if any(named_children(item) is not None for item in value):
-                return {str(index): item for index, item in enumerate(value)}
-    except Exception:  # noqa: BLE001 - any object may be broken in any way
-        return None
-    return children
+        if children is not None or not isinstance(value, list | tuple):
+            return children
+        if any(named_children(item) is not None for item in value):
+            return {str(index): item for index, item in enumerate(value)}
+    except Exception:  # noqa: BLE001, S110 - any object may be broken in any way
+        pass
+    return None
 
 
 def _is_text(value: Any) -> bool:

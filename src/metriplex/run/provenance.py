@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import shlex
@@ -90,19 +91,23 @@ def packages() -> dict[str, str]:
 def mask_arguments(arguments: Sequence[str]) -> list[str]:
     """Return a command line with `***` for secrets, as in `--api-key VALUE` and `api_key=VALUE`.
 
-    All values that follow the option of a secret are masked, up to the next option.
+    After the option of one secret its value is masked, also if that begins with a single dash;
+    after a plural, as in `--tokens A B`, all arguments up to the next option.
     """
     masked: list[str] = []
-    follows = False
+    expected = 0.0  # values of secrets
     for argument in arguments:
-        is_option = argument.startswith("--") or (argument.startswith("-") and not follows)
-        if follows and not is_option:
+        is_option = argument.startswith("--") or (argument.startswith("-") and not expected)
+        if expected and not is_option:
             masked.append(MASK)
+            expected -= 1
             continue
         name, equals, _ = argument.partition("=")
         secret = is_secret(name.lstrip("-"))
         masked.append(f"{name}={MASK}" if secret and equals else mask_text(argument))
-        follows = secret and not equals and argument.startswith("-")
+        expected = 0.0
+        if secret and not equals and argument.startswith("-"):
+            expected = math.inf if name.endswith("s") else 1.0
     return masked
 
 

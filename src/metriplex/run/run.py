@@ -400,7 +400,9 @@ class Run:
         if earlier and not hangs:
             what = "records of an earlier process"
         else:
-            what = f"{delivery.undelivered} of {delivery.undelivered + delivery.delivered} record(s)"
+            what = (
+                f"{delivery.undelivered} of {delivery.undelivered + delivery.delivered} record(s)"
+            )
         remedy = ""
         if delivery.journaled or worker.needs_replay():
             directory = shlex.quote(str(self.info.directory))

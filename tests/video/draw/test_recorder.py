@@ -253,7 +253,7 @@ def test_no_renderer_is_one_warning(tmp_path: Path, working: np.ndarray) -> None
 def test_a_renderer_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(
         PluginError,
-        match=r"renderer `blender` is not installed.*`pip install metriplex-blender`",
+        match=r"renderer `blender` is not installed\. Installed: .*`pygame`",
     ):
         trained(tmp_path, renderer="blender")
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ import asyncio, ctypes, os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 import jax, jax.numpy as jnp
 from metriplex import ClosedError, MetricsCallback, hookimpl
-from metriplex.run import shutdown
+from metriplex.run import signals
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 folder = sys.argv[1]
@@ -301,7 +301,7 @@ def test_sigterm_waits_for_no_lock_and_raises_nothing_in_the_main_thread(tmp_pat
         log(metrics, 50)
         with metrics.run._lock:
             say("ready")
-            shutdown._terminating.wait()
+            signals._terminating.wait()
         while True:
             metrics.log(51, {"a": 1.0})
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, final
 
@@ -12,7 +13,7 @@ from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import report_lost, report_undrained, take_rows
 from metriplex.cluster.run import is_written_here
 from metriplex.errors import ClosedError, NonFiniteError
-from metriplex.run import shutdown
+from metriplex.run import shutdown, signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,7 @@ class HostRun:
     def check_open(self) -> None:
         """Raise `ClosedError` if the run is closed."""
         if self.run.closed:
-            shutdown.hold_if_terminating()
+            signals.hold_if_terminating()
             raise ClosedError(
                 f"run `{self.run.info.name}` is closed: construct a new `MetricsCallback` for "
                 f"each run, and close it after its program has ended"
@@ -100,11 +101,14 @@ class HostRun:
                 status = "interrupted" if is_interrupt(error) else "failed"
             raise
         finally:
-            receiver.wait()
-            registry.retire(self.handle, self.run.info.name)
-            if self._ring and self.has_program and not self._drained and not self.run.closed:
-                report_undrained(self.run.info.name)
-            self.run.close(status, timeout)
+            shutdown.call_uninterrupted(functools.partial(self._finish, status, timeout))
+
+    def _finish(self, status: str, timeout: float) -> None:
+        receiver.wait()
+        registry.retire(self.handle, self.run.info.name, stopped=status == "interrupted")
+        if self._ring and self.has_program and not self._drained and not self.run.closed:
+            report_undrained(self.run.info.name)
+        self.run.close(status, timeout)
 
     def close_after(self, error: BaseException | None) -> None:
         """Close the run at the end of a `with` block, which an exception may have ended.

@@ -19,7 +19,7 @@ from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.lanes import LaneCount
 from metriplex.run.nonfinite import FiniteFilter, NonFinite
 from metriplex.run.sequencer import WINDOW, Sequencer
-from metriplex.run.shutdown import hold_if_terminating
+from metriplex.run.signals import hold_if_terminating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,13 +7,19 @@ at its next iteration; the main thread goes on, and gets its own `KeyboardInterr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 SETTLE = 0.1
 """Seconds in which a main thread that runs Python has taken notice of Ctrl-C by itself."""
 
 _pending = False
+_stopping = 0
 
 
 def notice() -> None:
@@ -26,11 +32,25 @@ def notice() -> None:
 
 
 def stop_if_pending() -> None:
-    """Raise `KeyboardInterrupt` if the main thread can't take notice of Ctrl-C. Any thread."""
-    if _pending:
+    """Raise `KeyboardInterrupt` if Ctrl-C is to end the program that calls. Any thread.
+
+    That is so if the main thread can't take notice of Ctrl-C, or in `stopping`.
+    """
+    if _pending and not _stopping:
         time.sleep(SETTLE)
-        if _pending:
-            raise KeyboardInterrupt
+    if _pending or _stopping:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopping() -> Generator[None]:
+    """End programs at their next host call: Ctrl-C has ended what waits for their results."""
+    global _stopping
+    _stopping += 1
+    try:
+        yield
+    finally:
+        _stopping -= 1
 
 
 @ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from metriplex.bridge.strictness import under_own_rules
 from metriplex.bridge.tracing import is_tracing
 from metriplex.callback.base import CallbackBase
 from metriplex.device import state as device
@@ -27,6 +28,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
 
     __slots__ = ()
 
+    @under_own_rules
     def init(self, num_envs: int, *, lane: jax.Array | int | None = None) -> MetricsState:
         """Return the state that the training loop carries; its shapes never change.
 
@@ -45,6 +47,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
         self._note_program()
         return device.init(self.config, num_envs, lane)
 
+    @under_own_rules
     def on_training_start(self, state: MetricsState) -> MetricsState:
         """Mark the start of a training program, from which its steps a second are measured.
 
@@ -54,6 +57,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
         check_state(self.config, state)
         return device.on_training_start(self.config, self.handle, state)
 
+    @under_own_rules
     def on_step(
         self,
         state: MetricsState,
@@ -83,6 +87,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
         check_state(self.config, state)
         return device.on_step(self.config, state, reward, join_ends(done, terminated, truncated))
 
+    @under_own_rules
     def on_iteration(
         self,
         state: MetricsState,
@@ -143,6 +148,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
             where=where,
         )
 
+    @under_own_rules
     def on_training_end(self, state: MetricsState) -> MetricsState:
         """Send the rows that are buffered on the device, and mark the end of the program."""
         self._check_open()
@@ -155,6 +161,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
     @overload
     def log(self, values: Mapping[str, Any], *, step: jax.typing.ArrayLike) -> None: ...
 
+    @under_own_rules
     def log(
         self, first: Any = None, second: Any = None, /, *, step: Any = None, values: Any = None
     ) -> None:

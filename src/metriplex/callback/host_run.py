@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import jax
 
-from metriplex.bridge import receiver, registry
+from metriplex.bridge import interrupts, receiver, registry
 from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import report_lost, report_undrained, take_rows
 from metriplex.cluster.run import is_written_here
@@ -95,7 +95,7 @@ class HostRun:
         """
         try:
             if not running and not self.run.closed:
-                receiver.barrier()
+                _wait_for_programs(stop=status == "interrupted")
         except BaseException as error:
             if status == "finished":
                 status = "interrupted" if is_interrupt(error) else "failed"
@@ -128,6 +128,23 @@ class HostRun:
                 raise
         if interrupted and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+
+
+def _wait_for_programs(*, stop: bool) -> None:
+    """Wait for the programs of this thread; Ctrl-C meanwhile has them `stop` at their next row."""
+    if not stop:
+        try:
+            return receiver.barrier()
+        except BaseException as error:
+            if is_interrupt(error):
+                _wait_for_programs(stop=True)
+            raise
+    with interrupts.stopping():
+        try:
+            receiver.barrier()
+        except Exception as error:
+            if not is_interrupt(error):
+                raise
 
 
 def is_interrupt(error: BaseException | None) -> bool:

@@ -19,6 +19,7 @@ import jax
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
 from metriplex.bridge.interrupts import stop_if_pending
+from metriplex.bridge.strictness import under_own_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,6 +98,7 @@ def barrier() -> None:
         wait()
 
 
+@under_own_rules
 def _receive() -> None:
     while True:
         items = [_blocks.get()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import jax
 
@@ -30,6 +30,13 @@ def own_rules() -> Generator[None]:
         jax.debug_infs(False),
     ):
         yield
+
+
+def guards_transfers() -> bool:
+    """Return True if jax is to log or refuse some transfers from the host to a device."""
+    config: Any = jax.config
+    levels = (config.jax_transfer_guard, config.jax_transfer_guard_host_to_device)
+    return any(level not in {None, "allow"} for level in levels)
 
 
 def under_own_rules(function: Callable[P, T]) -> Callable[P, T]:

@@ -95,9 +95,7 @@ def make_plan(
     flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
     described = make_lanes(lanes, lane_names)
     system_seconds = system_metrics and check_positive("system_metrics", system_metrics)
-    background = make_background(
-        name_devices, provenance=provenance, system_seconds=system_seconds
-    )
+    background = make_background(name_devices, provenance=provenance, system_seconds=system_seconds)
     now = time.time()
     spec = RunSpec(
         local_directory(log_dir),

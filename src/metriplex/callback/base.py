@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from metriplex.bridge.strictness import own_rules
 from metriplex.bridge.tracing import is_tracing
 from metriplex.callback.host_run import HostRun
 from metriplex.errors import ClosedError, MetriplexError
@@ -49,7 +50,10 @@ class CallbackBase(abc.ABC):
         if self._host is not None or isinstance(self._handle, Tracer):
             return self._host
         is_number = isinstance(self._handle, int | np.ndarray | np.integer | jax.Array)
-        return HostRun.find(int(self._handle)) if is_number else None
+        if not is_number:
+            return None
+        with own_rules():
+            return HostRun.find(int(self._handle))
 
     def _host_run(self, method: str | None = None) -> HostRun:
         """Return the host run; raise an error in traced code, or if the run is closed and gone.

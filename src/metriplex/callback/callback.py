@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final
 import jax
 import numpy as np
 
-from metriplex.bridge.tracing import require_host
+from metriplex.bridge.strictness import guards_transfers, own_rules
+from metriplex.bridge.tracing import is_tracing, require_host
 from metriplex.callback.assembly import make_plan, start
 from metriplex.callback.device_methods import DeviceMethods
 from metriplex.callback.host_methods import HostMethods
@@ -216,12 +217,12 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any]], Static]:
         """Return the run handle, the only leaf, with its key, and the static half."""
-        return ((jax.tree_util.GetAttrKey("handle"), self._handle),), (self._config, self._video)
+        return ((jax.tree_util.GetAttrKey("handle"), self._leaf()),), (self._config, self._video)
 
     def tree_flatten(self) -> tuple[tuple[Any], Static]:
         """Return the run handle and the static half, without keys."""
         self._note_program()
-        return (self._handle,), (self._config, self._video)
+        return (self._leaf(),), (self._config, self._video)
 
     @classmethod
     def tree_unflatten(cls, static: Static, leaves: Sequence[Any]) -> Self:
@@ -231,6 +232,14 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         self._config, self._video = static
         self._host = None
         return self
+
+    def _leaf(self) -> Any:
+        # A program takes an int32 of the host without a word, unless transfers are guarded. An
+        # array of the device from the start would initialise jax in the constructor.
+        if isinstance(self._handle, np.int32) and guards_transfers() and not is_tracing():
+            with own_rules():
+                return jax.device_put(self._handle)
+        return self._handle
 
     def __copy__(self) -> Self:
         return self

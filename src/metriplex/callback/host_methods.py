@@ -6,6 +6,7 @@ import abc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from metriplex.bridge.strictness import under_own_rules
 from metriplex.callback.base import CallbackBase
 from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.device.checks import check_state
@@ -55,6 +56,7 @@ class HostMethods(CallbackBase, abc.ABC):
         flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         self._host_run("log_hparams").run.log_hparams(flat)
 
+    @under_own_rules
     def drain(self, state: MetricsState) -> MetricsState:
         """Take the records out of the state, between two programs, with `transport="drain"`.
 

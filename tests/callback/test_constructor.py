@@ -55,6 +55,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
     "nonfinite": [{"nonfinite": "ignore"}],
     "queue_size": [{"queue_size": 0}],
     "journal": [{"journal": 3}, {"journal": {"fsync": "x"}}, {"resume": "old", "journal": False}],
+    "close_timeout": [{"close_timeout": 0}, {"close_timeout": "x"}],
     "video_interval": [{"video_interval": -1}],
     "video_num_steps": [{"video_interval": 1, "video_num_steps": 0}],
     "video_width": [{"video_interval": 1, "video_width": 0}],

@@ -52,6 +52,7 @@ class Plan:
     hparams: Mapping[str, Scalar | str]
     nonfinite: NonFinite
     queue_size: int
+    close_timeout: float | None
     aggregate: bool
     background: Sequence[BackgroundThread]
     videos: Videos | None
@@ -78,6 +79,7 @@ def make_plan(
     nonfinite: NonFinite,
     queue_size: int,
     journal: Any,
+    close_timeout: float | None,
     video: VideoOptions,
     renderer: object,
 ) -> Plan:
@@ -89,6 +91,8 @@ def make_plan(
     """
     queue_size = check_count("queue_size", queue_size, least=1)
     journal = check_journal(journal)
+    if close_timeout is not None:
+        close_timeout = check_positive("close_timeout", close_timeout)
     if total_steps is not None:
         total_steps = check_count("total_steps", total_steps, least=1)
     check_resume(resume, name, resume_step, journal)
@@ -122,6 +126,7 @@ def make_plan(
         hparams=flat,
         nonfinite=nonfinite,
         queue_size=queue_size,
+        close_timeout=close_timeout,
         aggregate=aggregate,
         background=background,
         videos=videos,
@@ -174,13 +179,15 @@ def start(plan: Plan, *, ring: bool) -> tuple[HostRun, Place]:
     cluster = join_cluster(abort=plan.nonfinite == "abort")
     if cluster is not None:
         shared = ClusterRun(cluster, plan.spec, functools.partial(open_and_start, plan))
-        return HostRun(shared, cluster.handle, ring=ring), shared.place
+        timeout = plan.close_timeout
+        host = HostRun(shared, cluster.handle, ring=ring, close_timeout=timeout)
+        return host, shared.place
     with contextlib.ExitStack() as undo:
         opened = open_run(plan.spec)
         undo.callback(opened.discard)
         run = assemble(plan, opened)
         undo.callback(run.discard)
-        host = HostRun(run, ring=ring)
+        host = HostRun(run, ring=ring, close_timeout=plan.close_timeout)
         undo.callback(host.discard)
         run.start()  # the last step that can fail, and the first that can't be undone
         undo.pop_all()

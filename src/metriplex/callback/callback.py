@@ -13,6 +13,7 @@ from metriplex.bridge.tracing import is_tracing, require_host
 from metriplex.callback.assembly import make_plan, start
 from metriplex.callback.device_methods import DeviceMethods
 from metriplex.callback.host_methods import HostMethods
+from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.callback.media_methods import MediaMethods
 from metriplex.device.config import make_config
 from metriplex.errors import MetriplexError
@@ -107,6 +108,9 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         journal: True to keep all records in the run's directory too, from which backends that lag
             behind or fail get them later; or a dictionary of options: `flush_secs` (longest time
             in seconds that records wait in memory), `fsync` and `max_bytes` (of a file).
+        close_timeout: Seconds that `flush`, `close` and the end of the `with` block or the process
+            wait for backends and videos; None waits without a limit. Where a signal ends the
+            process, it is 30 s at most.
         video_interval: Iterations between two evaluation videos, `eval/video`; 0 for no videos.
             They need `env` and `on_iteration(policy=)`. A failure of a video is a warning.
         video_num_steps: Steps of a video; after the end of an episode a new one begins.
@@ -156,6 +160,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: bool | Mapping[str, Any] = True,
+        close_timeout: float | None = CLOSE_TIMEOUT,
         video_interval: int = 0,
         video_num_steps: int = 256,
         video_width: int = 640,
@@ -198,6 +203,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             nonfinite=nonfinite,
             queue_size=queue_size,
             journal=journal,
+            close_timeout=close_timeout,
             video=check_video(
                 interval=video_interval,
                 num_steps=video_num_steps,

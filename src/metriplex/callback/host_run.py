@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from typing import TYPE_CHECKING, final
 
 import jax
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriplex")
 
 CLOSE_TIMEOUT = 30.0
-"""Seconds that `flush` and `close` wait for backends, unless told otherwise."""
+"""Seconds that `flush` and `close` wait, unless the callback or the call says otherwise."""
 
 
 @final
@@ -36,13 +37,23 @@ class HostRun:
         run: The run.
         handle: A handle that nothing else has; None for the next one of this process.
         ring: True if programs keep their rows in a ring, from which `drain` takes them.
+        close_timeout: Seconds that `flush` and `close` wait by default; None for no limit.
 
     Attributes:
         has_program: True if a program has the run's state, from which its rows have to be drained.
     """
 
-    def __init__(self, run: Run | ClusterRun, handle: int | None = None, *, ring: bool) -> None:
+    def __init__(
+        self,
+        run: Run | ClusterRun,
+        handle: int | None = None,
+        *,
+        ring: bool,
+        close_timeout: float | None,
+    ) -> None:
         self.run = run
+        longest = threading.TIMEOUT_MAX / 2
+        self._close_timeout = longest if close_timeout is None else min(close_timeout, longest)
         self._ring = ring
         self.has_program = False
         self._drained = False
@@ -82,17 +93,19 @@ class HostRun:
             self.run.release()
             report_lost(self.run.info.name, lost, buffer.shape[-2])
 
-    def flush(self, timeout: float) -> None:
+    def flush(self, timeout: float | None) -> None:
         """Wait for this thread's programs and for every backend."""
         receiver.barrier()
         self.run.release()
-        self.run.flush(timeout)
+        self.run.flush(self._close_timeout if timeout is None else timeout)
 
-    def close(self, status: str, running: bool = False, timeout: float = CLOSE_TIMEOUT) -> None:
+    def close(self, status: str, running: bool = False, timeout: float | None = None) -> None:
         """Wait for this thread's programs, unless `running`, then for all rows; close the run.
 
         Raises `NonFiniteError` for rejected values, and the error of a failed program.
         """
+        if timeout is None:
+            timeout = min(self._close_timeout, CLOSE_TIMEOUT) if running else self._close_timeout
         try:
             if not running and not self.run.closed:
                 _wait_for_programs(stop=status == "interrupted")

@@ -115,7 +115,7 @@ def _make_unique(parent: Path, name: str) -> Path:
 
 
 def missing_directories(directory: Path) -> list[Path]:
-    """Return what `mkdir(parents=True)` would create: the directory and its parents, inmost first."""
+    """Return the directories that `mkdir(parents=True)` would create, the inmost first."""
     return [path for path in (directory, *directory.parents) if not path.exists()]
 
 

@@ -107,7 +107,8 @@ def steps(run: Path) -> list[int]:
 
 
 def make(logs: Path, **options: Any) -> MetricsCallback:
-    return MetricsCallback(**{"log_dir": logs, "backends": [Memory()], **options})
+    given: dict[str, Any] = {"log_dir": logs, "backends": [Memory()], **options}
+    return MetricsCallback(**given)
 
 
 def check_works(logs: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A program that is clean under a strictness or debugging flag of jax stays clean with metriplex."""
+"""A program that is clean under a strict or debugging flag of jax stays clean with metriplex."""
 
 from __future__ import annotations
 
@@ -168,16 +168,18 @@ def test_a_program_is_clean_under_a_flag(
     caplog.set_level(logging.ERROR)
     for label, options in OPTIONS.items():
         memory = Memory()
-        with MetricsCallback(
-            label, log_dir=tmp_path, backends=memory, provenance=False, **options
-        ) as metrics:
-            with set_flag(name, value):
-                state, _ = call(metrics, xs)
-                if metrics.config.ring:
-                    state = metrics.drain(state)
-                metrics.log(COUNT * 2, {"a": 1.0})
-                metrics.log_histogram("h", [1.0, 2.0], step=1)
-                metrics.flush()
+        with (
+            MetricsCallback(
+                label, log_dir=tmp_path, backends=memory, provenance=False, **options
+            ) as metrics,
+            set_flag(name, value),
+        ):
+            state, _ = call(metrics, xs)
+            if metrics.config.ring:
+                state = metrics.drain(state)
+            metrics.log(COUNT * 2, {"a": 1.0})
+            metrics.log_histogram("h", [1.0, 2.0], step=1)
+            metrics.flush()
         losses = sorted(
             record.values["train/loss"]
             for record in memory.records
@@ -198,8 +200,7 @@ def test_videos_are_clean_under_a_flag(tmp_path: Path, name: str, value: Any) ->
     env = Pendulum()
     memory = Memory()
     options: Any = {"env": env, "video_interval": 2, "video_num_steps": 3, "renderer": None}
-    with pytest.warns(UserWarning) if False else contextlib.nullcontext():
-        metrics = MetricsCallback("v", log_dir=tmp_path, backends=memory, **options)
+    metrics = MetricsCallback("v", log_dir=tmp_path, backends=memory, **options)
     with metrics, set_flag(name, value):
         jax.jit(train)(metrics, inputs())
         metrics.flush()

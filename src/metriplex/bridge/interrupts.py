@@ -1,8 +1,8 @@
 """Ctrl-C while the main thread waits for a compiled program.
 
-Python raises `KeyboardInterrupt` only where the main thread runs Python, and that may wait inside of
-a compiled program for hours. The host call of such a program then raises it, which ends the program
-at its next iteration; the main thread goes on, and gets its own `KeyboardInterrupt`.
+Python raises `KeyboardInterrupt` only where the main thread runs Python, and that may wait inside
+of a compiled program for hours. The host call of such a program then raises it, which ends the
+program at its next iteration; the main thread goes on, and gets its own `KeyboardInterrupt`.
 """
 
 from __future__ import annotations

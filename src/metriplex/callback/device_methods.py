@@ -161,7 +161,6 @@ class DeviceMethods(CallbackBase, abc.ABC):
     @overload
     def log(self, values: Mapping[str, Any], *, step: jax.typing.ArrayLike) -> None: ...
 
-    @under_own_rules
     def log(
         self, first: Any = None, second: Any = None, /, *, step: Any = None, values: Any = None
     ) -> None:
@@ -182,8 +181,11 @@ class DeviceMethods(CallbackBase, abc.ABC):
             LoggingError: A value can't be logged, or the step is no integer.
             ClosedError: The run is closed.
         """
+        self._log(*_step_and_values((first, second), step, values))
+
+    @under_own_rules
+    def _log(self, step: Any, values: Any) -> None:
         self._check_open()
-        step, values = _step_and_values((first, second), step, values)
         flat = flatten(values, prefix="", reduce=self.config.reduce)
         if is_tracing():
             if self.config.ring:

@@ -126,7 +126,7 @@ class Worker:
             self._ended = True
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread to end, after `start_close` or `discard`; return True if it has ended."""
+        """Wait for the thread's end, after `start_close` or `discard`; True if it has ended."""
         self._thread.join(max(timeout, 0.0))
         return not self._thread.is_alive()
 

@@ -11,15 +11,14 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
 from metriplex.delivery import calls
-from metriplex.delivery.worker import Worker
 from metriplex.errors import ClosedError
-from metriplex.journal.acks import open_ack
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.lanes import LaneCount
 from metriplex.run.nonfinite import FiniteFilter, NonFinite
 from metriplex.run.sequencer import WINDOW, Sequencer
 from metriplex.run.signals import hold_if_terminating
+from metriplex.run.workers import start_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from metriplex.bridge.rows import Row
     from metriplex.delivery.calls import Call
     from metriplex.delivery.run_journal import RunJournal
+    from metriplex.delivery.worker import Worker
     from metriplex.plugins.backends import Backend
     from metriplex.run.aggregate import Aggregator
     from metriplex.run.background import BackgroundThread
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriplex")
 
 STEPS_PER_SECOND = "time/steps_per_second"
-
-JOURNAL_QUEUE = 65_536
-"""Most records that wait for the journal before newer ones are dropped."""
 
 BACKGROUND_SECONDS = 5.0
 """Longest time that `close` waits for each background thread."""
@@ -118,7 +115,9 @@ class Run:
         try:
             if make_recorder is not None:
                 self.video_recorder = make_recorder(self.log_media)
-            self._start_workers(backends, queue_size)
+            start_workers(self._all, info, backends, journal, queue_size, self._begin)
+            self._journal_worker = None if journal is None else self._all[0]
+            self._workers = self._all[journal is not None :]
             if not held:
                 self._begin_workers()
         except BaseException:
@@ -149,35 +148,6 @@ class Run:
         for worker in self._all:
             worker.join(BACKGROUND_SECONDS)
         self._ended.set()
-
-    def _start_workers(self, backends: Sequence[Backend], queue_size: int) -> None:
-        journal, info = self._journal, self.info
-        if journal is not None:
-            self._journal_worker = Worker(
-                journal,
-                info,
-                queue_size=JOURNAL_QUEUE,
-                start=journal.start,
-                patient=True,
-                begin=self._begin,
-            )
-            self._all.append(self._journal_worker)
-        for backend in backends:
-            ack = None
-            if journal is not None:
-                ack = open_ack(info.directory, backend.name, journal.start)
-            worker = Worker(
-                backend,
-                info,
-                queue_size=queue_size,
-                start=self._number,
-                patient=journal is not None,
-                journal=journal,
-                ack=ack,
-                begin=self._begin,
-            )
-            self._workers.append(worker)
-            self._all.append(worker)
 
     def _begin_workers(self) -> None:
         if self._journal is not None and not self._begin.is_set():

@@ -159,7 +159,7 @@ class Stuck(Renderer):
     def select(self, state: Any) -> Any:
         return state
 
-    def render(self, state: Any) -> np.ndarray:
+    def render(self, selected: Any) -> np.ndarray:
         return np.zeros((2, 2, 3), np.uint8)
 
     def close(self) -> None:

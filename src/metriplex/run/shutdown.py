@@ -50,8 +50,11 @@ def call_uninterrupted(finish: Callable[[], None]) -> None:
         return finish()
     errors: list[BaseException] = []
     done = threading.Event()
+    claimed = threading.Lock()
 
     def call() -> None:
+        if not claimed.acquire(blocking=False):
+            return
         try:
             finish()
         except BaseException as error:  # noqa: BLE001 - it is raised below
@@ -61,14 +64,14 @@ def call_uninterrupted(finish: Callable[[], None]) -> None:
 
     try:
         threading.Thread(target=call, name="metriplex-close", daemon=True).start()
-    except RuntimeError:  # an interpreter that ends starts no thread
-        return finish()
-    try:
         done.wait()
+    except RuntimeError:  # an interpreter that ends starts no thread
+        call()
     except KeyboardInterrupt:
         logger.warning(
             "the run is still being closed, so that nothing is lost; Ctrl-C once more ends that"
         )
+        call()  # if Ctrl-C came before the thread was started
         done.wait()
         raise
     for error in errors:

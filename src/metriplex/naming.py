@@ -22,6 +22,7 @@ MAX_NAME_BYTES = 200
 """Longest name in UTF-8 bytes; file systems allow 255, and suffixes such as `_2` need room."""
 
 _MAX_PART_BYTES = 80
+_LAST_STANDARD_DESCRIPTOR = 2
 _PROBE_BYTES = 4096
 _MAX_SHOWN = 80
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
@@ -111,6 +112,22 @@ def _make_unique(parent: Path, name: str) -> Path:
             directory.mkdir()
             return directory
     raise AssertionError  # pragma: no cover - the candidates don't end
+
+
+def missing_directories(directory: Path) -> list[Path]:
+    """Return the directories that `mkdir(parents=True)` would create, the inmost first."""
+    return [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def reserve_standard_descriptors() -> None:
+    """Open the null device as each of the descriptors 0, 1 and 2 that is closed.
+
+    A file that gets such a descriptor would take what any library prints.
+    """
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD_DESCRIPTOR:
+            os.set_inheritable(descriptor, True)  # a child process has them too
+        os.close(descriptor)
 
 
 def free_directory(log_dir: Path, name: str) -> Path:

@@ -251,3 +251,11 @@ def test_export_errors_and_damage_are_printed(
     assert "no segment has a header" in read(run).damage[0]
     assert read(run).series("a").step.tolist() == [0, 20, 30]
     assert export.FORMATS == ("csv", "parquet", "jsonl")
+
+
+def test_a_run_says_what_it_holds(tmp_path: Path) -> None:
+    with MetricsCallback("r", log_dir=tmp_path, backends=[], provenance=False) as metrics:
+        metrics.log(1, {"a": 1.0, "b": 2.0})
+        metrics.log(2, {"a": 1.0})
+    expected = "<RunData 'r': 2 tags, 1 lanes, 2 records, status 'finished'>"
+    assert repr(read(metrics.directory)) == expected

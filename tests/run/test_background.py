@@ -82,7 +82,7 @@ def test_the_system_is_sampled_until_the_end() -> None:
         samples.append(sample)
         sampled.set()
 
-    sampler = SystemSampler(system_metrics.Probe(), 1e-3)
+    sampler = SystemSampler(system_metrics.Probe, 1e-3)
     sampler.start(Logs(log_scalars=take))
     assert sampled.wait(LONG)
     sampler.close(LONG)
@@ -148,7 +148,7 @@ def test_without_psutil_the_error_says_what_to_install(monkeypatch: pytest.Monke
         importlib.util, "find_spec", lambda name: None if name == "psutil" else find(name)
     )
     with pytest.raises(ConfigurationError, match=r"pip install 'metriplex\[system\]'"):
-        system_metrics.Probe()
+        system_metrics.check_installed()
 
 
 def test_a_run_tells_where_it_comes_from_and_what_it_takes(

@@ -76,7 +76,8 @@ def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
 def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
     """Return rows, uint32 `[..., words]`, marked invalid where `valid`, bool `[...]`, is False."""
     is_mark = np.arange(rows.shape[-1]) == Header.VALID
-    return jnp.where(jnp.logical_or(valid[..., None], ~is_mark), rows, jnp.uint32(0))
+    kept = jnp.broadcast_to(valid[..., None], rows.shape) | np.broadcast_to(~is_mark, rows.shape)
+    return jnp.where(kept, rows, jnp.zeros_like(rows))
 
 
 def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:

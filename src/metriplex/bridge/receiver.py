@@ -18,6 +18,8 @@ import jax
 
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
+from metriplex.bridge.interrupts import stop_if_pending
+from metriplex.bridge.strictness import under_own_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +47,8 @@ def enqueue(block: jax.Array) -> None:
     """Queue a block, uint32 `[*lanes, rows, words]`; the host function that programs call.
 
     jax calls it on the main thread or on threads of XLA. Reading the block here, calling jax or
-    waiting can deadlock (jax issues 24255 and 25861), so the receiver thread does that.
+    waiting can deadlock (jax issues 24255 and 25861), so the receiver thread does that. Raise
+    `KeyboardInterrupt`, which ends the program, if the main thread can't take notice of Ctrl-C.
     """
     item = Block(block, time.time())
     try:
@@ -54,6 +57,7 @@ def enqueue(block: jax.Array) -> None:
         # Ctrl-C can land between any two bytecodes: the block is kept, and taken only once.
         _blocks.put(item)
         raise
+    stop_if_pending()
 
 
 def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:
@@ -94,6 +98,7 @@ def barrier() -> None:
         wait()
 
 
+@under_own_rules
 def _receive() -> None:
     while True:
         items = [_blocks.get()]
@@ -140,6 +145,8 @@ def _hand_over(handle: int, rows: list[Row]) -> None:
             entry.sink.receive(rows)
         except BaseException:  # the rows of other sinks may be in the same block
             logger.exception("a sink of metriplex could not take %d row(s)", len(rows))
+        return
+    if entry.stopped:  # nobody could have closed the run later
         return
     entry.lost_batches += 1
     entry.lost_rows += len(rows)

@@ -41,6 +41,7 @@ class Entry:
         known: The sink as long as anything refers to it, also after it is closed.
         close: Closes the run at the end of the process; None if there is nothing to close.
         name: Name of the run, once it is closed.
+        stopped: True if a signal ended the run, and its program may not have ended yet.
         lost_batches: Batches of rows that came after it was closed.
         lost_rows: Their rows.
     """
@@ -49,6 +50,7 @@ class Entry:
     known: weakref.ref[Sink]
     close: Close | None
     name: str = ""
+    stopped: bool = False
     lost_batches: int = 0
     lost_rows: int = 0
 
@@ -77,13 +79,22 @@ def get(handle: int) -> Entry | None:
     return _entries.get(handle)
 
 
-def retire(handle: int, name: str) -> None:
-    """Release the sink of a closed run; later rows are counted, and reported under `name`."""
+def retire(handle: int, name: str, *, stopped: bool) -> None:
+    """Release the sink of a closed run.
+
+    Later rows are counted, and reported under `name`, unless a signal has `stopped` the run.
+    """
     with _lock:
         entry = _entries.get(handle)
         if entry is not None and entry.sink is not None:
             entry.sink = entry.close = None
-            entry.name = name
+            entry.name, entry.stopped = name, stopped
+
+
+def remove(handle: int) -> None:
+    """Forget a handle that no program has."""
+    with _lock:
+        _entries.pop(handle, None)
 
 
 def closers() -> list[Close]:

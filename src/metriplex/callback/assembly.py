@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from metriplex.callback.host_run import HostRun
 from metriplex.cluster.processes import join_cluster
 from metriplex.cluster.run import ClusterRun
 from metriplex.delivery.run_journal import check_journal
-from metriplex.naming import run_name
+from metriplex.naming import local_directory, run_name
 from metriplex.plugins.backends import create_backends
 from metriplex.plugins.host import Host
 from metriplex.plugins.scalar_transforms import create_transforms
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from metriplex.plugins.backends import Backend
     from metriplex.plugins.scalar_transforms import Transforms
     from metriplex.records import Scalar
+    from metriplex.run.background import BackgroundThread
     from metriplex.run.nonfinite import NonFinite
     from metriplex.video.options import VideoOptions
     from metriplex.video.setup import Videos
@@ -50,9 +52,9 @@ class Plan:
     hparams: Mapping[str, Scalar | str]
     nonfinite: NonFinite
     queue_size: int
+    close_timeout: float | None
     aggregate: bool
-    provenance: bool | None
-    system_seconds: float
+    background: Sequence[BackgroundThread]
     videos: Videos | None
 
 
@@ -77,6 +79,7 @@ def make_plan(
     nonfinite: NonFinite,
     queue_size: int,
     journal: Any,
+    close_timeout: float | None,
     video: VideoOptions,
     renderer: object,
 ) -> Plan:
@@ -88,23 +91,18 @@ def make_plan(
     """
     queue_size = check_count("queue_size", queue_size, least=1)
     journal = check_journal(journal)
+    if close_timeout is not None:
+        close_timeout = check_positive("close_timeout", close_timeout)
     if total_steps is not None:
         total_steps = check_count("total_steps", total_steps, least=1)
     check_resume(resume, name, resume_step, journal)
     flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
     described = make_lanes(lanes, lane_names)
     system_seconds = system_metrics and check_positive("system_metrics", system_metrics)
-    host = Host()
-    created = create_backends(backends, host)
-    chain = create_transforms(transforms, host)
-    videos = None
-    if video.interval:
-        from metriplex.video.setup import prepare_videos  # only those who want videos need it
-
-        videos = prepare_videos(env, created, renderer, video, host)
+    background = make_background(name_devices, provenance=provenance, system_seconds=system_seconds)
     now = time.time()
     spec = RunSpec(
-        log_dir,
+        local_directory(log_dir),
         run_name(name, env, policy, datetime.fromtimestamp(now)),
         now,
         total_steps,
@@ -113,6 +111,14 @@ def make_plan(
         resume_step,
         journal,
     )
+    host = Host()
+    created = create_backends(backends, host)
+    chain = create_transforms(transforms, host)
+    videos = None
+    if video.interval:
+        from metriplex.video.setup import prepare_videos  # only those who want videos need it
+
+        videos = prepare_videos(env, created, renderer, video, host)
     return Plan(
         spec=spec,
         backends=created,
@@ -120,18 +126,18 @@ def make_plan(
         hparams=flat,
         nonfinite=nonfinite,
         queue_size=queue_size,
+        close_timeout=close_timeout,
         aggregate=aggregate,
-        provenance=provenance,
-        system_seconds=system_seconds,
+        background=background,
         videos=videos,
     )
 
 
 def assemble(plan: Plan, opened: Opened, *, in_parts: bool = False) -> Run:
-    """Make the run of a plan, log its hyper-parameters and start its background threads.
+    """Make the run of a plan, which is still to be started, and log its hyper-parameters.
 
     `in_parts` says that other processes may have some of the lanes. Raise `ConfigurationError` if
-    `psutil`, which samples of the system need, is not installed.
+    the renderer can't be sent to the drawing process.
     """
     run = Run(
         opened.info,
@@ -142,14 +148,24 @@ def assemble(plan: Plan, opened: Opened, *, in_parts: bool = False) -> Run:
         journal=opened.journal,
         aggregator=Aggregator(len(opened.info.lanes)) if plan.aggregate else None,
         make_recorder=None if plan.videos is None else plan.videos.make_recorder,
-        background=make_background(
-            name_devices, provenance=plan.provenance, system_seconds=plan.system_seconds
-        ),
+        background=plan.background,
         in_parts=in_parts,
+        held=True,
     )
     if plan.hparams or plan.spec.lanes:
         run.log_hparams(plan.hparams)
-    run.start()
+    return run
+
+
+def open_and_start(plan: Plan, spec: RunSpec) -> Run:
+    """Open, assemble and start the run of one of several processes, or leave nothing behind."""
+    with contextlib.ExitStack() as undo:
+        opened = open_run(spec)
+        undo.callback(opened.discard)
+        run = assemble(plan, opened, in_parts=True)
+        undo.callback(run.discard)
+        run.start()
+        undo.pop_all()
     return run
 
 
@@ -157,14 +173,25 @@ def start(plan: Plan, *, ring: bool) -> tuple[HostRun, Place]:
     """Open and assemble the run of a plan, in one process or as one of several.
 
     Return the run, and the place in the training at which it begins. Raise `ConfigurationError` if
-    `log_dir` can't be written, there is no run to resume, or the processes don't agree.
+    `log_dir` can't be written, there is no run to resume, or the processes don't agree. Whatever is
+    raised, nothing is left: no thread, file, lock or handle, and no run is superseded.
     """
     cluster = join_cluster(abort=plan.nonfinite == "abort")
-    if cluster is None:
+    if cluster is not None:
+        shared = ClusterRun(cluster, plan.spec, functools.partial(open_and_start, plan))
+        timeout = plan.close_timeout
+        host = HostRun(shared, cluster.handle, ring=ring, close_timeout=timeout)
+        return host, shared.place
+    with contextlib.ExitStack() as undo:
         opened = open_run(plan.spec)
-        return HostRun(assemble(plan, opened), ring=ring), opened.place
-    run = ClusterRun(cluster, plan.spec, functools.partial(assemble, plan, in_parts=True))
-    return HostRun(run, cluster.handle, ring=ring), run.place
+        undo.callback(opened.discard)
+        run = assemble(plan, opened)
+        undo.callback(run.discard)
+        host = HostRun(run, ring=ring, close_timeout=plan.close_timeout)
+        undo.callback(host.discard)
+        run.start()  # the last step that can fail, and the first that can't be undone
+        undo.pop_all()
+    return host, opened.place
 
 
 def name_devices() -> str:

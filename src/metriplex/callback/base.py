@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from metriplex.bridge.execution import draw, fresh
+from metriplex.bridge.strictness import own_rules
 from metriplex.bridge.tracing import is_tracing
 from metriplex.callback.host_run import HostRun
 from metriplex.device.axes import manual_axes
@@ -60,8 +61,10 @@ class CallbackBase(abc.ABC):
         """Return the host run; None in traced code, or if the run is closed and gone."""
         if self._host is not None or isinstance(self._handle, Tracer):
             return self._host
-        is_array = isinstance(self._handle, np.ndarray | jax.Array)
-        return HostRun.find(int(self._handle[0])) if is_array else None
+        if not isinstance(self._handle, np.ndarray | jax.Array):
+            return None
+        with own_rules():
+            return HostRun.find(int(self._handle[0]))
 
     def _host_run(self, method: str | None = None) -> HostRun:
         """Return the host run; raise an error in traced code, or if the run is closed and gone.

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 
 from metriplex.bridge.execution import fresh
-from metriplex.bridge.tracing import require_host
+from metriplex.bridge.strictness import guards_transfers, own_rules
+from metriplex.bridge.tracing import is_tracing, require_host
 from metriplex.callback.assembly import make_plan, start
 from metriplex.callback.device_methods import DeviceMethods
 from metriplex.callback.host_methods import HostMethods
+from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.callback.media_methods import MediaMethods
 from metriplex.device.config import make_config
 from metriplex.errors import MetriplexError
@@ -107,6 +109,9 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         journal: True to keep all records in the run's directory too, from which backends that lag
             behind or fail get them later; or a dictionary of options: `flush_secs` (longest time
             in seconds that records wait in memory), `fsync` and `max_bytes` (of a file).
+        close_timeout: Seconds that `flush`, `close` and the end of the `with` block or the process
+            wait for backends and videos; None waits without a limit. Where a signal ends the
+            process, it is 30 s at most.
         video_interval: Iterations between two evaluation videos, `eval/video`; 0 for no videos.
             They need `env` and `on_iteration(policy=)`. A failure of a video is a warning.
         video_num_steps: Steps of a video; after the end of an episode a new one begins.
@@ -156,6 +161,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: bool | Mapping[str, Any] = True,
+        close_timeout: float | None = CLOSE_TIMEOUT,
         video_interval: int = 0,
         video_num_steps: int = 256,
         video_width: int = 640,
@@ -198,6 +204,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             nonfinite=nonfinite,
             queue_size=queue_size,
             journal=journal,
+            close_timeout=close_timeout,
             video=check_video(
                 interval=video_interval,
                 num_steps=video_num_steps,
@@ -217,8 +224,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any]], Static]:
         """Return the run handle, the only leaf, with its key, and the static half."""
-        (leaf,), static = self.tree_flatten()
-        return ((jax.tree_util.GetAttrKey("handle"), leaf),), static
+        return ((jax.tree_util.GetAttrKey("handle"), self._leaf()),), (self._config, self._video)
 
     def tree_flatten(self) -> tuple[tuple[Any], Static]:
         """Return the run handle and the static half, without keys.
@@ -227,8 +233,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         with a new number, by which executions are told apart.
         """
         self._note_program()
-        leaf = self._handle
-        return (fresh(leaf) if isinstance(leaf, np.ndarray) else leaf,), (self._config, self._video)
+        return (self._leaf(),), (self._config, self._video)
 
     @classmethod
     def tree_unflatten(cls, static: Static, leaves: Sequence[Any]) -> Self:
@@ -238,6 +243,17 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         self._config, self._video = static
         self._host = None
         return self
+
+    def _leaf(self) -> Any:
+        if not isinstance(self._handle, np.ndarray):
+            return self._handle
+        leaf = fresh(self._handle)
+        # A program takes an array of the host without a word, unless transfers are guarded. An
+        # array of the device from the start would initialise jax in the constructor.
+        if guards_transfers() and not is_tracing():
+            with own_rules():
+                return jax.device_put(leaf)
+        return leaf
 
     def __copy__(self) -> Self:
         return self

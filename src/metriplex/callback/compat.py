@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 from metriplex.bridge.tracing import require_host
 from metriplex.callback.callback import MetricsCallback
-from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -142,11 +141,11 @@ class JITSummaryWriter:
         step = 0 if global_step is None else global_step
         self.metrics.log(step, {prefix: scalars} if prefix else scalars)
 
-    def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
+    def flush(self, timeout: float | None = None) -> None:
         """Wait until every record is durable; see `MetricsCallback.flush`."""
         self.metrics.flush(timeout)
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Deliver every record and close the run; see `MetricsCallback.close`."""
         self.metrics.close(timeout)
 

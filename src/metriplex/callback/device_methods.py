@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from metriplex.bridge.strictness import under_own_rules
 from metriplex.bridge.tracing import is_tracing
 from metriplex.callback.base import CallbackBase
 from metriplex.device import state as device
@@ -27,6 +28,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
 
     __slots__ = ()
 
+    @under_own_rules
     def init(self, num_envs: int, *, lane: jax.Array | int | None = None) -> MetricsState:
         """Return the state that the training loop carries; its shapes never change.
 
@@ -45,6 +47,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
         self._note_program()
         return device.init(self.config, self._execution(), num_envs, lane)
 
+    @under_own_rules
     def on_training_start(self, state: MetricsState) -> MetricsState:
         """Mark the start of a training program, from which its steps a second are measured.
 
@@ -56,6 +59,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
             return state
         return device.on_training_start(self.config, self.handle, self._execution(), state)
 
+    @under_own_rules
     def on_step(
         self,
         state: MetricsState,
@@ -85,6 +89,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
         check_state(self.config, state)
         return device.on_step(self.config, state, reward, join_ends(done, terminated, truncated))
 
+    @under_own_rules
     def on_iteration(
         self,
         state: MetricsState,
@@ -145,6 +150,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
             where=where,
         )
 
+    @under_own_rules
     def on_training_end(self, state: MetricsState) -> MetricsState:
         """Send the rows that are buffered on the device, and mark the end of the program."""
         self._check_open()
@@ -152,10 +158,16 @@ class DeviceMethods(CallbackBase, abc.ABC):
         return device.on_training_end(self.config, self.handle, state)
 
     @overload
-    def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None: ...
+    def log(self, step: jax.typing.ArrayLike, values: Mapping[str, Any], /) -> None: ...
 
     @overload
-    def log(self, values: Mapping[str, Any], *, step: jax.typing.ArrayLike) -> None: ...
+    def log(self, step: jax.typing.ArrayLike, /, *, values: Mapping[str, Any]) -> None: ...
+
+    @overload
+    def log(self, values: Mapping[str, Any], /, *, step: jax.typing.ArrayLike) -> None: ...
+
+    @overload
+    def log(self, *, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None: ...
 
     def log(
         self, first: Any = None, second: Any = None, /, *, step: Any = None, values: Any = None
@@ -177,8 +189,11 @@ class DeviceMethods(CallbackBase, abc.ABC):
             LoggingError: A value can't be logged, or the step is no integer.
             ClosedError: The run is closed.
         """
+        self._log(*_step_and_values((first, second), step, values))
+
+    @under_own_rules
+    def _log(self, step: Any, values: Any) -> None:
         self._check_open()
-        step, values = _step_and_values((first, second), step, values)
         flat = flatten(values, prefix="", reduce=self.config.reduce)
         if is_tracing():
             if self.config.ring:

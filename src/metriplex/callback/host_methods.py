@@ -6,8 +6,8 @@ import abc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from metriplex.bridge.strictness import under_own_rules
 from metriplex.callback.base import CallbackBase
-from metriplex.callback.host_run import CLOSE_TIMEOUT
 from metriplex.device.checks import check_state
 from metriplex.errors import ClosedError, LoggingError
 from metriplex.run.hparams import check_hparams, flatten_hparams
@@ -55,6 +55,7 @@ class HostMethods(CallbackBase, abc.ABC):
         flat = flatten_hparams(check_hparams(hparams), mask_secrets=mask_secrets)
         self._host_run("log_hparams").run.log_hparams(flat)
 
+    @under_own_rules
     def drain(self, state: MetricsState) -> MetricsState:
         """Take the records out of the state, between two programs, with `transport="drain"`.
 
@@ -82,11 +83,12 @@ class HostMethods(CallbackBase, abc.ABC):
         host.drain(state.buffer, state.buffered)
         return replace(state, buffered=state.buffered * 0)  # keeps its sharding
 
-    def flush(self, timeout: float = CLOSE_TIMEOUT) -> None:
+    def flush(self, timeout: float | None = None) -> None:
         """Wait until every record of this thread's programs is durable in every backend.
 
         Args:
-            timeout: Seconds after which slow backends are no longer waited for.
+            timeout: Seconds after which slow backends are no longer waited for; None for the
+                callback's `close_timeout`.
 
         Raises:
             NonFiniteError: Values were rejected since the last `flush`.
@@ -94,15 +96,16 @@ class HostMethods(CallbackBase, abc.ABC):
         """
         self._host_run("flush").flush(timeout)
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Wait for this thread's programs, deliver every record, and close the backends.
 
         Calling it again does nothing. A thread whose programs log has to wait for them itself
         (`jax.effects_barrier`), if another thread closes.
 
         Args:
-            timeout: Seconds after which a backend that is still busy is abandoned; the number of
-                records that did not reach it is logged, and returned by `deliveries`.
+            timeout: Seconds after which a backend that is still busy is abandoned, and videos that
+                are not drawn yet; the number of records that did not reach it is logged, and
+                returned by `deliveries`. None for the callback's `close_timeout`.
 
         Raises:
             NonFiniteError: Values were rejected since the last `flush`.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 from typing import TYPE_CHECKING, final
 
 import jax
 
-from metriplex.bridge import receiver, registry
+from metriplex.bridge import interrupts, receiver, registry
 from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import report_lost, report_undrained, take_rows
 from metriplex.cluster.run import is_written_here
 from metriplex.errors import ClosedError, NonFiniteError
-from metriplex.run import shutdown
+from metriplex.run import shutdown, signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriplex")
 
 CLOSE_TIMEOUT = 30.0
-"""Seconds that `flush` and `close` wait for backends, unless told otherwise."""
+"""Seconds that `flush` and `close` wait, unless the callback or the call says otherwise."""
 
 
 @final
@@ -35,18 +37,32 @@ class HostRun:
         run: The run.
         handle: A handle that nothing else has; None for the next one of this process.
         ring: True if programs keep their rows in a ring, from which `drain` takes them.
+        close_timeout: Seconds that `flush` and `close` wait by default; None for no limit.
 
     Attributes:
         has_program: True if a program has the run's state, from which its rows have to be drained.
     """
 
-    def __init__(self, run: Run | ClusterRun, handle: int | None = None, *, ring: bool) -> None:
+    def __init__(
+        self,
+        run: Run | ClusterRun,
+        handle: int | None = None,
+        *,
+        ring: bool,
+        close_timeout: float | None,
+    ) -> None:
         self.run = run
+        longest = threading.TIMEOUT_MAX / 2
+        self._close_timeout = longest if close_timeout is None else min(close_timeout, longest)
         self._ring = ring
         self.has_program = False
         self._drained = False
-        self.handle = receiver.register(self, handle, self.close)
         shutdown.watch()
+        self.handle = receiver.register(self, handle, self.close)
+
+    def discard(self) -> None:
+        """Remove the handle; no program has it."""
+        registry.remove(self.handle)
 
     @staticmethod
     def find(handle: int) -> HostRun | None:
@@ -62,7 +78,7 @@ class HostRun:
     def check_open(self) -> None:
         """Raise `ClosedError` if the run is closed."""
         if self.run.closed:
-            shutdown.hold_if_terminating()
+            signals.hold_if_terminating()
             raise ClosedError(
                 f"run `{self.run.info.name}` is closed: construct a new `MetricsCallback` for "
                 f"each run, and close it after its program has ended"
@@ -77,30 +93,35 @@ class HostRun:
             self.run.release()
             report_lost(self.run.info.name, lost, buffer.shape[-2])
 
-    def flush(self, timeout: float) -> None:
+    def flush(self, timeout: float | None) -> None:
         """Wait for this thread's programs and for every backend."""
         receiver.barrier()
         self.run.release()
-        self.run.flush(timeout)
+        self.run.flush(self._close_timeout if timeout is None else timeout)
 
-    def close(self, status: str, running: bool = False, timeout: float = CLOSE_TIMEOUT) -> None:
+    def close(self, status: str, running: bool = False, timeout: float | None = None) -> None:
         """Wait for this thread's programs, unless `running`, then for all rows; close the run.
 
         Raises `NonFiniteError` for rejected values, and the error of a failed program.
         """
+        if timeout is None:
+            timeout = min(self._close_timeout, CLOSE_TIMEOUT) if running else self._close_timeout
         try:
             if not running and not self.run.closed:
-                receiver.barrier()
+                _wait_for_programs(stop=status == "interrupted")
         except BaseException as error:
             if status == "finished":
                 status = "interrupted" if is_interrupt(error) else "failed"
             raise
         finally:
-            receiver.wait()
-            registry.retire(self.handle, self.run.info.name)
-            if self._ring and self.has_program and not self._drained and not self.run.closed:
-                report_undrained(self.run.info.name)
-            self.run.close(status, timeout)
+            shutdown.call_uninterrupted(functools.partial(self._finish, status, timeout))
+
+    def _finish(self, status: str, timeout: float) -> None:
+        receiver.wait()
+        registry.retire(self.handle, self.run.info.name, stopped=status == "interrupted")
+        if self._ring and self.has_program and not self._drained and not self.run.closed:
+            report_undrained(self.run.info.name)
+        self.run.close(status, timeout)
 
     def close_after(self, error: BaseException | None) -> None:
         """Close the run at the end of a `with` block, which an exception may have ended.
@@ -120,6 +141,23 @@ class HostRun:
                 raise
         if interrupted and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+
+
+def _wait_for_programs(*, stop: bool) -> None:
+    """Wait for the programs of this thread; Ctrl-C meanwhile has them `stop` at their next row."""
+    if not stop:
+        try:
+            return receiver.barrier()
+        except BaseException as error:
+            if is_interrupt(error):
+                _wait_for_programs(stop=True)
+            raise
+    with interrupts.stopping():
+        try:
+            receiver.barrier()
+        except Exception as error:
+            if not is_interrupt(error):
+                raise
 
 
 def is_interrupt(error: BaseException | None) -> bool:

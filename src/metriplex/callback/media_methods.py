@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metriplex.bridge.strictness import under_own_rules
 from metriplex.callback.base import CallbackBase
 from metriplex.cluster.pending import copy
 from metriplex.cluster.run import ClusterRun
@@ -54,6 +55,7 @@ class MediaMethods(CallbackBase, abc.ABC):
         record = Text(check_step(step), check_tag(tag), text, wall_time=time.time())
         self._host_run("log_text").run.log_media(record)
 
+    @under_own_rules
     def log_video(self, tag: str, frames: np.ndarray, *, fps: float, step: int = 0) -> None:
         """Log a clip, outside of compiled functions.
 
@@ -73,6 +75,7 @@ class MediaMethods(CallbackBase, abc.ABC):
             video = Video(number, check_tag(tag), np.asarray(frames), fps, wall_time=now)
         run.log_media(video)
 
+    @under_own_rules
     def log_image(self, tag: str, pixels: ArrayLike, *, step: int = 0) -> None:
         """Log a picture, outside of compiled functions.
 
@@ -91,6 +94,7 @@ class MediaMethods(CallbackBase, abc.ABC):
             image = Image(number, check_tag(tag), np.array(pixels), wall_time=now)
         run.log_media(image)
 
+    @under_own_rules
     def log_histogram(
         self, tag: str, values: ArrayLike, *, step: int = 0, bins: int | ArrayLike = 64
     ) -> None:

@@ -20,7 +20,7 @@ from metriplex.cluster.pending import Kept
 from metriplex.errors import ClosedError, ConfigurationError, MetriplexError
 from metriplex.journal import has_journal, read_run
 from metriplex.naming import local_directory
-from metriplex.run.opening import look_up, open_run
+from metriplex.run.opening import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from metriplex.bridge.rows import Row
     from metriplex.cluster.processes import Cluster
     from metriplex.records import Delivery, Media, RunInfo, Scalar
-    from metriplex.run.opening import Opened, RunSpec
+    from metriplex.run.opening import RunSpec
     from metriplex.run.run import Run
 
 logger = logging.getLogger("metriplex")
@@ -64,13 +64,13 @@ class ClusterRun:
     Args:
         cluster: The processes.
         spec: The run to open.
-        assemble: Makes a run of what `open_run` has opened.
+        start: Opens, assembles and starts a run; leaves nothing behind if it raises.
 
     Attributes:
         place: The position in the training at which it begins, the same in every process.
     """
 
-    def __init__(self, cluster: Cluster, spec: RunSpec, assemble: Callable[[Opened], Run]) -> None:
+    def __init__(self, cluster: Cluster, spec: RunSpec, start: Callable[[RunSpec], Run]) -> None:
         self._resumed = spec.resume is not None
         if self._resumed:
             cluster.gather()  # each has closed what it constructed before: the run is as it is
@@ -80,7 +80,7 @@ class ClusterRun:
             self._info = dataclasses.replace(self._info, directory=directory)
         self._cluster = cluster
         self._spec = spec
-        self._assemble = assemble
+        self._start = start
         self._run: Run | None = None
         self._writer: int | None = None
         self._hparams: dict[str, Scalar | str] = {}
@@ -282,7 +282,7 @@ class ClusterRun:
                     f"in {str(resume)!r} there: put `log_dir` on a file system that all processes "
                     f"share, under the same path"
                 )
-            self._run = self._assemble(open_run(spec))
+            self._run = self._start(spec)
             if self._hparams:
                 self._run.log_hparams(self._hparams)
         except MetriplexError as error:

@@ -27,6 +27,7 @@ from metriplex.validation import check_choice, check_count, check_positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from metriplex.delivery.calls import Queued
     from metriplex.records import RunInfo
@@ -38,7 +39,7 @@ logger = logging.getLogger("metriplex")
 class RunJournal:
     """Writes a run's records, on a worker's thread, and reads them for workers that lag behind.
 
-    If the run is resumed, its earlier records at `run.resume_step` and beyond are superseded.
+    If the run is resumed, `begin` supersedes its earlier records at `run.resume_step` and beyond.
 
     Args:
         run: The run; its directory exists.
@@ -68,18 +69,31 @@ class RunJournal:
     ) -> None:
         self.flush_secs = flush_secs
         self._run_dir = run.directory
+        self._resume_step = run.resume_step
         self._writer = JournalWriter(run.directory, run, fsync=fsync, max_bytes=max_bytes)
-        if run.resume_step is not None:
-            self._writer.append(self._writer.next_number, [Resume(run.resume_step)])
-            self._writer.flush()
-        self.start = self._settled = self._writer.next_number
+        # The number of the resumption is taken, though it is written later.
+        self.start = self._settled = self._writer.next_number + (run.resume_step is not None)
         try:
             clamp_acks(run.directory, self.start)
         except BaseException:
-            self.release()
+            self.discard()
             raise
         self._failing = False
         self._changed = threading.Condition()
+
+    def begin(self) -> None:
+        """Supersede what a resumed run continues without, before the first call.
+
+        Raises:
+            ConfigurationError: The disk refuses it; nothing is superseded.
+        """
+        if self._resume_step is None:
+            return
+        self._writer.append(self.start - 1, [Resume(self._resume_step)])
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise _unusable(self._run_dir, error) from error
 
     def call(self, call: Call, run: RunInfo) -> None:  # noqa: ARG002 - a journal is of one run
         """Write the records of a call, as a backend would. The worker's thread calls.
@@ -106,6 +120,10 @@ class RunJournal:
         """Close the files, after the worker has ended; then another process may write the run."""
         with contextlib.suppress(OSError):  # the worker has logged it
             self._writer.close()
+
+    def discard(self) -> None:
+        """Close the files instead of `begin`, and remove what was added to the journal."""
+        self._writer.discard()
 
     def read(self, first: int, end: int) -> Iterator[Queued]:
         """Yield the calls that deliver records `first` to `end`, without `end`. Any thread.
@@ -153,10 +171,14 @@ def open_journal(run: RunInfo, options: Mapping[str, Any] | None) -> RunJournal 
     try:
         return RunJournal(run, **options)
     except OSError as error:
-        raise ConfigurationError(
-            f"the journal in {str(run.directory)!r} can't be opened ({type(error).__name__}: "
-            f"{error}): mend that, give another `log_dir`, or pass `journal=False`"
-        ) from error
+        raise _unusable(run.directory, error) from error
+
+
+def _unusable(run_dir: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the journal in {str(run_dir)!r} can't be opened ({type(error).__name__}: {error}): mend "
+        f"that, give another `log_dir`, or pass `journal=False`"
+    )
 
 
 def check_journal(journal: Any) -> dict[str, Any] | None:

@@ -107,10 +107,10 @@ class Sender:
 
     def deliver(self, call: Call) -> None:
         """Deliver records, unless the backend is suspended or lacks the hook. Opens the run."""
-        if self.suspended or call.hook not in self.target.hooks:
+        if call.hook not in self.target.hooks:
             return
-        waiting = [call] if self._opened or self.open() else []
-        while waiting and not self.suspended:
+        waiting = [call]
+        while waiting and self._is_ready():
             part = waiting.pop()
             error = self._try(part)
             if error is None:
@@ -119,6 +119,9 @@ class Sender:
                 waiting += reversed(calls.halve(part))
             else:
                 self._fail(part, error)
+
+    def _is_ready(self) -> bool:
+        return not self.suspended and (self._opened or self.open())
 
     def fill(self, reread: Iterable[Queued], end: int) -> None:
         """Deliver records that are read again, up to number `end`; flush every `flush_secs`.

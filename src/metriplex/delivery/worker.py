@@ -39,6 +39,7 @@ class Worker:
             dropped.
         ack: The backend's acknowledgement on disk. If it is before `start`, the records in between
             are delivered first.
+        begin: Event for which the thread waits before its first call; None to begin at once.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Worker:
         patient: bool = False,
         journal: RunJournal | None = None,
         ack: Ack | None = None,
+        begin: threading.Event | None = None,
     ) -> None:
         self.target = target
+        self._begin = begin
         self._log = FailureLog(target.name, run.name)
         self._sender = Sender(
             target,
@@ -117,8 +120,13 @@ class Worker:
             self._queue.add(calls.close_run(self._end, status))
             self._changed.notify()
 
+    def discard(self) -> None:
+        """End the thread without a call, once the event that it waits for is set. Any thread."""
+        with self._changed:
+            self._ended = True
+
     def join(self, timeout: float) -> bool:
-        """Wait for the thread to end, after `start_close`; return True if it has ended."""
+        """Wait for the thread's end, after `start_close` or `discard`; True if it has ended."""
         self._thread.join(max(timeout, 0.0))
         return not self._thread.is_alive()
 
@@ -141,9 +149,12 @@ class Worker:
     # ---- the worker's thread --------------------------------------------------------------------
 
     def _work(self) -> None:
+        if self._begin is not None:
+            self._begin.wait()
         try:
-            self._sender.open()
-            while True:
+            if not self._ended:
+                self._sender.open()
+            while not self._ended:
                 self._give_up_if_suspended()
                 queued = self._next()
                 if queued is None:

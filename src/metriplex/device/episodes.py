@@ -154,8 +154,8 @@ def reset_window(stats: EpisodeStats, where: ArrayLike = True) -> EpisodeStats:
 def _empty_window(num_envs: int) -> EpisodeWindow:
     return EpisodeWindow(
         count=jnp.zeros(num_envs, jnp.int32),
-        return_min=jnp.full(num_envs, jnp.inf, jnp.float32),
-        return_max=jnp.full(num_envs, -jnp.inf, jnp.float32),
+        return_min=jnp.zeros(num_envs, jnp.float32),  # the count says that it has no meaning
+        return_max=jnp.zeros(num_envs, jnp.float32),
         return_sum=jnp.zeros(num_envs, jnp.float32),
         length_min=jnp.full(num_envs, _LONGEST, jnp.int32),
         length_max=jnp.zeros(num_envs, jnp.int32),
@@ -208,10 +208,11 @@ def _step(
 def _extend(
     old: EpisodeWindow, total: jax.Array, length: jax.Array, done: jax.Array
 ) -> EpisodeWindow:
+    first = old.count == 0
     new = EpisodeWindow(
         count=old.count + 1,
-        return_min=jnp.minimum(old.return_min, total),
-        return_max=jnp.maximum(old.return_max, total),
+        return_min=jnp.where(first, total, jnp.minimum(old.return_min, total)),
+        return_max=jnp.where(first, total, jnp.maximum(old.return_max, total)),
         return_sum=old.return_sum + total,
         length_min=jnp.minimum(old.length_min, length),
         length_max=jnp.maximum(old.length_max, length),

@@ -161,9 +161,10 @@ def window_of(
     """Return the result of `window_stats`, from global sums and from `stats` of this device."""
     episodes = _window(stats)
     divisor = jnp.maximum(sums.count, 1).astype(jnp.float32)
+    known = episodes.count > 0
     extremes = {  # a minimum is the maximum of the negatives: one collective operation takes all
-        "return_min": -jnp.min(episodes.return_min),
-        "return_max": jnp.max(episodes.return_max),
+        "return_min": -jnp.min(jnp.where(known, episodes.return_min, jnp.inf)),
+        "return_max": jnp.max(jnp.where(known, episodes.return_max, -jnp.inf)),
         "length_min": -jnp.min(episodes.length_min),
         "length_max": jnp.max(episodes.length_max),
     }

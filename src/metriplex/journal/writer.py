@@ -25,6 +25,7 @@ from metriplex.journal.segments import (
     segments,
 )
 from metriplex.journal.tail import read_tail
+from metriplex.naming import reserve_standard_descriptors
 from metriplex.records import RunInfo  # noqa: TC001 - part of public annotations
 
 try:
@@ -77,18 +78,22 @@ class JournalWriter:
         self._max_bytes = max_bytes
         self._pending: list[tuple[int, bytes]] = []
         self._file: IO[bytes] | None = None
+        self._fresh: Path | None = None
         self._index = 0
         self._size = 0
         self._unsynced = False
         self._steps: dict[int | None, int] = {}
-        make_directory(journal_dir(self._run_dir), inside=self._run_dir)
-        self._lock: int | None = take_lock(self._run_dir)
+        self._opened_at = self.written = 0
+        self._lock: int | None = None
+        self._made = not journal_dir(self._run_dir).exists()
         try:
+            make_directory(journal_dir(self._run_dir), inside=self._run_dir)
+            self._lock = take_lock(self._run_dir)
             self.next_number = self._reopen()
         except BaseException:
-            self._release()
+            self.discard()
             raise
-        self.written = self.next_number
+        self._opened_at = self.written = self.next_number
         _open_writers.add(self)
 
     def append(self, first_number: int, records: Sequence[Record]) -> None:
@@ -149,6 +154,21 @@ class JournalWriter:
         finally:
             self._release()
 
+    def discard(self) -> None:
+        """Release the lock without writing, and remove what was made in vain.
+
+        This opens nothing: the reason may be that no descriptor is left.
+        """
+        with contextlib.suppress(OSError):
+            if self._fresh is not None and self.written == self._opened_at:
+                self._fresh.unlink()
+            if self._made and self._lock is not None:
+                (journal_dir(self._run_dir) / _LOCK).unlink()
+        self._release()
+        with contextlib.suppress(OSError):
+            if self._made:
+                journal_dir(self._run_dir).rmdir()
+
     # ---- segments -------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -194,6 +214,8 @@ class JournalWriter:
     def _begin(self, index: int, first: int) -> None:
         """Begin a segment; after an `OSError` a second call begins the same segment."""
         path = journal_dir(self._run_dir) / f"{index:06d}.jsonl"
+        self._fresh = None if path.exists() else path
+        reserve_standard_descriptors()
         self._file = open_segment(path, "wb", buffering=0)
         self._index, self._size = index, 0
         kind = "run" if index == 0 else "segment"

@@ -129,6 +129,10 @@ class RunData:
         """All tags of scalars, in the order in which they were first logged."""
         return list(dict.fromkeys(tag for _, tag in self._series))
 
+    def __repr__(self) -> str:
+        size = f"{len(self.tags)} tags, {len(self.lanes)} lanes, {self._count} records"
+        return f"<RunData {self.run.name!r}: {size}, status {self.status!r}>"
+
     def series(self, tag: str, lane: int | None = None) -> Series:
         """Return the values of one tag in one lane.
 

@@ -51,8 +51,9 @@ class BackgroundThread(abc.ABC):
 
     def start(self, run: Logger) -> None:
         """Start the thread, which logs by the run. Called once."""
-        self._thread = threading.Thread(target=self._run, args=(run,), name=self._name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(run,), name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
 
     def program_started(self) -> None:  # noqa: B027 - most have no use for it
         """Note that a program has logged. Any thread; returns at once."""
@@ -105,19 +106,20 @@ class ProvenanceReport(BackgroundThread):
 
 @final
 class SystemSampler(BackgroundThread):
-    """Logs samples of the probe at fixed intervals, at the newest step."""
+    """Logs samples of a probe, which it makes, at fixed intervals, at the newest step."""
 
-    def __init__(self, probe: Probe, seconds: float) -> None:
-        self._probe = probe
+    def __init__(self, make_probe: Callable[[], Probe], seconds: float) -> None:
+        self._make_probe = make_probe
         self._seconds = seconds
         super().__init__("system")
 
     def _work(self, run: Logger) -> None:
+        probe = self._make_probe()
         try:
             while not self._closing.wait(self._seconds):
-                run.log_scalars(run.newest_step, self._probe.sample())
+                run.log_scalars(run.newest_step, probe.sample())
         finally:
-            self._probe.close()
+            probe.close()
 
 
 def make_background(
@@ -132,7 +134,8 @@ def make_background(
     if os.environ.get(SWITCH) != "0" if provenance is None else provenance:
         threads.append(ProvenanceReport(name_devices))
     if system_seconds:
-        from metriplex.run.system_metrics import Probe  # only those who want samples need it
+        from metriplex.run.system_metrics import Probe, check_installed  # only samples need it
 
-        threads.append(SystemSampler(Probe(), system_seconds))
+        check_installed()
+        threads.append(SystemSampler(Probe, system_seconds))
     return threads

@@ -12,12 +12,18 @@ from metriplex.delivery.run_journal import RunJournal, open_journal
 from metriplex.errors import ConfigurationError
 from metriplex.journal import check_free, newest_step, next_number, read_entries, read_run
 from metriplex.journal.finding import find_run, run_places
-from metriplex.naming import create_directory, free_directory, local_directory
+from metriplex.naming import (
+    create_directory,
+    free_directory,
+    local_directory,
+    missing_directories,
+    reserve_standard_descriptors,
+)
 from metriplex.records import RunInfo, Scalars
 from metriplex.validation import check_count
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     from metriplex.records import Lane
@@ -71,22 +77,50 @@ class Opened:
     info: RunInfo
     journal: RunJournal | None
     place: Place
+    undo: contextlib.ExitStack
+
+    def discard(self) -> None:
+        """Close the journal, and remove what was made; the run hasn't begun."""
+        self.undo.close()
 
 
 def open_run(spec: RunSpec) -> Opened:
     """Make the directory of a new run, or find the run that is continued, and open its journal.
 
-    Raises `ConfigurationError` if the directory can't be made, there is no run to continue, or
-    another process has it open.
+    A run that is continued stays as it is until `RunJournal.begin`. Raises `ConfigurationError` if
+    the directory can't be made, there is no run to continue, or another process has it open;
+    everything is then as before.
     """
-    if spec.resume is None:
-        info = _new_info(spec, create_directory(spec.log_dir, spec.name))
-        return Opened(info, open_journal(info, spec.journal), Place())
-    directory = _find_resumed(spec.resume, spec.log_dir)
-    with _explained(directory):
-        info = _resumed_info(spec, directory)
-        journal = open_journal(info, spec.journal)
-        return Opened(info, journal, _find_place(directory, spec.resume_step))
+    reserve_standard_descriptors()
+    with contextlib.ExitStack() as undo:
+        if spec.resume is None:
+            undo.callback(_remove_empty, missing_directories(local_directory(spec.log_dir)))
+            directory = create_directory(spec.log_dir, spec.name)
+            undo.callback(_remove_empty, [directory])
+            info, place = _new_info(spec, directory), Place()
+            journal = _open_journal(info, spec.journal, undo)
+        else:
+            directory = _find_resumed(spec.resume, spec.log_dir)
+            with _explained(directory):
+                info = _resumed_info(spec, directory)
+                journal = _open_journal(info, spec.journal, undo)
+                place = _find_place(directory, spec.resume_step)
+        return Opened(info, journal, place, undo.pop_all())
+
+
+def _open_journal(
+    info: RunInfo, options: Mapping[str, Any] | None, undo: contextlib.ExitStack
+) -> RunJournal | None:
+    journal = open_journal(info, options)
+    if journal is not None:
+        undo.callback(journal.discard)
+    return journal
+
+
+def _remove_empty(directories: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # another run is there by now
+        for directory in directories:
+            directory.rmdir()
 
 
 def look_up(spec: RunSpec) -> tuple[RunInfo, Place]:

@@ -11,15 +11,14 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Protocol, final
 
 from metriplex.delivery import calls
-from metriplex.delivery.worker import Worker
 from metriplex.errors import ClosedError
-from metriplex.journal.acks import open_ack
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.lanes import LaneCount
 from metriplex.run.nonfinite import FiniteFilter, NonFinite
-from metriplex.run.shutdown import hold_if_terminating
+from metriplex.run.signals import hold_if_terminating
 from metriplex.run.streams import Streams
+from metriplex.run.workers import start_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from metriplex.bridge.rows import Row
     from metriplex.delivery.calls import Call
     from metriplex.delivery.run_journal import RunJournal
+    from metriplex.delivery.worker import Worker
     from metriplex.plugins.backends import Backend
     from metriplex.run.aggregate import Aggregator
     from metriplex.run.background import BackgroundThread
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metriplex")
 
 STEPS_PER_SECOND = "time/steps_per_second"
-
-JOURNAL_QUEUE = 65_536
-"""Most records that wait for the journal before newer ones are dropped."""
 
 BACKGROUND_SECONDS = 5.0
 """Longest time that `close` waits for each background thread."""
@@ -75,6 +72,7 @@ class Run:
             for no videos.
         background: Background threads, which `start` starts.
         in_parts: True if other processes may have some of the lanes.
+        held: True to wait for `start` before a backend is called or the journal is written.
     """
 
     def __init__(
@@ -90,31 +88,13 @@ class Run:
         make_recorder: Callable[[Callable[[Media], None]], VideoRecorder] | None = None,
         background: Sequence[BackgroundThread] = (),
         in_parts: bool = False,
+        held: bool = False,
     ) -> None:
         self.info = info
         self._transforms = transforms or Transforms()
         self._finite = FiniteFilter(info.name, nonfinite)
         self._number = 0 if journal is None else journal.start
         self._journal = journal
-        self._journal_worker: Worker | None = None
-        if journal is not None:
-            self._journal_worker = Worker(
-                journal, info, queue_size=JOURNAL_QUEUE, start=journal.start, patient=True
-            )
-        run_dir = info.directory
-        self._workers = [
-            Worker(
-                backend,
-                info,
-                queue_size=queue_size,
-                start=self._number,
-                patient=journal is not None,
-                journal=journal,
-                ack=None if journal is None else open_ack(run_dir, backend.name, journal.start),
-            )
-            for backend in backends
-        ]
-        self._all = [*([self._journal_worker] if self._journal_worker else []), *self._workers]
         self._streams = Streams(resumed=self._number > 0)
         self._newest: dict[int | None, tuple[int, float]] = {}
         self._background = background
@@ -126,12 +106,52 @@ class Run:
         self._process = os.getpid()
         self._closed = False
         self._ended = threading.Event()
-        self.video_recorder = None if make_recorder is None else make_recorder(self.log_media)
+        self._begin = threading.Event()
+        self._journal_worker: Worker | None = None
+        self._all: list[Worker] = []
+        self._workers: list[Worker] = []
+        self.video_recorder: VideoRecorder | None = None
+        try:
+            if make_recorder is not None:
+                self.video_recorder = make_recorder(self.log_media)
+            start_workers(self._all, info, backends, journal, queue_size, self._begin)
+            self._journal_worker = None if journal is None else self._all[0]
+            self._workers = self._all[journal is not None :]
+            if not held:
+                self._begin_workers()
+        except BaseException:
+            self.discard()
+            raise
 
     def start(self) -> None:
-        """Start the background threads, which log by this run."""
+        """Start the background threads, which log by this run, and let the workers begin.
+
+        Raises:
+            RuntimeError: No thread can be started; `discard` the run.
+            ConfigurationError: The journal can't be written; `discard` the run.
+        """
         for thread in self._background:
             thread.start(self)
+        self._begin_workers()
+
+    def discard(self) -> None:
+        """End every thread without a call of a backend, if the workers haven't begun."""
+        self._closed = True
+        for worker in self._all:
+            worker.discard()
+        self._begin.set()
+        for thread in self._background:
+            thread.close(BACKGROUND_SECONDS)
+        if self.video_recorder is not None:
+            self.video_recorder.close(0.0)
+        for worker in self._all:
+            worker.join(BACKGROUND_SECONDS)
+        self._ended.set()
+
+    def _begin_workers(self) -> None:
+        if self._journal is not None and not self._begin.is_set():
+            self._journal.begin()
+        self._begin.set()
 
     @property
     def closed(self) -> bool:

@@ -81,7 +81,7 @@ class Sequencer:
 
     def _pop_ready(self) -> list[Row]:
         due = []
-        while rivals := self._early.pop(self.expected, None):
+        while (rivals := self._early.pop(self.expected, None)) is not None:
             self._deliver(rivals[-1])
             due += rivals
         return due

@@ -25,11 +25,6 @@ class Probe:
     """Read the machine's processor, memory and GPU metrics. Not thread-safe."""
 
     def __init__(self) -> None:
-        if importlib.util.find_spec("psutil") is None:
-            raise ConfigurationError(
-                "`system_metrics` needs `psutil`, which is not installed: "
-                "`pip install 'metriplex[system]'`, or leave `system_metrics` out"
-            )
         import psutil
 
         self._machine: Any = psutil
@@ -74,6 +69,15 @@ class Probe:
             for name, read in metrics.items():
                 with contextlib.suppress(nvml.NVMLError):  # not every GPU supports every metric
                     yield f"system/gpu{index}/{name}", float(read(gpu))
+
+
+def check_installed() -> None:
+    """Raise `ConfigurationError` if `psutil` isn't installed, which `Probe` needs."""
+    if importlib.util.find_spec("psutil") is None:
+        raise ConfigurationError(
+            "`system_metrics` needs `psutil`, which is not installed: "
+            "`pip install 'metriplex[system]'`, or leave `system_metrics` out"
+        )
 
 
 def _start_nvml() -> Any:

@@ -23,6 +23,7 @@ from PIL import Image, ImageSequence
 
 from interpreter import Program
 from metriplex import ConfigurationError, Renderer
+from metriplex.video.draw import worker as worker_module
 from metriplex.video.draw.jobs import RenderJob, RenderResult
 from metriplex.video.draw.worker import RenderWorker
 
@@ -504,6 +505,43 @@ def test_close_waits_for_what_was_asked_for(results: Results) -> None:
     worker.submit(job(20))
     assert "closed before" in str(results.all[2].error)
     assert threading.current_thread().name in results.threads
+
+
+def test_close_draws_the_newest_first(results: Results, gate: Gate) -> None:
+    worker = RenderWorker(Column("gate", path=str(gate.path)), on_result=results, backlog=9)
+    worker.submit(job(0, ill=True))
+    opener = gate.await_renderer()
+    for step in (10, 20, 30):
+        worker.submit(job(step))
+    closing = threading.Thread(target=worker.close, args=(PATIENCE,))
+    closing.start()
+    while not worker._newest_first:
+        assert closing.is_alive()
+    os.close(opener)
+    closing.join(PATIENCE)
+    assert [(r.job.step, r.error) for r in results.all] == [
+        (0, None),
+        (30, None),
+        (20, None),
+        (10, None),
+    ]
+
+
+def test_close_says_how_many_clips_it_waits_for(
+    results: Results, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_module, "REPORT_SECONDS", 0.01)
+    worker = RenderWorker(Column("gate", path=str(gate.path)), on_result=results)
+    worker.submit(job(0, ill=True))
+    opener = gate.await_renderer()
+    worker.submit(job(10))
+    closing = threading.Thread(target=worker.close, args=(PATIENCE,))
+    closing.start()
+    while "waiting for 2 evaluation video(s)" not in caplog.text:
+        assert closing.is_alive()
+    os.close(opener)
+    closing.join(PATIENCE)
+    assert [r.error for r in results.all] == [None, None]
 
 
 def test_close_gives_up_after_its_timeout(results: Results) -> None:

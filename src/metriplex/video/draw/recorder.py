@@ -23,6 +23,8 @@ logger = logging.getLogger("metriplex")
 
 TAG = "eval/video"
 
+_TOO_LATE = "everything else is logged; a greater `close_timeout`, or None, waits longer for videos"
+
 _BACKLOG = 8
 """Rollouts that may wait; they hold states, no frames."""
 
@@ -44,6 +46,7 @@ class VideoRecorder:
         formats: tuple[str, ...],
         mode: Literal["process", "thread"],
     ) -> None:
+        self._closing = False
         self._log_video = log_video
         self._fps = fps
         self._formats = formats
@@ -64,6 +67,7 @@ class VideoRecorder:
 
     def close(self, timeout: float) -> None:
         """Wait for the queued videos, at most `timeout` seconds, and end the worker."""
+        self._closing = True
         deadline = time.monotonic() + timeout
         self._player.close(timeout)
         self._worker.close(max(deadline - time.monotonic(), 0.0))
@@ -104,16 +108,15 @@ class VideoRecorder:
         except ClosedError:
             self._warn(job.iteration, job.step, "it came too late: the run is closed")
 
-    @staticmethod
-    def _warn(iteration: int | None, step: int, reason: str, details: str = "") -> None:
+    def _warn(self, iteration: int | None, step: int, reason: str, details: str = "") -> None:
         last = details.strip().rpartition("\n")[2].strip()
         logger.warning(
-            "no evaluation video of iteration %s (step %d): %s%s; training goes on, and the next "
-            "one is tried again",
+            "no evaluation video of iteration %s (step %d): %s%s; %s",
             iteration,
             step,
             reason,
             f" (last printed: {last})" if last and last not in reason else "",
+            _TOO_LATE if self._closing else "training goes on, and the next one is tried again",
         )
         if details:
             logger.debug("%s", details)

@@ -6,6 +6,7 @@ import collections
 import logging
 import math
 import threading
+import time
 from typing import TYPE_CHECKING, final
 
 from metriplex.errors import ConfigurationError, VideoError
@@ -21,6 +22,10 @@ logger = logging.getLogger("metriplex")
 
 MODES = ("process", "thread")
 
+REPORT_SECONDS = 5.0
+"""Interval of the lines that say how many clips `close` waits for."""
+
+_WITHOUT_LIMIT = 1e6
 _GRACE_SECONDS = 10.0
 """Seconds for which `close` waits for the thread after it abandoned the clips."""
 
@@ -79,6 +84,7 @@ class RenderWorker:
         self._changed = threading.Condition()
         self._busy = False
         self._closing = False
+        self._newest_first = False
         self._thread: threading.Thread | None = None
         self.dropped = 0  # number of jobs, in favour of newer jobs
 
@@ -101,16 +107,17 @@ class RenderWorker:
     def close(self, timeout: float) -> None:
         """Wait for the queued clips, then end the thread and the drawing process.
 
-        Clips that are unfinished after `timeout` seconds are abandoned. When this returns, every
-        job has its result, unless the renderer of a thread hangs. May be called twice, and at the
-        interpreter's exit.
+        The newest of the queued clips is drawn first. Clips that are unfinished after `timeout`
+        seconds are abandoned. When this returns, every job has its result, unless the renderer of a
+        thread hangs. May be called twice, and at the interpreter's exit.
         """
         self._drawer.restore_priority()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             thread = self._thread
-            in_time = self._changed.wait_for(self._idle, timeout) if thread else True
+            self._newest_first = True
+            in_time = self._wait_for_clips(timeout) if thread else True
             if not in_time:
                 self._refused += [failed(job, VideoError(CLOSED)) for job in self._waiting]
                 self._waiting.clear()
@@ -121,6 +128,18 @@ class RenderWorker:
         thread.join(_GRACE_SECONDS)
         if thread.is_alive():
             logger.error("the renderer hangs: its thread is still drawing, and is left behind")
+
+    def _wait_for_clips(self, timeout: float) -> bool:
+        """Wait until nothing is left, and log at intervals how much is; False after `timeout`."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            if self._changed.wait_for(self._idle, min(left, REPORT_SECONDS)):
+                return True
+            if left > REPORT_SECONDS:
+                count = len(self._waiting) + self._busy
+                limit = f", {left:.0f} s at most" if left < _WITHOUT_LIMIT else ""
+                logger.warning("waiting for %d evaluation video(s)%s", count, limit)
+        return self._idle()
 
     def _started(self) -> bool:
         """Start the thread if needed; return False if the exiting interpreter can't start one."""
@@ -161,7 +180,8 @@ class RenderWorker:
                 return False
             self._busy = True
             result = self._refused.popleft() if self._refused else None
-            job = None if result else self._waiting.popleft()
+            take = self._waiting.pop if self._newest_first else self._waiting.popleft
+            job = None if result else take()
         if job is not None:
             result = self._drawer.draw(job)
         if result is not None:

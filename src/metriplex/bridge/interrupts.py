@@ -1,0 +1,60 @@
+"""Ctrl-C while the main thread waits for a compiled program.
+
+Python raises `KeyboardInterrupt` only where the main thread runs Python, and that may wait inside
+of a compiled program for hours. The host call of such a program then raises it, which ends the
+program at its next iteration; the main thread goes on, and gets its own `KeyboardInterrupt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+SETTLE = 0.1
+"""Seconds in which a main thread that runs Python has taken notice of Ctrl-C by itself."""
+
+_pending = False
+_stopping = 0
+
+
+def notice() -> None:
+    """Note that Ctrl-C was pressed. Any thread but the main one."""
+    global _pending
+    _pending = True
+    # Python makes this call on the main thread, when that next runs Python.
+    if ctypes.pythonapi.Py_AddPendingCall(_clear, None) != 0:
+        _pending = False
+
+
+def stop_if_pending() -> None:
+    """Raise `KeyboardInterrupt` if Ctrl-C is to end the program that calls. Any thread.
+
+    That is so if the main thread can't take notice of Ctrl-C, or in `stopping`.
+    """
+    if _pending and not _stopping:
+        time.sleep(SETTLE)
+    if _pending or _stopping:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopping() -> Generator[None]:
+    """End programs at their next host call: Ctrl-C has ended what waits for their results."""
+    global _stopping
+    _stopping += 1
+    try:
+        yield
+    finally:
+        _stopping -= 1
+
+
+@ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+def _clear(_: object) -> int:
+    global _pending
+    _pending = False
+    return 0

@@ -170,7 +170,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
     def log(self, *, step: jax.typing.ArrayLike, values: Mapping[str, Any]) -> None: ...
 
     def log(
-        self, first: Any = None, second: Any = None, /, *, step: Any = None, values: Any = None
+        self, first: Any = None, second: Any = None, *, step: Any = None, values: Any = None
     ) -> None:
         """Log scalars at a step of the caller's own: from a Python loop, or inside compiled code.
 

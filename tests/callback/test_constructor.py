@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import resource
 import shutil
 import sys
@@ -125,7 +126,11 @@ def test_the_table_has_every_argument() -> None:
     assert list(WRONG) == list(inspect.signature(MetricsCallback).parameters)
 
 
-@pytest.mark.parametrize("options", [one for many in WRONG.values() for one in many], ids=str)
+def named(options: dict[str, Any]) -> str:
+    return re.sub(r" object at 0x\w+", "", str(options))
+
+
+@pytest.mark.parametrize("options", [one for many in WRONG.values() for one in many], ids=named)
 def test_a_wrong_argument_leaves_nothing_behind(logs: Path, options: dict[str, Any]) -> None:
     before = Place(logs.parent)
     where = {"system_metrics": 0.1, "provenance": True}

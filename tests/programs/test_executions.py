@@ -166,6 +166,25 @@ def test_a_restored_state_is_logged_from_where_it_was(tmp_path: Path) -> None:
     assert found(memory) == wanted([(0, 3), (1, 4), (2, 4), (2, 4)])
 
 
+@pytest.mark.parametrize("end", [False, True], ids=["no end", "end"])
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 20])
+def test_what_stays_in_a_buffer_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, end: bool
+) -> None:
+    with logging_to_memory(tmp_path, buffer=8) as (metrics, memory):
+        program = jax.jit(functools.partial(train, end=end), static_argnums=2)
+        state = program(metrics, 1, count)
+        if not end and count == 20:  # what is kept in the state is sent when it is next seen
+            metrics.on_training_end(state)
+    kept = 0 if end or count == 20 else (count - 1) % 8
+    assert memory.values("train/index") == [*range(count - kept)]
+    messages = [message for message in caplog.messages if "on_training_end" in message]
+    assert len(messages) == int(not end and count < 20)
+    for message in messages:
+        assert "1 program(s) with `buffer=8` ended without `on_training_end`" in message
+        assert "up to 7 record(s) of each lane" in message
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_what_checkpoint_repeats_is_logged_once(tmp_path: Path, closed: bool) -> None:
     with logging_to_memory(tmp_path) as (metrics, memory):

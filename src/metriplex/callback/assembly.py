@@ -169,7 +169,7 @@ def open_and_start(plan: Plan, spec: RunSpec) -> Run:
     return run
 
 
-def start(plan: Plan, *, ring: bool) -> tuple[HostRun, Place]:
+def start(plan: Plan, *, buffer: int, ring: bool) -> tuple[HostRun, Place]:
     """Open and assemble the run of a plan, in one process or as one of several.
 
     Return the run, and the place in the training at which it begins. Raise `ConfigurationError` if
@@ -180,14 +180,14 @@ def start(plan: Plan, *, ring: bool) -> tuple[HostRun, Place]:
     if cluster is not None:
         shared = ClusterRun(cluster, plan.spec, functools.partial(open_and_start, plan))
         timeout = plan.close_timeout
-        host = HostRun(shared, cluster.handle, ring=ring, close_timeout=timeout)
+        host = HostRun(shared, cluster.handle, buffer=buffer, ring=ring, close_timeout=timeout)
         return host, shared.place
     with contextlib.ExitStack() as undo:
         opened = open_run(plan.spec)
         undo.callback(opened.discard)
         run = assemble(plan, opened)
         undo.callback(run.discard)
-        host = HostRun(run, ring=ring, close_timeout=plan.close_timeout)
+        host = HostRun(run, buffer=buffer, ring=ring, close_timeout=plan.close_timeout)
         undo.callback(host.discard)
         run.start()  # the last step that can fail, and the first that can't be undone
         undo.pop_all()

@@ -215,7 +215,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             ),
             renderer=renderer,
         )
-        self._host, place = start(plan, ring=config.ring)
+        self._host, place = start(plan, buffer=config.buffer, ring=config.ring)
         self._video = plan.videos and plan.videos.program
         self._config = replace(config, first_step=place.step, first_iteration=place.iteration)
         self._handle = np.array([self._host.handle, 0], np.int32)

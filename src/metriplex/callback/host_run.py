@@ -12,6 +12,7 @@ import jax
 from metriplex.bridge import interrupts, receiver, registry
 from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import report_lost, report_undrained, take_rows
+from metriplex.bridge.unsent import Unsent
 from metriplex.cluster.run import is_written_here
 from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.run import shutdown, signals
@@ -36,6 +37,7 @@ class HostRun:
     Args:
         run: The run.
         handle: A handle that nothing else has; None for the next one of this process.
+        buffer: Rows that a program keeps on the device.
         ring: True if programs keep their rows in a ring, from which `drain` takes them.
         close_timeout: Seconds that `flush` and `close` wait by default; None for no limit.
 
@@ -48,6 +50,7 @@ class HostRun:
         run: Run | ClusterRun,
         handle: int | None = None,
         *,
+        buffer: int,
         ring: bool,
         close_timeout: float | None,
     ) -> None:
@@ -55,6 +58,7 @@ class HostRun:
         longest = threading.TIMEOUT_MAX / 2
         self._close_timeout = longest if close_timeout is None else min(close_timeout, longest)
         self._ring = ring
+        self._unsent = Unsent(0 if ring else buffer)
         self.has_program = False
         self._drained = False
         shutdown.watch()
@@ -73,6 +77,7 @@ class HostRun:
 
     def receive(self, rows: Sequence[Row]) -> None:
         """Pass rows to the run. The receiver thread calls."""
+        self._unsent.look(rows)
         self.run.receive(rows)
 
     def check_open(self) -> None:
@@ -121,6 +126,8 @@ class HostRun:
         registry.retire(self.handle, self.run.info.name, stopped=status == "interrupted")
         if self._ring and self.has_program and not self._drained and not self.run.closed:
             report_undrained(self.run.info.name)
+        if status == "finished" and not self.run.closed:
+            self._unsent.report(self.run.info.name)
         self.run.close(status, timeout)
 
     def close_after(self, error: BaseException | None) -> None:

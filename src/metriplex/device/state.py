@@ -151,6 +151,7 @@ def on_training_start(
         state,
         execution=(state.execution & 0) + execution,
         sequence=state.sequence & 0,
+        buffer=_valid_rows(state) if config.buffer else state.buffer,
     )
     send_unnumbered(config, run, state, Kind.START, {}, state.iteration)
     return state
@@ -248,6 +249,7 @@ def _send(
         return _send_now(config, state, row, due), mark(row[None], jnp.asarray(due)[None])
     place = state.buffered % config.buffer if config.ring else state.buffered
     kept = jnp.where(due, _pad(config, row), state.buffer[place])
+    first = jnp.logical_and(due, state.sequence == 0)
     state = _count(
         replace(
             state,
@@ -260,7 +262,9 @@ def _send(
     if config.ring:
         return state, row[None]
     unsent = _valid_rows(state)
-    full = state.buffered == config.buffer
+    # The first row goes at once: the host then knows of the program, whatever stays in its buffer.
+    # No place but its own has a row then, other than rows that were never sent.
+    full = jnp.logical_or(state.buffered == config.buffer, first)
     emit(state.buffer, where=_gate(config, state, full))
     return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 

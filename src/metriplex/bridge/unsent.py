@@ -1,0 +1,58 @@
+"""Notice programs that may have ended with rows in their buffer, which are lost with the state."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metriplex.bridge.rows import Row
+
+logger = logging.getLogger("metriplex")
+
+
+@final
+class Unsent:
+    """The executions of a run's programs that have logged and not said that they ended.
+
+    An execution sends its first row at once, so each one that logs is known here. The receiver
+    thread looks at rows; the thread that closes the run reports.
+
+    Args:
+        buffer: Rows that a program keeps on the device; 0 or 1 keep none.
+    """
+
+    def __init__(self, buffer: int) -> None:
+        self._buffer = buffer
+        self._newest: dict[tuple[int, int | None], int] = {}
+        self._ended: dict[tuple[int, int | None], int] = {}
+
+    def look(self, rows: Sequence[Row]) -> None:
+        """Note the newest record and the newest end of each execution and lane."""
+        if self._buffer <= 1:
+            return
+        for row in rows:
+            if row.sequence is not None and row.kind in {"record", "end"}:
+                numbers = self._newest if row.kind == "record" else self._ended
+                key = row.execution, row.lane
+                numbers[key] = max(numbers.get(key, 0), row.sequence)
+
+    def report(self, name: str) -> None:
+        """Log how many programs of run `name` may have kept rows, and how to get them."""
+        lacking = {
+            execution
+            for (execution, lane), number in self._newest.items()
+            if self._ended.get((execution, lane), -1) < number
+        }
+        if lacking:
+            logger.error(
+                "run `%s`: %d program(s) with `buffer=%d` ended without `on_training_end`: up to "
+                "%d record(s) of each lane stayed on the device and are lost; call `state = "
+                "metrics.on_training_end(state)` after the loop, also outside of compiled code",
+                name,
+                len(lacking),
+                self._buffer,
+                self._buffer - 1,
+            )

@@ -101,8 +101,9 @@ def make_plan(
     system_seconds = system_metrics and check_positive("system_metrics", system_metrics)
     background = make_background(name_devices, provenance=provenance, system_seconds=system_seconds)
     now = time.time()
+    local_directory(log_dir)  # checks it; messages name it as it was given
     spec = RunSpec(
-        local_directory(log_dir),
+        log_dir,
         run_name(name, env, policy, datetime.fromtimestamp(now)),
         now,
         total_steps,

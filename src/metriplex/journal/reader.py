@@ -154,8 +154,12 @@ def next_number(run_dir: Path) -> int:
 
     Lines of the last segment may be damaged or in another order. A damaged line that may have been
     the last one counts as many lines as fit into it.
+
+    Raises:
+        OSError: A segment can't be read, or its end is no line and too long for one.
     """
     found = segments(run_dir)
+    number_after(found)  # raises if the file ends in more than a line, which is not read
     number = number_after(found[:-1])
     ordered, damaged_before, damaged_after = True, 0, 0
     for _, path in found[-1:]:

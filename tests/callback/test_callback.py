@@ -234,7 +234,7 @@ def test_an_unknown_rate_is_nan_and_explained_once(
 ) -> None:
     state = optax.adam(1e-3).init(jnp.zeros(2))
     assert all(math.isnan(rate) for rate in rates(tmp_path, state))
-    assert len(rates(tmp_path, state)) == 2
+    assert len(rates(tmp_path / "again", state)) == 2
     (explained,) = fresh_log.messages
     assert "`train/learning_rate` is unknown and logged as NaN" in explained
     assert "Pass `learning_rate=`" in explained
@@ -272,7 +272,7 @@ def test_the_training_log_s_own_rate_wins(
 ) -> None:
     state = optax.adam(1e-3).init(jnp.zeros(2))
     assert rates(tmp_path, state, {"learning_rate": 0.5}, learning_rate=0.25) == [0.5, 0.5]
-    assert rates(tmp_path, state, {"learning_rate": 0.5}) == [0.5, 0.5]
+    assert rates(tmp_path / "again", state, {"learning_rate": 0.5}) == [0.5, 0.5]
     assert fresh_log.messages == []
 
 
@@ -479,6 +479,17 @@ def test_the_directory_is_named_by_what_is_known(
             assert metrics.run.info.name == metrics.directory.name
             assert metrics.run.info.start_time == datetime(2024, 1, 2, 3, 4, 5).timestamp()
     assert names == [expected, f"{expected}_2", f"{expected}_3"]
+
+
+def test_a_run_whose_name_is_taken_says_its_directory_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "metriplex")
+    for name, level in (("exp", "INFO"), ("exp_2", "WARNING"), ("exp_3", "WARNING")):
+        caplog.clear()
+        MetricsCallback("exp", log_dir=tmp_path, backends=[]).close()
+        (line,) = (record for record in caplog.records if str(tmp_path) in record.getMessage())
+        assert (line.levelname, str(tmp_path / name) in line.getMessage()) == (level, True)
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])

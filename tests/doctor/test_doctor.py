@@ -381,6 +381,38 @@ def test_the_exit_status_is_zero_only_without_broken_findings(
     assert "Broken: log directory." in capsys.readouterr().out
 
 
+def test_of_the_backends_only_the_named_ones_are_tried(
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("used", "spare", "logged_out"):
+        install("backend", name, BACKEND)
+    tried = []
+
+    def trial(kind: str, name: str, directory: Path) -> Finding:
+        tried.append((kind, name))
+        return Finding("broken" if name == "logged_out" else "ok", f"{kind} {name}", "")
+
+    monkeypatch.setattr("metriplex.doctor.run_trial", trial)
+    command = ["doctor", "--log-dir", str(tmp_path / "logs")]
+    named = ["--backend", "used", "--backend", "spare", "--backend", "used"]
+    assert main([*command, *named]) == 0
+    assert [name for kind, name in tried if kind == "backend"] == ["spare", "used"]
+    assert ("jax", "") in tried
+    others = [one for one in tried if one[0] != "backend"]
+    tried.clear()
+    assert main(command) == 1
+    assert ("backend", "logged_out") in tried
+    assert [one for one in tried if one[0] != "backend"] == others
+    capsys.readouterr()
+    assert main([*command, "--backend", "used", "--backend", "unheard_of"]) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "backend `unheard_of` is not installed" in written.err
+
+
 def discovery_groups() -> Any:
     from metriplex.plugins.discovery import GROUPS
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import enum
+import fractions
 import json
+import math
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +22,7 @@ from metriplex import Histogram, Image
 pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
 callbacks = pytest.importorskip("stable_baselines3.common.callbacks")
 sb3_logger = pytest.importorskip("stable_baselines3.common.logger")
+gymnasium = pytest.importorskip("gymnasium")
 torch = pytest.importorskip("torch")
 adapter = pytest.importorskip("metriplex.integrations.stable_baselines3")
 
@@ -95,7 +104,6 @@ def test_ppo_logs_the_values_of_its_own_json_writer(library, tmp_path, json_logg
 
 @pytest.mark.slow
 def test_dqn_continues_in_a_second_run_and_is_evaluated(tmp_path, json_logger):
-    gymnasium = pytest.importorskip("gymnasium")
     model = pytest.importorskip("sbx").DQN(
         "MlpPolicy",
         "CartPole-v1",
@@ -217,12 +225,167 @@ def test_a_figure_is_drawn_and_closed(tmp_path):
     assert not plt.fignum_exists(figure.number)
 
 
-def test_a_value_that_can_not_be_logged_raises_with_a_fix(tmp_path):
-    with logging_to_memory(tmp_path) as (metrics, _):
+class Color(enum.Enum):
+    RED = 1
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class NoText:
+    def __str__(self):
+        raise RuntimeError("has no text")
+
+    __repr__ = __str__
+
+
+LEFT_OUT = object()
+"""The value is left out with one line in the log."""
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "None": (None, None),
+    "masked": (np.ma.masked, None),
+    "all masked": (np.ma.array([1.0, 2.0], mask=True), None),
+    "object None": (np.array(None), None),
+    "bool": (True, True),
+    "int": (2**53 + 1, 2**53 + 1),
+    "np.uint64": (np.uint64(2**63), 2.0**63),
+    "int of 70 bits": (2**70, 2.0**70),
+    "negative int of 65 bits": (-(2**64), -(2.0**64)),
+    "int beyond floats": (10**400, str(10**400)),
+    "IntEnum": (Level.HIGH, 3),
+    "float": (0.1, 0.1),
+    "np.float16": (np.float16(0.1), float(np.float16(0.1))),
+    "np.longdouble": (np.longdouble(0.5), 0.5),
+    "np.bool": (np.bool_(True), True),
+    "Decimal": (decimal.Decimal("0.5"), 0.5),
+    "signaling NaN": (decimal.Decimal("sNaN"), "sNaN"),
+    "Fraction": (fractions.Fraction(1, 4), 0.25),
+    "tensor of size one": (torch.tensor([[7]]), 7),
+    "0-d tensor": (torch.tensor(3.0), 3.0),
+    "tensor with a gradient": (torch.ones((), requires_grad=True), 1.0),
+    "bfloat16 scalar": (torch.tensor(1.5, dtype=torch.bfloat16), 1.5),
+    "jax scalar": (jnp.float32(0.5), 0.5),
+    "jax bfloat16": (jnp.bfloat16(0.5), 0.5),
+    "object array of one number": (np.array([2], object), 2),
+    "str": ("a\nb", "a\nb"),
+    "np.str_": (np.str_("abc"), "abc"),
+    "enum of strings": (Word.YES, "yes"),
+    "empty str": ("", ""),
+    "bytes": (b"x", "b'x'"),
+    "enum": (Color.RED, "Color.RED"),
+    "list of ints": ([64, 64], "[64, 64]"),
+    "tuple": ((1.0, 2.0), "(1.0, 2.0)"),
+    "dict": ({"pi": 64}, "{'pi': 64}"),
+    "datetime": (dt.datetime(2020, 1, 1), "2020-01-01 00:00:00"),
+    "timedelta": (dt.timedelta(1), "1 day, 0:00:00"),
+    "np.datetime64": (
+        np.datetime64("2020-01-01T00:00:00.000000001"),
+        "2020-01-01T00:00:00.000000001",
+    ),
+    "np.timedelta64": (np.timedelta64(5, "ns"), "5 nanoseconds"),
+    "NaT": (np.datetime64("NaT"), "NaT"),
+    "complex": (1j, "1j"),
+    "complex tensor": (torch.tensor(1j), "1j"),
+    "Path": (Path("/x"), "/x"),
+    "device": (torch.device("cpu"), "cpu"),
+    "space": (gymnasium.spaces.Discrete(2), "Discrete(2)"),
+    "object array": (np.array([None, 1]), "[None 1]"),
+    "string array": (np.array(["a", "b"]), "['a' 'b']"),
+    "array of one string": (np.array(["a"]), "a"),
+    "structured array": (np.zeros(2, [("a", "i4")]), "[(0,) (0,)]"),
+    "complex array": (np.array([1j, 2]), "[0.+1.j 2.+0.j]"),
+    "meta tensor": (torch.ones(2, device="meta"), "tensor(..., device='meta', size=(2,))"),
+    "PRNG key": (jax.random.key(0), str(jax.random.key(0))),
+    "tensor": (torch.arange(4, dtype=torch.int64), 4),
+    "bfloat16 tensor": (torch.ones(3, dtype=torch.bfloat16), 3),
+    "float8 tensor": (torch.ones(3).to(torch.float8_e4m3fn), 3),
+    "sparse tensor": (torch.eye(2).to_sparse(), 4),
+    "Parameter": (torch.nn.Parameter(torch.ones(2)), 2),
+    "jax array": (jnp.ones(5, jnp.bfloat16), 5),
+    "bool array": (np.array([True, False]), 2),
+    "array with inf": (np.array([np.inf, 1.0]), 1),
+    "partly masked": (np.ma.array([1.0, 2.0, 3.0], mask=[True, False, False]), 2),
+    "empty array": (np.zeros(0), 0),
+    "no text": (NoText(), LEFT_OUT),
+    "image of a path": (sb3_logger.Image("a.png", "HWC"), LEFT_OUT),
+    "image of two channels": (sb3_logger.Image(np.zeros((2, 2, 2)), "HWC"), LEFT_OUT),
+    "video of four axes": (sb3_logger.Video(torch.zeros(2, 3, 4, 5), 20), LEFT_OUT),
+    "HParam of any object": (sb3_logger.HParam({"a": Color.RED}, {"b": 0.0}), {"a": "Color.RED"}),
+}
+"""Name to a value, and to the scalar, text, hyper-parameters or size of the histogram."""
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_value_of_any_type_is_logged_or_left_out_and_the_next_ones_are_logged(
+    kind, tmp_path, caplog
+):
+    value, wanted = VALUES[kind]
+    with logging_to_memory(tmp_path) as (metrics, memory):
         logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
-        logger.record("a/list", [1, 2])
-        with pytest.raises(NotImplementedError, match=r"metriplex.*`a/list` \(list\)[^`]*\n.*`ex"):
-            logger.dump(1)
+        for step in (1, 2):
+            logger.record("custom/value", value)
+            logger.record("other", step)
+            logger.dump(step)
+    scalars = [dict(record.values) for record in memory.records]
+    assert [one.pop("other") for one in scalars] == [1, 2]
+    logged = {
+        "scalar": [one["custom/value"] for one in scalars if one],
+        "text": [text.text for text in memory.texts],
+        "histogram": [one.counts.sum() for one in memory.media if isinstance(one, Histogram)],
+        "hparams": memory.hparams,
+    }
+    is_array = getattr(value, "shape", ()) != () and not isinstance(wanted, str | None)
+    if wanted is None or wanted is LEFT_OUT:
+        found = "nothing"
+    elif isinstance(wanted, str):
+        found = "text"
+    elif isinstance(wanted, dict):
+        found = "hparams"
+    else:
+        found = "histogram" if is_array and math.prod(value.shape) != 1 else "scalar"
+    assert {kind: values for kind, values in logged.items() if values} == (
+        {} if found == "nothing" else {found: [wanted, wanted]}
+    )
+    if found in ("scalar", "text"):
+        assert {type(one) for one in logged[found]} == {type(wanted)}
+    lines = [line for line in caplog.messages if "custom/value" in line]
+    assert len(lines) == (wanted is LEFT_OUT)
+
+
+@pytest.mark.parametrize("name", ["", 5, "a//b", "/a", "a b", "loss\x1b[31m"])
+def test_a_name_of_any_kind_is_logged_or_left_out_alone(name, tmp_path, caplog):
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        logger.record(name, 0.5)
+        logger.record("other", 1)
+        logger.dump(3)
+    (record,) = memory.records
+    assert record.values == {"other": 1} | ({str(name): 0.5} if name != "" else {})
+
+
+def test_a_name_that_ours_would_replace_keeps_both_values(tmp_path):
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        logger.record("rollout/ep_rew_mean", 1.0)
+        logger.record("episode/return", 2.0)
+        logger.dump(3)
+    assert memory.records[0].values == {"rollout/ep_rew_mean": 1.0, "episode/return": 2.0}
+
+
+def test_a_step_that_no_record_can_have_is_left_out_with_one_line(tmp_path, caplog):
+    with logging_to_memory(tmp_path) as (metrics, memory):
+        logger = sb3_logger.Logger(None, [adapter.MetricsWriter(metrics)])
+        for step in (-1, -1, 5):
+            logger.record("loss", 1.0)
+            logger.dump(step)
+    assert memory.steps() == [5]
+    assert len([line for line in caplog.messages if "`loss`" in line and "step" in line]) == 1
 
 
 def test_an_undefined_explained_variance_is_no_error(tmp_path):

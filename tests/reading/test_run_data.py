@@ -143,6 +143,45 @@ def test_a_run_is_found_by_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) 
         read("other")
 
 
+def test_of_the_runs_of_a_name_the_newest_is_read_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def train(name: str, time: float) -> str:
+        monkeypatch.setattr("time.time", lambda: time)
+        with MetricsCallback(name, backends=[], provenance=False) as metrics:
+            metrics.log(1, {"started": time})
+        return metrics.directory.name
+
+    def started(*run: Any) -> float:
+        caplog.clear()
+        return read(*run).series("started").value.item()
+
+    assert train("exp", 10.0) == "exp"
+    assert started("exp") == 10.0
+    assert caplog.messages == []
+    assert (train("exp", 20.0), train("exp", 30.0)) == ("exp_2", "exp_3")
+    for other in ("experiment_2", "exp_", "exp_1", "exp_02", "exp_x"):
+        train(other, 99.0)
+    (tmp_path / "logs/exp_4").mkdir()  # no run
+    assert started("exp") == 30.0
+    assert len(caplog.messages) == 1
+    assert "3 runs have the name `exp`" in caplog.text
+    assert str(tmp_path / "logs/exp_3") in caplog.text
+    monkeypatch.setattr("time.time", lambda: 40.0)
+    assert started("exp", tmp_path / "logs") == 30.0
+    (tmp_path / "logs/exp_2").rename(tmp_path / "logs/exp_10")
+    assert started("exp") == 30.0  # the start counts, not the number
+    for path in ("logs/exp", "./logs/exp", tmp_path / "logs/exp"):
+        assert started(path) == 10.0
+        assert caplog.messages == []
+    assert started("exp_3") == 30.0
+    assert caplog.messages == []
+    assert main(["export", "exp", "--to", "csv", "--output", "out.csv"]) == 0
+    assert "30.0" in (tmp_path / "out.csv").read_text()
+
+
 @pytest.mark.parametrize(("mask", "stored"), [(True, "***"), (False, "9f86d0")])
 def test_secrets_do_not_reach_the_journal(tmp_path: Path, mask: bool, stored: str) -> None:
     secret = {"api_key": "9f86d0"}

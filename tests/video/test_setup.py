@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, hookimpl
 from metriplex.plugins.backends import Backend
+from metriplex.plugins.renderers import create_renderer
 from metriplex.video.options import VideoOptions
 from metriplex.video.setup import prepare_videos
 from video.cases import Dot, Line
@@ -85,6 +87,51 @@ def test_what_cannot_be_played_is_a_warning_and_an_error_where_a_renderer_was_na
         assert prepare(object(), renderer=None) is None
     with pytest.raises(ConfigurationError, match=r"`object` can't be played: .*`initial`"):
         prepare(object())
+
+
+@pytest.mark.parametrize(
+    ("package", "call"),
+    [
+        ("gymnax", "GymnaxEnvironment(env, params)"),
+        ("brax", "BraxEnvironment(env)"),
+        ("mujoco_playground", "BraxEnvironment(env)"),
+    ],
+)
+@pytest.mark.parametrize("layer", ["_env", "env", "unwrapped", None])
+def test_the_adapter_of_a_known_family_is_named_and_no_renderer(
+    package: str, call: str, layer: str | None
+) -> None:
+    family = type("Base", (), {"__module__": f"{package}.envs.base"})
+    inner = type("Mine", (family,), {})()
+    env = inner if layer is None else SimpleNamespace(**{layer: inner})
+    with pytest.raises(ConfigurationError, match="can't be played: ") as unplayed:
+        prepare(env)
+    with pytest.warns(UserWarning, match="no renderer draws") as undrawn:
+        assert prepare(env, renderer=None) is None
+    (warning,) = undrawn
+    for text in (str(unplayed.value), str(warning.message)):
+        assert f"pass `env={call}`" in text
+        assert "pip install" not in text
+
+
+def test_an_environment_of_no_known_family_is_named_with_the_renderers_that_are_lacking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env: Any = SimpleNamespace()
+    env.env = env  # a wrapper of itself
+    entry = SimpleNamespace(name="mujoco")
+    for installed, remedy in (
+        ([], "`pip install metriplex-mujoco` or `pip install metriplex-pygame`, or pass"),
+        ([entry], "Install one, `pip install metriplex-pygame`, or pass `renderer=`"),
+        ([entry, SimpleNamespace(name="pygame")], "Pass `renderer=`"),
+    ):
+        monkeypatch.setattr("metriplex.plugins.renderers._plugins", lambda *_: [])
+        monkeypatch.setattr(
+            "metriplex.plugins.renderers.entry_points", lambda _, got=installed: got
+        )
+        with pytest.raises(ConfigurationError) as caught:
+            create_renderer(None, env, 32, 16)
+        assert remedy in str(caught.value)
 
 
 def test_a_renderer_that_raises_while_it_is_made_is_a_warning_or_the_user_s_error() -> None:

@@ -70,6 +70,22 @@ def test_every_line_has_the_width_and_all_fit_the_height(run, ascii_only, width,
         assert "".join(lines).isascii()
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "gbk", "utf-8"])
+@pytest.mark.parametrize("width", [16, 40, 80])
+def test_a_terminal_whose_encoding_lacks_a_letter_gets_lines_of_its_width(run, encoding, width):
+    chart = "\u03b5/\u5b66\u7fd2"
+    run = replace(run, name="pp\u00f6-\u03b5", directory=Path("/\u65e5\u8a18/caf\u00e9"))
+    board = Board(chart)
+    for step in range(9):
+        board.update([Scalars(step, {chart: step, "train/\u03b5": 0.5, "\u00e9/\u03b5": 1})])
+    ascii_only = not encoding.startswith("utf")
+    screen = Screen(width, 24, ascii_only, encoding)
+    lines = text(draw(run, board.snapshot(), screen, now=1065.0, charted=chart))
+    shown = [line.encode(encoding, "backslashreplace").decode(encoding) for line in lines]
+    assert shown == lines
+    assert {cell_len(line) for line in shown} == {width}
+
+
 def test_tags_that_do_not_fit_are_counted(run):
     tags = {f"train/tag_{i:02d}": 1.0 for i in range(99)}
     lines = draw_text(run, snapshot_of(tags), 40, 20)
@@ -112,7 +128,9 @@ def test_a_total_that_is_reached_or_odd(run, total):
 
 def test_before_the_first_record(run):
     lines = draw_text(run, Snapshot())
-    assert any("waiting for the first record" in line for line in lines)
+    assert any("waiting for the first record: jax compiles the program first" in s for s in lines)
+    narrow = draw_text(run, Snapshot(), 50)
+    assert any("waiting for the first record  " in line for line in narrow)
     assert any("0 / 10,000 steps" in line for line in lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from PIL import Image, ImageSequence
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboardX import SummaryWriter
@@ -196,6 +197,28 @@ def test_hparams_read_back_as_add_hparams_writes_them(tmp_path, make_run, read_e
     assert len(ours) == 4
     assert without_wall_times(ours) == without_wall_times(theirs)
     assert [path.is_dir() for path in run.directory.iterdir()] == [False], "no phantom run"
+
+
+def test_hparams_that_are_not_finite_are_text_that_the_tab_can_show(
+    make_run, read_events, caplog
+) -> None:
+    backend, run = TensorBoardBackend(), make_run()
+    backend.open_run(run)
+    backend.log_hparams(run, {"clip": math.inf, "low": -math.inf, "nan": math.nan, "lr": 0.5})
+    backend.close_run(run, "finished")
+
+    [value] = read_events(run.directory)[2].summary.value
+    start = hparams_metadata.parse_session_start_info_plugin_data(
+        value.metadata.plugin_data.content
+    )
+
+    assert json_format.MessageToDict(start)["hparams"] == {
+        "clip": "inf",
+        "low": "-inf",
+        "nan": "nan",
+        "lr": 0.5,
+    }
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("status", "number"), [("finished", 1), ("failed", 2), ("interrupted", 0)])

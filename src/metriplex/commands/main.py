@@ -117,7 +117,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from metriplex.doctor import run  # only this command needs the checks
 
     width = shutil.get_terminal_size().columns
-    return run(arguments.log_dir, width=width, emit=print_line)
+    return run(arguments.log_dir, width=width, emit=print_line, backends=arguments.backend)
 
 
 def _print_error(error: Exception, status: int) -> int:
@@ -160,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check the machine and every installed plugin")
     doctor.set_defaults(function=_doctor)
     doctor.add_argument("--log-dir", default="logs", help="where runs would go (%(default)s)")
+    doctor.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="try this backend and no other one; may be repeated (default: all)",
+    )
     export.add_parser(commands)
     replay.add_parser(commands)
     new_backend.add_parser(commands)

@@ -68,6 +68,8 @@ def run(
         trained = jax.block_until_ready(train(metrics, jax.random.key(seed), config, made))
         directory = metrics.directory
         seconds = time.perf_counter() - started
+        if recording:
+            _say(f"Trained. Waiting for the last videos, for at most {CLOSE_TIMEOUT:.0f} s.")
         metrics.close(CLOSE_TIMEOUT)
 
     assert trained.metrics is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import (
     Figure,
-    FormatUnsupportedError,
     HParam,
     Image,
     KVWriter,
@@ -17,8 +18,15 @@ from stable_baselines3.common.logger import (
     filter_excluded_keys,
 )
 
+from metriplex.bridge.strictness import under_own_rules
+from metriplex.errors import ClosedError
+from metriplex.integrations.plain_values import as_array, plain_value
+from metriplex.validation import check_tag
+
 if TYPE_CHECKING:
     from metriplex.callback.callback import MetricsCallback
+
+logger = logging.getLogger("metriplex")
 
 _RENAMED = {
     "rollout/ep_rew_mean": "episode/return",
@@ -75,8 +83,10 @@ class MetricsWriter(KVWriter):
     Numbers are logged as scalars at the step of the dump. Tags are the names of the library, with
     these exceptions: `rollout/ep_rew_mean` becomes `episode/return`, `rollout/ep_len_mean` becomes
     `episode/length`, `eval/mean_reward` becomes `eval/return`, `eval/mean_ep_length` becomes
-    `eval/length`. Strings are logged as texts, arrays as histograms, and the images of a batch as
-    one row. Values with `exclude="tensorboard"` or `exclude="metriplex"` are not logged.
+    `eval/length`. Arrays are logged as histograms, and the images of a batch as one row. Values of
+    all other types are logged as texts. A value that can't be logged, such as an image given by a
+    path, is left out, with a warning in the log at the first one of its tag. Values with
+    `exclude="tensorboard"` or `exclude="metriplex"` are not logged.
 
     Args:
         metrics: The run; it stays open when the logger is closed.
@@ -84,12 +94,14 @@ class MetricsWriter(KVWriter):
 
     def __init__(self, metrics: MetricsCallback) -> None:
         self._metrics = metrics
+        self._left_out: set[str] = set()
 
     @property
     def closed(self) -> bool:
         """True if the run is closed."""
         return self._metrics.run.closed
 
+    @under_own_rules
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
@@ -101,46 +113,67 @@ class MetricsWriter(KVWriter):
             step: Environment steps taken so far.
 
         Raises:
-            FormatUnsupportedError: A value has a type that no backend can show.
-            LoggingError: A value can't be logged.
             ClosedError: The run is closed.
         """
         for output in ("tensorboard", "metriplex"):
             key_values = filter_excluded_keys(key_values, key_excluded, output)
-        scalars = {}
+        scalars: dict[str, Any] = {}
         for name, value in key_values.items():
-            tag = _RENAMED.get(name, name)
-            if name == _UNDEFINED and np.isnan(value):
+            renamed = _RENAMED.get(name, name)
+            tag = str(name if renamed in key_values else renamed)
+            try:
+                check_tag(tag)
+                plain = self._log_media(tag, value, step)
+            except ClosedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - no value ends a training
+                self._leave_out(tag, value, error)
                 continue
-            if _is_scalar(value):
-                scalars[tag] = _array(value).reshape(())
-            elif value is not None:
-                self._write_media(tag, value, step)
-        if scalars:
-            self._metrics.log(step, scalars)
+            if plain is not None and not (name == _UNDEFINED and math.isnan(plain)):
+                scalars[tag] = plain
+        try:
+            if scalars:
+                self._metrics.log(step, scalars)
+        except ClosedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above: a tag or a step that no record can have
+            self._leave_out(", ".join(scalars), scalars, error)
 
     def close(self) -> None:
         """Do nothing: the code that opened the run closes it."""
 
-    def _write_media(self, tag: str, value: Any, step: int) -> None:
+    def _log_media(self, tag: str, value: Any, step: int) -> bool | int | float | None:
+        """Log a value unless it is a number, which is returned."""
         metrics = self._metrics
         match value:
-            case str():
-                metrics.log_text(tag, value, step=step)
             case Video():
-                frames = _side_by_side(_array(value.frames), "NTCHW", "THNWC")
-                metrics.log_video(tag, frames, fps=value.fps, step=step)
-            case Image() if not isinstance(value.image, str):
-                pixels = _side_by_side(_array(value.image), value.dataformats, "HNWC")
+                frames = _side_by_side(as_array(value.frames), "NTCHW", "THNWC")
+                metrics.log_video(tag, frames, fps=float(value.fps), step=step)
+            case Image():
+                pixels = _side_by_side(as_array(value.image), value.dataformats.upper(), "HNWC")
                 metrics.log_image(tag, pixels, step=step)
             case Figure():
                 metrics.log_image(tag, _draw(value), step=step)
             case HParam():
                 metrics.log_hparams(dict(value.hparam_dict))
-            case _ if hasattr(value, "dtype"):
-                metrics.log_histogram(tag, _array(value), step=step)
             case _:
-                raise FormatUnsupportedError(["metriplex"], f"`{tag}` ({type(value).__name__})")
+                plain = plain_value(value)
+                if isinstance(plain, bool | int | float | None):
+                    return plain
+                if isinstance(plain, str):
+                    metrics.log_text(tag, plain, step=step)
+                else:
+                    metrics.log_histogram(tag, plain, step=step)
+        return None
+
+    def _leave_out(self, tag: str, value: Any, error: Exception) -> None:
+        if tag not in self._left_out:
+            self._left_out.add(tag)
+            logger.warning(
+                "`%s` (`%s`) can't be logged and is left out: %s: %s; "
+                '`record(..., exclude="metriplex")` ends this warning',
+                *(tag, type(value).__name__, type(error).__name__, error),
+            )
 
 
 def hparams(model: Any) -> dict[str, Any]:
@@ -157,17 +190,6 @@ def hparams(model: Any) -> dict[str, Any]:
     return {"algorithm": type(model).__name__, "policy": model.policy_class.__name__, **chosen}
 
 
-def _array(value: Any) -> np.ndarray:
-    """Return a number, or an array of NumPy, jax or torch, as a NumPy array."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-
-
-def _is_scalar(value: Any) -> bool:
-    if isinstance(value, bool | int | float):
-        return True
-    return hasattr(value, "dtype") and hasattr(value, "shape") and _array(value).size == 1
-
-
 def _side_by_side(pixels: np.ndarray, given: str, wanted: str) -> np.ndarray:
     """Reorder axes, and join the pictures of a batch (axis `N`) into one row.
 
@@ -181,16 +203,20 @@ def _side_by_side(pixels: np.ndarray, given: str, wanted: str) -> np.ndarray:
     *before, number, width, channels = pixels.shape
     pixels = pixels.reshape(*before, number * width, channels)[..., :3]
     if pixels.dtype != np.uint8:
-        pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+        pixels = (np.clip(np.nan_to_num(pixels), 0, 1) * 255).round().astype(np.uint8)
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:-1], 3)))
 
 
 def _draw(value: Figure) -> np.ndarray:
+    """Return the pixels of a figure, or of a list of figures of one size side by side."""
     from matplotlib import pyplot as plt
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(value.figure)
-    canvas.draw()
-    if value.close:
-        plt.close(value.figure)
-    return np.array(canvas.buffer_rgba())[..., :3]
+    pictures = []
+    for figure in value.figure if isinstance(value.figure, list) else [value.figure]:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pictures.append(np.array(canvas.buffer_rgba())[..., :3])
+        if value.close:
+            plt.close(figure)
+    return np.concatenate(pictures, axis=1)

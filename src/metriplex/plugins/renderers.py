@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from metriplex.errors import ConfigurationError, MetriplexError
 from metriplex.plugins.checks import check_hooks, listing
-from metriplex.plugins.discovery import construct, entry_points
+from metriplex.plugins.discovery import PUBLISHED, construct, entry_points
+from metriplex.plugins.families import adapter_hint
 from metriplex.plugins.host import Host
 from metriplex.plugins.interfaces import Environment, Renderer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 T = TypeVar("T", Environment, Renderer)
 
@@ -49,9 +50,15 @@ def create_renderer(
     names = sorted({entry.name for entry in entry_points("renderer")})
     raise ConfigurationError(
         f"no renderer draws `{_name(env)}`: it was offered to {asked} (installed: "
-        f"{listing(names) or 'none'}). Install one, `pip install metriplex-mujoco` or `pip install "
-        f"metriplex-pygame`, or pass `renderer=` an object of your own"
+        f"{listing(names) or 'none'}). {adapter_hint(env) or _install_hint(names)}"
     )
+
+
+def _install_hint(installed: Sequence[str]) -> str:
+    """Return how to get a renderer, of those that are not installed, or of one's own."""
+    others = [name for name in PUBLISHED["renderer"] if name not in installed]
+    commands = " or ".join(f"`pip install metriplex-{name}`" for name in others)
+    return f"{f'Install one, {commands}, or pass' if others else 'Pass'} `renderer=` your own"
 
 
 def adapt_environment(env: object, host: Host | None = None) -> Environment | None:

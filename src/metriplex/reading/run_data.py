@@ -13,7 +13,7 @@ import numpy as np
 from metriplex.errors import ConfigurationError
 from metriplex.journal.codec import decode
 from metriplex.journal.entries import Close, Hparams
-from metriplex.journal.finding import LOG_DIR, find_run
+from metriplex.journal.finding import LOG_DIR
 from metriplex.journal.lines import DamagedLineError
 from metriplex.journal.reader import (
     Damage,
@@ -23,6 +23,7 @@ from metriplex.journal.reader import (
     read_run,
 )
 from metriplex.reading.columns import Column, join, occurrences, scatter, to_array
+from metriplex.reading.newest import newest_run
 from metriplex.records import (
     Artifact,
     Histogram,
@@ -270,8 +271,10 @@ def read(run: str | os.PathLike[str], log_dir: str | os.PathLike[str] = LOG_DIR)
     """Read a run from its journal; the run may still be open.
 
     A name is looked up under `log_dir` first, then in the working directory; a path, which has a
-    separator, is looked up as it is first. `resume=`, `metriplex replay` and `metriplex export`
-    find a run in the same way.
+    separator, is looked up as it is first. Of several runs of one name (`walk`, `walk_2`, ...) the
+    newest is read, and a warning in the log names it; `logs/walk` is that run alone.
+    `metriplex export` finds a run in the same way. `resume=` and `metriplex replay`, which continue
+    a run, take the name exactly.
 
     Args:
         run: The run's name under `log_dir`, or its directory.
@@ -284,7 +287,7 @@ def read(run: str | os.PathLike[str], log_dir: str | os.PathLike[str] = LOG_DIR)
         ConfigurationError: The run has no journal.
         OSError: The journal can't be read.
     """
-    directory = find_run(run, log_dir)
+    directory = newest_run(run, log_dir)
     try:
         data = RunData(read_run(directory))
     except ConfigurationError as error:  # the headers are damaged, but lines may be intact

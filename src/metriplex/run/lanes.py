@@ -151,9 +151,8 @@ class LaneCount:
         """
         if seen and not self._warned and not self.known and not self._in_parts:
             lanes = [lane for lane in seen if lane is not None]
-            self._compare(
-                len(lanes), f"{len(lanes)} lane(s)" if lanes else "no lanes (nothing is vmapped)"
-            )
+            none = "no lanes (nothing is vmapped, or its lanes are identical)"
+            self._compare(len(lanes), f"{len(lanes)} lane(s)" if lanes else none)
 
     def _compare(self, count: int, found: str) -> None:
         described = self._run.lanes

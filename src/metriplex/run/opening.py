@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import uuid
 from typing import TYPE_CHECKING, Any, final
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metriplex.records import Lane
+
+logger = logging.getLogger("metriplex")
 
 _CHUNK = 1000
 
@@ -153,6 +156,13 @@ def _find_place(directory: Path, step: int | None) -> Place:
 
 def _new_info(spec: RunSpec, directory: Path) -> RunInfo:
     run_id = spec.run_id or uuid.uuid4().hex
+    if directory.name == spec.name:
+        logger.info("run `%s`: it is logged to %s", spec.name, directory)
+    else:  # two runs are easily taken for one
+        logger.warning(
+            "run `%s`: the name `%s` is taken, so it is logged to %s",
+            *(directory.name, spec.name, directory),
+        )
     return RunInfo(
         run_id, directory.name, directory, spec.start_time, spec.total_steps, lanes=spec.lanes
     )

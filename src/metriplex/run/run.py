@@ -14,6 +14,7 @@ from metriplex.delivery import calls
 from metriplex.errors import ClosedError
 from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
+from metriplex.run.carrying import CarryCheck
 from metriplex.run.lanes import LaneCount
 from metriplex.run.nonfinite import FiniteFilter, NonFinite
 from metriplex.run.signals import hold_if_terminating
@@ -101,6 +102,7 @@ class Run:
         self.newest_step = 0
         self._program_started = False
         self._lane_count = LaneCount(info, in_parts=in_parts)
+        self._carry_check = CarryCheck(info.name)
         self._aggregator = aggregator
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -166,6 +168,7 @@ class Run:
                 thread.program_started()
         with self._lock:
             self._lane_count.look(rows)
+            self._carry_check.look(rows)
             if self._aggregator is not None and self._lane_count.here:
                 self._aggregator.lanes = self._lane_count.here
             self._take(self._streams.push(rows))

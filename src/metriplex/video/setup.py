@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 from metriplex.errors import ConfigurationError, MetriplexError, PluginError
 from metriplex.messages import printable
+from metriplex.plugins.families import adapter_hint
 from metriplex.plugins.renderers import adapt_environment, create_renderer
 from metriplex.video.draw.recorder import TAG, VideoRecorder
 from metriplex.video.play.environments import PatternEnvironment
@@ -96,9 +97,11 @@ def _adapt(env: object, host: Host | None) -> Environment:
         return adapted
     if PatternEnvironment.accepts(env):
         return PatternEnvironment(env)
+    hint = adapter_hint(env)
     raise ConfigurationError(
         f"`{type(env).__name__}` can't be played: it has not the methods `initial`, `transition`, "
         f"`observation` and `terminal`, and no plugin of `metriplex.environments` knows it"
+        f"{f'. {hint}' if hint else ''}"
     )
 
 

@@ -425,6 +425,26 @@ def test_a_policy_that_cannot_be_called_is_one_warning(
     assert "a policy must be callable to be shown; got `dict`" in messages[0]
 
 
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (lambda _: (jnp.float32(1), jnp.float32(-0.5)), "`(float32[], float32[])`: return the act"),
+        (lambda _: [jnp.zeros(2)], "`(float32[2])`: return the action alone"),
+        (lambda _: jnp.zeros(4), "`float32[4]`: if the environment takes other actions"),
+        (lambda _: object(), "`object`: return an action, such as a sample"),
+        (lambda _: None, "`NoneType`: return an action"),
+    ],
+)
+def test_what_a_policy_returned_that_is_no_action_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, policy: Any, said: str
+) -> None:
+    with taping(tmp_path, LINE) as (metrics, _tape):
+        run(metrics, jnp.float32(0.2), policy=jax.tree_util.Partial(policy))
+    messages = [record.getMessage() for record in caplog.records if record.name == "metriplex"]
+    assert "the environment can't take a step with what the policy returned, " in messages[0]
+    assert said in messages[0]
+
+
 @pytest.mark.long
 def test_the_header_of_a_video_names_the_first_lane(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

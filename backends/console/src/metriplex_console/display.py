@@ -38,6 +38,8 @@ _BORDERS = {
     "interrupted": Style(color="yellow"),
 }
 _SMALLEST_WIDTH = 16
+_WAITING_SHORT = "waiting for the first record"
+_WAITING = f"{_WAITING_SHORT}: jax compiles the program first"
 
 
 @final
@@ -49,6 +51,8 @@ class Screen:
     height: int
     ascii_only: bool = False
     """True if the terminal's encoding has no block characters."""
+    encoding: str = "utf-8"
+    """The terminal's encoding; letters that it lacks are escaped before lines are measured."""
     max_rows: int | None = None
     """The most lines that the table may take; None for as many as fit."""
 
@@ -89,11 +93,11 @@ def draw(
     progress = _progress(run, snapshot, inner, now, status, ascii_only=screen.ascii_only)
     rules = 2 if screen.height >= 12 else 0
     fixed = 1 + 2 + len(progress) + rules
-    entries = [to_entry(tag) for tag in snapshot.tags]
+    entries = [to_entry(tag, screen.encoding) for tag in snapshot.tags]
     chart: list[Line] = []
     table: list[Line] = []
     for rows in _chart_rows(screen):
-        chart = _chart(snapshot, charted, inner, rows, ascii_only=screen.ascii_only)
+        chart = _chart(snapshot, charted, inner, rows, screen)
         room = screen.height - fixed - len(chart)
         table, hidden = _table(entries, inner, max(min(room, most), 1), screen.ascii_only)
         if not hidden:
@@ -103,7 +107,7 @@ def draw(
     frame = box.ASCII if screen.ascii_only else box.ROUNDED
     seeds = f"{snapshot.lanes} seeds" if snapshot.lanes else ""
     edge = (frame.top_left, frame.top, frame.top_right)
-    lines = [_edge(printable(run.name), seeds, *edge, width, border)]
+    lines = [_edge(printable(run.name, screen.encoding), seeds, *edge, width, border)]
     for index, section in enumerate(sections):
         if index and rules:
             rule = frame.row_left + frame.row_horizontal * (width - 2) + frame.row_right
@@ -112,7 +116,7 @@ def draw(
             content = Segment.adjust_line_length(line, inner)
             left, right = f"{frame.mid_left} ", f" {frame.mid_right}"
             lines.append([Segment(left, border), *content, Segment(right, border)])
-    directory = printable(str(run.directory))
+    directory = printable(str(run.directory), screen.encoding)
     shown = "" if status == "running" else status
     edge = (frame.bottom_left, frame.bottom, frame.bottom_right)
     lines.append(_edge(directory, shown, *edge, width, border, title_style=_DIM))
@@ -154,13 +158,14 @@ def _chart_rows(screen: Screen) -> tuple[int, ...]:
 
 
 def _chart(
-    snapshot: Snapshot, charted: str | None, width: int, rows: int, *, ascii_only: bool
+    snapshot: Snapshot, charted: str | None, width: int, rows: int, screen: Screen
 ) -> list[Line]:
     """Return the chart with its tag and, if it has several rows, the range at the left."""
     if charted is None or not snapshot.history or not rows:
         return []
+    ascii_only = screen.ascii_only
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
-    label = shorten(printable(charted), width // 2, "..." if ascii_only else "…")
+    label = shorten(printable(charted, screen.encoding), width // 2, "..." if ascii_only else "…")
     if rows == 1:
         values = resample(snapshot.history, max(width - cell_len(label) - 2, 1))
         (chart,) = sparkline(values, 1, blocks)
@@ -239,7 +244,8 @@ def _table(
 ) -> tuple[list[Line], int]:
     """Return the table and the number of tags that it hides."""
     if not entries:
-        return [[Segment("waiting for the first record", _DIM)]], 0
+        text = _WAITING if len(_WAITING) <= width else _WAITING_SHORT
+        return [[Segment(text, _DIM)]], 0
     layout = arrange(entries, width, height)
     if layout.hidden and height > 1:
         layout = arrange(entries, width, height - 1)

@@ -95,14 +95,18 @@ def format_duration(seconds: float) -> str:
     return f"{minute}:{second:02d}"
 
 
-def printable(text: str) -> str:
-    r"""Escape characters that would move a terminal's cursor or break a line.
+def printable(text: str, encoding: str = "utf-8") -> str:
+    r"""Escape characters that would move a terminal's cursor, break a line, or can't be encoded.
 
-    >>> printable("a\nb\x1b[2J")
-    'a\\nb\\x1b[2J'
+    >>> printable("a\nb\x1b[2J"), printable("\u03b5-greedy", "ascii")
+    ('a\\nb\\x1b[2J', '\\u03b5-greedy')
     """
-    if text.isprintable():
-        return text
+    if not text.isprintable():
+        text = _escape_unprintable(text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _escape_unprintable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

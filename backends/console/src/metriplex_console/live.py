@@ -18,7 +18,7 @@ from rich.segment import Segment, Segments
 
 from metriplex_console.board import Board
 from metriplex_console.display import Picture, Screen, draw
-from metriplex_console.formatting import format_hparams
+from metriplex_console.formatting import format_hparams, printable
 from metriplex_console.redirect import Redirection
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class LiveView:
 
     def hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Print the hyper-parameters as one line."""
-        self._write_above(f"hparams {format_hparams(hparams)}\n")
+        line = printable(f"hparams {format_hparams(hparams)}", self._console.encoding)
+        self._write_above(f"{line}\n")
 
     def update(self, records: Sequence[Scalars]) -> None:
         """Add records, or raise the error that ended the thread: `OSError` without a terminal."""
@@ -162,7 +163,7 @@ class LiveView:
         snapshot = self._board.snapshot()
         size = self._console.size
         ascii_only = self._console.options.ascii_only
-        screen = Screen(size.width, size.height, ascii_only, self._max_rows)
+        screen = Screen(size.width, size.height, ascii_only, self._console.encoding, self._max_rows)
         picture = draw(
             self._run,
             snapshot,

@@ -84,15 +84,16 @@ class Layout:
     hidden: int
 
 
-def to_entry(values: TagValues) -> Entry:
-    """Return the newest values of a tag as text."""
+def to_entry(values: TagValues, encoding: str = "utf-8") -> Entry:
+    """Return the newest values of a tag as text that a terminal of an encoding prints as it is."""
     group, name = split_tag(values.tag)
     summary = values.summary()
     value = format_value(values.tag, summary.value)
     spread = (summary.std, summary.low, summary.high)
     std, low, high = ("" if number is None else format_number(number) for number in spread)
     unusual = not math.isfinite(as_float(summary.value))
-    return Entry(printable(group), printable(name), value, std, low, high, unusual)
+    group, name = printable(group, encoding), printable(name, encoding)
+    return Entry(group, name, value, std, low, high, unusual)
 
 
 def arrange(entries: Sequence[Entry], width: int, height: int) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import TYPE_CHECKING, Any, final
 
@@ -47,9 +48,9 @@ class Contract(BackendContract):
         """Return None: an event has no iteration."""
 
     def stored_hparams(self, hparams: Mapping[str, Scalar | str]) -> Mapping[str, Any]:
-        """Return integers as floats."""
+        """Return integers as floats, and values that are not finite as text."""
         return {
-            name: value if isinstance(value, bool | str) else float(value)
+            name: value if isinstance(value, bool | str) else _stored_number(float(value))
             for name, value in hparams.items()
         }
 
@@ -127,3 +128,7 @@ def _status(content: bytes | None) -> str | None:
     if content is None:
         return None
     return _STATUS[metadata.parse_session_end_info_plugin_data(content).status]
+
+
+def _stored_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

@@ -193,7 +193,10 @@ def hparams_events(hparams: Mapping[str, Scalar | str], metrics: Sequence[str]) 
 def _hparam(value: Scalar | str) -> bool | float | str:
     if isinstance(value, str):
         return _text(value)
-    return value if isinstance(value, bool) else float(value)
+    if isinstance(value, bool):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else str(number)  # the tab takes finite numbers only
 
 
 def session_end_event(status: str) -> bytes:

@@ -6,6 +6,7 @@ return the same states for the same key.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,7 +17,7 @@ from jax import lax
 from metriplex.video.play.policies import adapt_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from metriplex.plugins.interfaces import Environment
     from metriplex.video.play.policies import Actor
@@ -44,12 +45,13 @@ def rollout(
         observation = env.observe(env_state, keys[0])
         mask = env.action_mask(env_state, keys[1])
         policy_state, action = actor.act(policy_state, observation, keys[2], mask)
-        env_state, done = env.step(env_state, action, keys[3])
-        carry = lax.cond(
-            jnp.asarray(done, bool).reshape(()),
-            lambda: _like((env.reset(keys[4]), actor.reset(keys[5])), carry),
-            lambda: _like((env_state, policy_state), carry),
-        )
+        with _naming(action):
+            env_state, done = env.step(env_state, action, keys[3])
+            carry = lax.cond(
+                jnp.asarray(done, bool).reshape(()),
+                lambda: _like((env.reset(keys[4]), actor.reset(keys[5])), carry),
+                lambda: _like((env_state, policy_state), carry),
+            )
         return carry, jax.tree.map(_plain, selected)
 
     _, selected = lax.scan(step, first, jax.random.split(steps_key, num_steps))
@@ -73,9 +75,48 @@ def play(
         observation = env.observe(env_state, keys[0])
         mask = env.action_mask(env_state, keys[1])
         policy_state, action = actor.act(policy_state, observation, keys[2], mask)
-        env_state, done = env.step(env_state, jax.tree.map(np.asarray, action), keys[3])
+        with _naming(action):
+            env_state, done = env.step(env_state, jax.tree.map(np.asarray, action), keys[3])
         if done:
             env_state, policy_state = env.reset(keys[4]), actor.reset(keys[5])
+
+
+@contextlib.contextmanager
+def _naming(action: Any) -> Generator[None]:
+    """Name what the policy returned in an error of the environment that it may have caused."""
+    try:
+        yield
+    except jax.errors.JAXTypeError:  # the environment can't be traced
+        raise
+    except Exception as error:
+        remedy = _remedy(action)
+        if not remedy:
+            raise
+        first_line = str(error).strip().partition("\n")[0]
+        raise TypeError(
+            f"the environment can't take a step with what the policy returned, "
+            f"`{_describe(action)}`: {remedy} ({type(error).__name__}: {first_line})"
+        ) from error
+
+
+def _remedy(action: Any) -> str:
+    """Return how to fix a policy whose result looks like no action; empty if it looks like one."""
+    if isinstance(action, tuple | list):
+        return "return the action alone, without its log-probability, value or state"
+    if not hasattr(action, "dtype"):
+        return "return an action, such as a sample of a distribution"
+    if jnp.ndim(action) and jnp.issubdtype(action.dtype, jnp.floating):
+        return "if the environment takes other actions, return one of them instead of logits"
+    return ""
+
+
+def _describe(action: Any) -> str:
+    """Return the dtypes and shapes of an action, or the type of one that is no array."""
+    if isinstance(action, tuple | list):
+        return f"({', '.join(map(_describe, action))})"
+    if hasattr(action, "dtype"):
+        return f"{action.dtype}{list(jnp.shape(action))}"
+    return type(action).__name__
 
 
 def _like(new: Any, old: Any) -> Any:

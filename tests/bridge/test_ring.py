@@ -229,11 +229,11 @@ def test_a_failed_program_does_not_hide_the_warning_about_lost_records(
 def test_there_is_no_warning_if_nothing_can_be_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with logging_to_memory(tmp_path, **DRAIN) as (metrics, memory):
+    with logging_to_memory(tmp_path / "a", **DRAIN) as (metrics, memory):
         metrics.log(1, {"a": 0.5})  # logged by the host, without a ring
-    with logging_to_memory(tmp_path, **DRAIN) as (metrics, _):
+    with logging_to_memory(tmp_path / "b", **DRAIN) as (metrics, _):
         metrics.drain(metrics.on_iteration(metrics.init(1)))
-    with logging_to_memory(tmp_path) as (metrics, _):
+    with logging_to_memory(tmp_path / "c") as (metrics, _):
         metrics.init(1)
     assert caplog.messages == []
     assert memory.values("a") == [0.5]

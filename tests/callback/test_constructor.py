@@ -300,7 +300,7 @@ def test_a_backend_that_can_not_open_does_not_stop_the_constructor(logs: Path) -
     metrics = make(logs, name="new", backends=[Broken()])
     metrics.close()
     shutil.rmtree(metrics.directory)
-    host = HostRun.find(int(metrics._handle))
+    host = HostRun.find(int(metrics._handle[0]))
     assert host is not None
     registry.remove(host.handle)
     before.check()

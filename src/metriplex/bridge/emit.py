@@ -75,9 +75,10 @@ def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
 
 def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
     """Return rows, uint32 `[..., words]`, marked invalid where `valid`, bool `[...]`, is False."""
-    is_mark = np.arange(rows.shape[-1]) == Header.VALID
-    kept = jnp.broadcast_to(valid[..., None], rows.shape) | np.broadcast_to(~is_mark, rows.shape)
-    return jnp.where(kept, rows, jnp.zeros_like(rows))
+    words = np.arange(rows.shape[-1]).reshape((1,) * valid.ndim + (-1,))
+    kept = jnp.logical_or(valid[..., None], words != Header.VALID)
+    # A product, as the operands of a selection must be sharded alike on an Explicit mesh.
+    return rows * kept.astype(rows.dtype)
 
 
 def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:

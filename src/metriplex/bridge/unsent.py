@@ -17,7 +17,7 @@ logger = logging.getLogger("metriplex")
 class Unsent:
     """The executions of a run's programs that have logged and not said that they ended.
 
-    An execution sends its first row at once, so each one that logs is known here. The receiver
+    An execution sends its start and its first row at once, so it is known here. The receiver
     thread looks at rows; the thread that closes the run reports.
 
     Args:
@@ -26,6 +26,7 @@ class Unsent:
 
     def __init__(self, buffer: int) -> None:
         self._buffer = buffer
+        self._started: set[int] = set()
         self._newest: dict[tuple[int, int | None], int] = {}
         self._ended: dict[tuple[int, int | None], int] = {}
 
@@ -34,14 +35,17 @@ class Unsent:
         if self._buffer <= 1:
             return
         for row in rows:
-            if row.sequence is not None and row.kind in {"record", "end"}:
+            if row.kind == "start":
+                self._started.add(row.execution)
+            elif row.sequence is not None and row.kind in {"record", "end"}:
                 numbers = self._newest if row.kind == "record" else self._ended
                 key = row.execution, row.lane
                 numbers[key] = max(numbers.get(key, 0), row.sequence)
 
     def report(self, name: str) -> None:
         """Log how many programs of run `name` may have kept rows, and how to get them."""
-        lacking = {
+        lacking = self._started - {execution for execution, _ in self._ended}
+        lacking |= {
             execution
             for (execution, lane), number in self._newest.items()
             if self._ended.get((execution, lane), -1) < number

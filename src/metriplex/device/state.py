@@ -70,7 +70,9 @@ def init(
         sequence=_zero(jnp.uint32),
         lane=None if lane is None else jnp.array(lane, jnp.int32),
         buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
-        buffered=_zero(jnp.int32),
+        # The first row is sent at once, as it fills a buffer of rows that are marked as invalid: the
+        # host then knows of the program, whatever stays in its buffer.
+        buffered=_zero(jnp.int32) + (0 if config.ring else max(config.buffer - 1, 0)),
     )
     axes = manual_axes()
     if not axes:
@@ -151,7 +153,6 @@ def on_training_start(
         state,
         execution=(state.execution & 0) + execution,
         sequence=state.sequence & 0,
-        buffer=_valid_rows(state) if config.buffer else state.buffer,
     )
     send_unnumbered(config, run, state, Kind.START, {}, state.iteration)
     return state
@@ -249,7 +250,6 @@ def _send(
         return _send_now(config, state, row, due), mark(row[None], jnp.asarray(due)[None])
     place = state.buffered % config.buffer if config.ring else state.buffered
     kept = jnp.where(due, _pad(config, row), state.buffer[place])
-    first = jnp.logical_and(due, state.sequence == 0)
     state = _count(
         replace(
             state,
@@ -262,9 +262,7 @@ def _send(
     if config.ring:
         return state, row[None]
     unsent = _valid_rows(state)
-    # The first row goes at once: the host then knows of the program, whatever stays in its buffer.
-    # No place but its own has a row then, other than rows that were never sent.
-    full = jnp.logical_or(state.buffered == config.buffer, first)
+    full = state.buffered == config.buffer
     emit(state.buffer, where=_gate(config, state, full))
     return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 

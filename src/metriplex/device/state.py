@@ -70,8 +70,8 @@ def init(
         sequence=_zero(jnp.uint32),
         lane=None if lane is None else jnp.array(lane, jnp.int32),
         buffer=jnp.zeros((config.buffer, config.buffer_width if config.buffer else 0), jnp.uint32),
-        # The first row fills a buffer of rows that are marked as invalid, so it is sent at once: the
-        # host knows of the program, whatever stays in its buffer.
+        # The first row fills a buffer of rows that are marked as invalid, so it is sent at once:
+        # the host knows of the program, whatever stays in its buffer.
         buffered=_zero(jnp.int32) + (0 if config.ring else max(config.buffer - 1, 0)),
     )
     axes = manual_axes()

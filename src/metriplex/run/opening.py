@@ -105,9 +105,9 @@ def open_run(spec: RunSpec) -> Opened:
         else:
             directory = _find_resumed(spec.resume, spec.log_dir)
             with _explained(directory):
-                info = _resumed_info(spec, directory)
-                journal = _open_journal(info, spec.journal, undo)
                 place = _find_place(directory, spec.resume_step)
+                info = _resumed_info(spec, directory, place)
+                journal = _open_journal(info, spec.journal, undo)
         return Opened(info, journal, place, undo.pop_all())
 
 
@@ -132,9 +132,10 @@ def look_up(spec: RunSpec) -> tuple[RunInfo, Place]:
         return _new_info(spec, free_directory(local_directory(spec.log_dir), spec.name)), Place()
     directory = _find_resumed(spec.resume, spec.log_dir)
     with _explained(directory):
-        info = _resumed_info(spec, directory)
+        place = _find_place(directory, spec.resume_step)
+        info = _resumed_info(spec, directory, place)
         check_free(directory)
-        return info, _find_place(directory, spec.resume_step)
+        return info, place
 
 
 @contextlib.contextmanager
@@ -168,14 +169,15 @@ def _new_info(spec: RunSpec, directory: Path) -> RunInfo:
     )
 
 
-def _resumed_info(spec: RunSpec, directory: Path) -> RunInfo:
+def _resumed_info(spec: RunSpec, directory: Path, place: Place) -> RunInfo:
     known = read_run(directory)
     return dataclasses.replace(
         known,
         directory=directory,
         total_steps=known.total_steps if spec.total_steps is None else spec.total_steps,
         lanes=spec.lanes or known.lanes,
-        resume_step=None if spec.resume_step is None else spec.resume_step + 1,
+        # Without a step of the user's too: a backend may hold records that the journal lacks.
+        resume_step=place.step + 1,
     )
 
 

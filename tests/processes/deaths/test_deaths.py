@@ -74,6 +74,22 @@ def test_killed_at_random_moments_every_record_that_was_flushed_is_sent_once_and
     assert len(ended.stdout.splitlines()) == moments
 
 
+@pytest.mark.parametrize(
+    "moments",
+    [pytest.param(6, marks=pytest.mark.long), pytest.param(40, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_moments_tensorboard_shows_each_step_once(
+    tmp_path: Path, moments: int
+) -> None:
+    command = [sys.executable, str(HERE / "kill_tensorboard.py"), str(tmp_path), str(moments), "7"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(ended.stdout.splitlines()) == moments
+
+
 def test_os_exit_costs_what_came_since_the_last_flush(tmp_path: Path) -> None:
     body = """
 run = make_run(Path(sys.argv[1]), Service(Path(sys.argv[2]), 3600.0), flush_secs=3600.0)

@@ -17,7 +17,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Iterable  # noqa: TC003 - part of public annotations
+from collections.abc import Iterable, Iterator  # noqa: TC003 - part of public annotations
 from io import FileIO
 from pathlib import Path  # noqa: TC003 - part of public annotations
 from typing import final
@@ -25,6 +25,9 @@ from typing import final
 from crc32c import crc32c
 
 _pack_checksum = struct.Struct("<I").pack
+_HEAD = 12
+_LONGEST = 2**31
+"""More bytes than one event has: protocol buffers are smaller."""
 _NAME = re.compile(r"events\.out\.tfevents\.(\d+)(?:\.(\d{9})\.)?")
 
 
@@ -42,6 +45,31 @@ def _header(length: int) -> bytes:
 def _checksum(data: bytes) -> bytes:
     crc = crc32c(data)
     return _pack_checksum(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFF_FFFF)
+
+
+def event_files(directory: Path) -> list[Path]:
+    """Return the event files of a directory in the order in which TensorBoard reads them."""
+    try:
+        return sorted(directory / name for name in os.listdir(directory) if _NAME.match(name))  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+
+
+def read_events(path: Path) -> Iterator[bytes]:
+    """Yield the serialized events of a file, up to its end or to the first damage.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    with path.open("rb") as file:
+        while len(head := file.read(_HEAD)) == _HEAD:
+            (length,) = struct.unpack_from("<Q", head)
+            if length > _LONGEST or _header(length) != head:
+                return
+            data, checksum = file.read(length), file.read(4)
+            if checksum != _checksum(data):
+                return
+            yield data
 
 
 @final

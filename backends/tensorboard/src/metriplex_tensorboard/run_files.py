@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence  # noqa: TC003 - part of public annotations
 from typing import final
 
 from metriplex import ClosedError, RunInfo
-from metriplex_tensorboard.event_file import EventFile, frame
+from metriplex_tensorboard.earlier import EarlierEvents
+from metriplex_tensorboard.event_file import EventFile, event_files, frame
 from metriplex_tensorboard.events import head_events
 
 _PENDING_BYTES = 2**20
@@ -25,7 +27,9 @@ class RunFiles:
         self._suffix = suffix
         self._purge_step = purge_step
         self._lock = threading.Lock()
+        self._opened = time.time()
         self._files: dict[int | None, EventFile] = {}
+        self._earlier: dict[int | None, EarlierEvents] = {}
         self._pending = 0
         self._closed = False
 
@@ -38,11 +42,13 @@ class RunFiles:
     def append(self, events: Mapping[int | None, Sequence[bytes]]) -> None:
         """Add the serialized events of every lane, or none of them if the call raises.
 
+        Events that an earlier process stored, before it died, are left out.
+
         Raises:
             ClosedError: The run was closed.
-            OSError: The buffer is full, and its events can't be written.
+            OSError: The buffer is full, and its events can't be written; or the files of an earlier
+                process can't be read.
         """
-        framed = {lane: [frame(event) for event in batch] for lane, batch in events.items()}
         with self._lock:
             if self._closed:
                 raise ClosedError(
@@ -51,8 +57,15 @@ class RunFiles:
                 )
             if self._pending >= _PENDING_BYTES:
                 self._write()
+            files = {lane: self._file(lane) for lane in events}
+            for lane, batch in events.items():
+                self._earlier[lane].load(batch)
+            framed = {
+                lane: [frame(event) for event in self._earlier[lane].without_stored(batch)]
+                for lane, batch in events.items()
+            }
             for lane, records in framed.items():
-                self._file(lane).append(records)
+                files[lane].append(records)
                 self._pending += sum(map(len, records))
 
     def flush(self) -> None:
@@ -76,6 +89,7 @@ class RunFiles:
             directory = self._run.directory
             if lane is not None:
                 directory /= self._run.lane_name(lane)
+            self._earlier[lane] = EarlierEvents(event_files(directory), self._opened)
             file = self._files[lane] = EventFile(directory, self._suffix)
             file.append([frame(event) for event in head_events(self._purge_step)])
         return self._files[lane]

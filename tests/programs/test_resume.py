@@ -82,7 +82,8 @@ def test_without_a_step_it_goes_on_after_the_newest(tmp_path: Path) -> None:
         train(metrics, jnp.arange(2.0))
     for turn in (1, 2):
         with MetricsCallback(resume=tmp_path / "run", backends=[]) as metrics:
-            assert metrics.run.info.resume_step is None
+            # A backend may hold later steps that the journal lacks: these are superseded.
+            assert metrics.run.info.resume_step == 4 + 4 * turn + 1
             train(metrics, jnp.asarray([10.0 * turn]))
     assert kept(tmp_path / "run") == [(4, 0, 0.0), (8, 1, 1.0), (12, 2, 10.0), (16, 3, 20.0)]
 
@@ -172,7 +173,7 @@ def test_what_the_journal_lost_in_a_power_cut_counts_as_known_to_nobody(tmp_path
         log(again, 6)
     ack = load_ack(again.directory, "memory")
     assert ack is not None
-    assert ack.acked == 3
+    assert ack.acked == 4  # three records, and the entry of the resume
     assert [r.record.step for r in read_entries(again.directory) if isinstance(r.record, Scalars)]
 
 

@@ -68,13 +68,23 @@ WAYS = [
 BUFFERED = [(way, 1) for way in WAYS] + [(way, 4) for way in WAYS if way["end"]]
 
 
+def some_long(values: list[Any]) -> list[Any]:
+    """Return parameters, of which those with only one of `start` and `end` are marked `long`."""
+    marked = []
+    for value in values:
+        way, *more = value if isinstance(value, tuple) else (value,)
+        marks = [pytest.mark.long] if way["start"] != way["end"] or more == [4] else []
+        marked.append(pytest.param(way, *more, marks=marks))
+    return marked
+
+
 def name(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     return "-".join(option for option in value if value[option]) or "plain"
 
 
-@pytest.mark.parametrize(("way", "buffer"), BUFFERED, ids=name)
+@pytest.mark.parametrize(("way", "buffer"), some_long(BUFFERED), ids=name)
 def test_programs_of_several_threads_log_each_record_once(
     tmp_path: Path, way: dict[str, bool], buffer: int
 ) -> None:
@@ -91,7 +101,7 @@ def test_programs_of_several_threads_log_each_record_once(
     )
 
 
-@pytest.mark.parametrize("way", WAYS, ids=name)
+@pytest.mark.parametrize("way", some_long(WAYS), ids=name)
 def test_an_execution_that_repeats_another_s_rows_is_logged_too(
     tmp_path: Path, way: dict[str, bool]
 ) -> None:
@@ -104,7 +114,7 @@ def test_an_execution_that_repeats_another_s_rows_is_logged_too(
     assert found(memory) == wanted([(1, 6)] * 7)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=name)
+@pytest.mark.parametrize("way", some_long(WAYS), ids=name)
 def test_vmapped_executions_that_repeat_each_other_are_logged(
     tmp_path: Path, way: dict[str, bool]
 ) -> None:

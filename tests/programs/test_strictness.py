@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STRICT: dict[str, tuple[Any, ...]] = {
     "jax_array_garbage_collection_guard": ("log", "fatal"),
-    "jax_captured_constants_warn_bytes": (0,),
+    "jax_captured_constants_warn_bytes": (1,),
     "jax_check_static_indices": (True,),
     "jax_check_tracer_leaks": (True,),
     "jax_debug_infs": (True,),
@@ -153,7 +153,7 @@ WAYS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
 FLAGS = [(name, value) for name, values in STRICT.items() for value in values]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("name", "value"), FLAGS, ids=lambda one: str(one))
 def test_a_program_is_clean_under_a_flag(
@@ -192,7 +192,7 @@ def test_a_program_is_clean_under_a_flag(
         assert losses == expected, label
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), FLAGS, ids=lambda one: str(one))
 def test_videos_are_clean_under_a_flag(tmp_path: Path, name: str, value: Any) -> None:
     if name not in jax.config.values:

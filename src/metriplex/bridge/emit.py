@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from metriplex.bridge import receiver
@@ -75,7 +74,7 @@ def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
 
 def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
     """Return rows, uint32 `[..., words]`, marked invalid where `valid`, bool `[...]`, is False."""
-    words = np.arange(rows.shape[-1]).reshape((1,) * valid.ndim + (-1,))
+    words = lax.broadcasted_iota(jnp.int32, (1,) * valid.ndim + rows.shape[-1:], valid.ndim)
     kept = jnp.logical_or(valid[..., None], words != Header.VALID)
     # A product, as the operands of a selection must be sharded alike on an Explicit mesh.
     return rows * kept.astype(rows.dtype)

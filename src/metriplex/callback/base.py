@@ -39,6 +39,8 @@ class CallbackBase(abc.ABC):
         # A program without host calls has to be the same in each process, to be found in a cache.
         if isinstance(handle, np.ndarray) and not (self._config.ring and is_tracing()):
             handle = fresh(handle)  # of an eager call, or of a trace
+        if isinstance(handle, np.ndarray) and is_tracing():
+            return jnp.stack([*handle])  # of scalars: an array would be a captured constant
         return jnp.asarray(handle, jnp.int32)
 
     def _execution(self) -> jax.Array:

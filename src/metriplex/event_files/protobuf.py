@@ -16,8 +16,10 @@ Message: TypeAlias = dict[int, list[Any]]
 _MAX_VARINT = 10
 
 
-def parse_message(data: bytes) -> Message:
-    """Return the fields of a message; raise `ValueError` if `data` is no message."""
+def parse_message(data: bytes | int) -> Message:
+    """Return the fields of a message; raise `ValueError` if `data`, a field's value, is none."""
+    if isinstance(data, int):
+        raise ValueError("a number is where a message must be")  # noqa: TRY004 - of a file
     fields: Message = {}
     position = 0
     while position < len(data):
@@ -53,8 +55,10 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise ValueError("a number is too long")
 
 
-def varints(data: bytes) -> Iterator[int]:
+def varints(data: bytes | int) -> Iterator[int]:
     """Yield the values of a packed field of varints; raise `ValueError` for anything else."""
+    if isinstance(data, int):
+        raise ValueError("a number is where packed numbers must be")  # noqa: TRY004 - of a file
     position = 0
     while position < len(data):
         value, position = _varint(data, position)

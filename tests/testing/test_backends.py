@@ -215,7 +215,8 @@ def test_a_wrong_backend_fails_no_other_tests(tmp_path: Path) -> None:
         [*WRONG, *RIGHT],
         "-k",
         # The test of memory takes long, and measures nothing that these backends do wrong.
-        f"not {' and not '.join(PROCESSES)} and not (memory_is_bounded and not (Right or KeepsEverything))",
+        f"not {' and not '.join(PROCESSES)}"
+        " and not (memory_is_bounded and not (Right or KeepsEverything))",
     )
     failed = {name: results.tests("failed", name) for name in [*WRONG, *RIGHT]}
     expected = {

@@ -31,6 +31,8 @@ def fresh(handle: np.ndarray) -> np.ndarray:
 
 
 def _next_number() -> np.int32:
+    if jax.distributed.is_initialized():  # processes of one program must get the same values
+        return np.int32(0)
     return np.int32(next(_numbers) % 2**31)
 
 
@@ -43,7 +45,7 @@ def draw(*, on_host: bool) -> jax.Array:
     """
     if not is_tracing():
         return jnp.asarray(_next_number())
-    if not on_host:
+    if not on_host or jax.distributed.is_initialized():
         return jnp.int32(0)
     # Two calls of one program must not be merged: each has a parameter of its own.
     return _bind()(call=next(_draws))

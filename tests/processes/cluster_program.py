@@ -42,7 +42,7 @@ class Lines:
 
     @hookimpl
     def log_hparams(self, run: RunInfo, hparams: Any) -> None:
-        self._write(run, {"hparams": hparams})
+        self._write(run, {"hparams": dict(hparams)})
 
     @hookimpl
     def log_scalars(self, run: RunInfo, records: Any) -> None:

@@ -31,6 +31,8 @@ class CartPole:
 
 
 class Abstract:
+    """An environment whose base class leaves `name` to its subclasses."""
+
     @property
     def name(self) -> str:
         raise NotImplementedError

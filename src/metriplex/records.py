@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003 - part of public annotations, read at run time
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - part of public annotations, read at run time
-from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, NoReturn, TypeAlias, TypeVar, final
 
 import numpy as np
 
@@ -16,9 +15,41 @@ Scalar: TypeAlias = bool | int | float
 """One logged value, exactly as it was on the device, in every dtype."""
 
 
+@final
+class _ReadOnlyDict(dict[str, _Value]):
+    """A dict that refuses changes: `json`, `pickle` and clients' checks take it as any other."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            "a record's mapping is read-only, as every backend is given the same one;"
+            " change a copy: `dict(mapping)`"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def copy(self) -> dict[str, _Value]:
+        """Return a dict that can be changed."""
+        return dict(self)
+
+    def __copy__(self) -> _ReadOnlyDict[_Value]:
+        """Return itself, as other immutable values do."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> _ReadOnlyDict[_Value]:
+        """Return itself: keys and values are immutable too."""
+        return self
+
+    def __reduce__(self) -> tuple[type[_ReadOnlyDict[_Value]], tuple[dict[str, _Value]]]:
+        """Pickle as a whole: by default items are set one by one, which is refused."""
+        return _ReadOnlyDict, (dict(self),)
+
+
 def read_only(mapping: Mapping[str, _Value]) -> Mapping[str, _Value]:
-    """Return a view of a mapping that nobody can write by."""
-    return mapping if isinstance(mapping, MappingProxyType) else MappingProxyType(mapping)
+    """Return a copy of a mapping as a dict that refuses changes."""
+    return mapping if isinstance(mapping, _ReadOnlyDict) else _ReadOnlyDict(mapping)
 
 
 def _set(record: object, name: str, value: Any) -> None:

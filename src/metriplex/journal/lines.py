@@ -14,7 +14,6 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping  # noqa: TC003 - part of public annotations
-from types import MappingProxyType
 from typing import Any, NoReturn, final
 
 from metriplex.records import Scalar  # noqa: TC001 - part of public annotations
@@ -38,11 +37,9 @@ class DamagedLineError(ValueError):
 
 
 def _plain(value: Any) -> Any:
-    """Return a NumPy number as a Python number, and a read-only mapping as a dict."""
+    """Return a NumPy number as a Python number."""
     if hasattr(value, "dtype"):
         return value.item()
-    if isinstance(value, MappingProxyType):
-        return dict(value)
     raise TypeError(f"a journal can't hold {value!r} of type `{type(value).__name__}`")
 
 

@@ -348,7 +348,8 @@ def test_sigterm_ends_a_process_whose_renderer_hangs(tmp_path: Path) -> None:
     _, complaints = process.communicate(timeout=90)
     assert process.returncode == -signal.SIGTERM
     assert "the run was closed before the clip was done" in complaints
-    assert len(complaints.strip().splitlines()) == 1
+    said = complaints.strip().splitlines()
+    assert len([line for line in said if not line.startswith("waiting for ")]) == 1
     assert ended(pid)
     assert EventAccumulator(str(tmp_path / "run")).Reload().Tags()["images"] == []
 

@@ -474,7 +474,7 @@ def test_a_plugin_can_not_alter_the_records_that_it_is_given_again(start: Any) -
         @hookimpl
         def log_scalars(self, records: Any) -> None:
             if not self.seen:
-                with pytest.raises(AttributeError):
+                with pytest.raises(TypeError, match="read-only"):
                     records[0].values.clear()
                 with pytest.raises(AttributeError):
                     records.clear()

@@ -124,7 +124,7 @@ WRONG_IN_A_PROCESS = {
 WRONG = {**ONE_WRONG_EACH, **WRONG_IN_A_PROCESS}
 RIGHT = ("Right", "RightMedia", "RightBesideAFile")
 
-PROCESSES = ("process", "sigkill")
+PROCESSES = ("process", "sigkill", "a_kill")
 """Parts of the names of tests that start a process, which take seconds."""
 
 
@@ -246,6 +246,24 @@ def test_failures_that_only_other_processes_show(tmp_path: Path) -> None:
         "a_process_may_end_without_closing",
         "what_is_flushed_survives_a_sigkill",
     }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("backend", "outcome"), [("RightOnce", "passed"), ("ForgetsWhatIsStored", "failed")]
+)
+def test_a_backend_that_says_it_stores_once_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, outcome: str
+) -> None:
+    monkeypatch.setenv("METRIPLEX_KILLS", "9")
+    failed = outcome == "failed"
+    results = check(
+        tmp_path, [backend], "-k", "a_kill", body="stores_once = True", status=int(failed)
+    )
+    assert results.tests(outcome, backend) == {"a_kill_loses_nothing_and_doubles_nothing"}
+    if failed:
+        [reason] = [one["reason"] for one in results.all if one["reason"]]
+        assert ", replayed: " in reason
 
 
 OVERRIDES = """

@@ -159,6 +159,33 @@ class RightBesideAFile(Right):
         Right.close_run(self, run, status)
 
 
+class RightOnce(Right):
+    """A correct backend that stores at once, and knows again what an earlier process stored."""
+
+    def begin(self, run: RunInfo) -> None:
+        super().begin(run)
+        stored: Stored = pickle.loads(self.path(run).read_bytes())
+        self.state[run.id] = {
+            (lane, step, wall_time)
+            for (lane, _), points in stored.wall_times.items()
+            for step, wall_time in points
+        }
+
+    def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
+        known = (record.lane, record.step, record.wall_time) in self.state[run.id]
+        return [] if known else [record]
+
+    @hookimpl
+    def log_scalars(self, run: RunInfo, records: Sequence[Scalars]) -> None:
+        Right.log_scalars(self, run, records)
+        self.save(run)
+
+
+class ForgetsWhatIsStored(RightOnce):
+    def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
+        return [record]
+
+
 class Contract(BackendContract):
     """The contract of one of these backends, which a subclass names."""
 

@@ -28,6 +28,10 @@ def rows(*steps: int) -> list[tuple[int, float]]:
     return [(step, step / 2) for step in steps]
 
 
+def find(words: str, processes: dict[int, str]) -> list[int]:
+    return [pid for pid, command in processes.items() if words in command]
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -72,25 +76,33 @@ def test_what_was_flushed_survives_a_sigkill_of_every_process(make_run, descenda
     assert stored.status is None
 
 
-def test_a_client_that_was_killed_is_told_and_the_next_one_goes_on(make_run, descendants) -> None:
+@pytest.mark.parametrize("killed", ["-m metriplex_wandb_client", "wandb-core"])
+def test_a_client_that_is_killed_costs_nothing_and_the_log_says_so(
+    make_run, descendants, caplog, killed: str
+) -> None:
+    def record(step: int, lane: int | None = None) -> Scalars:
+        return Scalars(step, {"a": step / 2}, lane=lane, wall_time=1e9 + step)
+
     backend, run = WandbBackend(mode="offline"), make_run()
     backend.open_run(run)
     backend.log_hparams(run, {"lr": 0.5})
-    backend.log_scalars(run, records(1, 2))
+    backend.log_scalars(run, [record(1), record(2)])
     backend.flush(run)
-    [client] = [pid for pid, command in descendants().items() if "client.py" in command]
+    backend.log_scalars(run, [record(3), record(4, lane=0)])  # it may have stored some or none
+    [process] = find(killed, descendants())
 
-    os.kill(client, signal.SIGKILL)
-    with pytest.raises(MetriplexError, match="died") as failure:
-        backend.log_scalars(run, records(3))
-    assert not isinstance(failure.value, OSError)
-    backend.log_scalars(run, records(4, lane=0))
-    backend.log_scalars(run, records(5))
+    os.kill(process, signal.SIGKILL)
+    backend.log_scalars(run, [record(5), record(6, lane=0)])
+    backend.flush(run)
+    backend.log_scalars(run, [record(7)])
     backend.close_run(run, "finished")
 
     stored = read_run(run)
-    assert stored.scalars == {(None, "a"): rows(1, 2, 5), (0, "a"): rows(4)}
+    assert stored.scalars == {(None, "a"): rows(1, 2, 3, 5, 7), (0, "a"): rows(4, 6)}
     assert (stored.hparams, stored.status) == ({"lr": 0.5}, "finished")
+    assert any(
+        "died" in message and "another one is started" in message for message in caplog.messages
+    )
     assert descendants() == {}
 
 

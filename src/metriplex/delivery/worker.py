@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, final
 
@@ -84,6 +85,15 @@ class Worker:
             target=self._work, name=f"metriplex-{target.name}", daemon=True
         )
         self._thread.start()
+
+    def say_present(self) -> None:
+        """Save the acknowledgement, before the thread begins.
+
+        So the backend is known to a run that dies at once, and gets its records if that goes on.
+        """
+        if self._ack is not None:
+            with contextlib.suppress(OSError):  # the journal reports a disk that takes nothing
+                self._ack.save()
 
     def submit(self, call: Call) -> None:
         """Queue a call after all earlier ones, if the backend has its hook. Any thread."""

@@ -325,10 +325,15 @@ def _evaluate(given: GivenRate, step: jax.Array | None) -> jax.Array | None:
     try:
         if step is not None:
             return _scalar(given(jnp.maximum(step, 1) - 1))
-        values: list[object] = []
-        jax.eval_shape(lambda count: values.append(given(count)), jnp.int32(0))
-        constant = not isinstance(values[0], Tracer)
-        return _scalar(values[0]) if constant else None
+        constants: list[object] = []
+
+        def keep_constant(count: jax.Array) -> None:  # no tracer leaves the function
+            value = given(count)
+            if not isinstance(value, Tracer):
+                constants.append(value)
+
+        jax.eval_shape(keep_constant, jnp.int32(0))
+        return _scalar(constants[0]) if constants else None
     except Exception:  # noqa: BLE001 - a schedule that can't be evaluated gives no rate
         return None
 

@@ -152,6 +152,8 @@ class Run:
 
     def _begin_workers(self) -> None:
         if self._journal is not None and not self._begin.is_set():
+            for worker in self._workers:
+                worker.say_present()
             self._journal.begin()
         self._begin.set()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib
-import importlib.util
 import json
 import os
 import pickle
@@ -15,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, final
+
+from metriplex.testing.copies import Copy, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,34 +70,19 @@ class Child:
     def __init__(
         self, contract: ContractBase, run: RunInfo, end: Literal["close", "leave", "wait"]
     ) -> None:
-        import cloudpickle
-
         self.life = Life()
         self.logged = _scalars()
-        cls = type(contract)
-        state = {name: value for name, value in vars(contract).items() if name != "_sessions"}
-        place = (cls.__module__, getattr(sys.modules[cls.__module__], "__file__", None))
         self._folder = tempfile.TemporaryDirectory()
         self._job = Path(self._folder.name, "job")
-        self._job.write_bytes(
-            pickle.dumps((place, cls.__qualname__, cloudpickle.dumps(state), run, end))
-        )
+        self._job.write_bytes(pickle.dumps((Copy.of(contract), run, end)))
 
     def __enter__(self) -> Self:
         """Start the process."""
-        paths = [entry or str(Path.cwd()) for entry in sys.path]
         ready, write = os.pipe()
         self._ready = os.fdopen(ready, "rb")
         program = f"from {__name__} import _main; _main({str(self._job)!r}, {write})"
         with self._file("stdout") as printed, self._file("stderr") as complaints:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                [sys.executable, "-P", "-c", program],
-                env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)},
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=complaints,
-                pass_fds=[write],
-            )
+            self._process = spawn(program, stdout=printed, stderr=complaints, pass_fds=[write])
         os.close(write)
         return self
 
@@ -149,7 +134,7 @@ def _scalars() -> dict[Series, list[tuple[int, Scalar]]]:
 def _main(job: str, ready: int) -> None:
     from metriplex.testing.session import Session
 
-    (module, file), qualname, state, run, end = pickle.loads(Path(job).read_bytes())  # noqa: S301
+    copy, run, end = pickle.loads(Path(job).read_bytes())  # noqa: S301 - our parent's
     done = time.monotonic()
 
     def report_the_end() -> None:  # the handler that was registered first is called last
@@ -158,12 +143,9 @@ def _main(job: str, ready: int) -> None:
     if end == "close":
         atexit.register(report_the_end)
     watch = _Watch()
-    cls: Any = _import(module, file)
-    for name in qualname.split("."):
-        cls = getattr(cls, name)
+    copy.find_class()
     watch.look("the import")
-    contract = cls.__new__(cls)
-    vars(contract).update(pickle.loads(state))  # noqa: S301 - our parent's
+    contract = copy.make()
     backend = contract.make_backend()
     watch.look("the constructor")
     session = Session(backend, run, contract.timeout)
@@ -240,17 +222,3 @@ def _importer_of_jax() -> str | None:
 
 def _report(ready: int, **facts: Any) -> None:
     os.write(ready, json.dumps(facts).encode() + b"\n")
-
-
-def _import(name: str, file: str | None) -> Any:
-    """Import the module of a contract by its name or, if it is in no package, by its file."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        spec = importlib.util.spec_from_file_location(name, file or name)
-        if spec is None or spec.loader is None:
-            raise
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module

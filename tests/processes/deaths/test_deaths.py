@@ -74,20 +74,40 @@ def test_killed_at_random_moments_every_record_that_was_flushed_is_sent_once_and
     assert len(ended.stdout.splitlines()) == moments
 
 
-@pytest.mark.parametrize(
-    "moments",
-    [pytest.param(6, marks=pytest.mark.long), pytest.param(40, marks=pytest.mark.slow)],
-)
-def test_killed_at_random_moments_tensorboard_shows_each_step_once(
-    tmp_path: Path, moments: int
+def test_a_backend_of_a_run_that_is_killed_before_its_first_flush_gets_all_when_the_run_goes_on(
+    tmp_path: Path,
 ) -> None:
-    command = [sys.executable, str(HERE / "kill_tensorboard.py"), str(tmp_path), str(moments), "7"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert len(ended.stdout.splitlines()) == moments
+    body = """
+directory = Path(sys.argv[1])
+class First:
+    @hookimpl
+    def log_scalars(self):
+        while b'"step":1' not in (directory / "journal" / "000000.jsonl").read_bytes():
+            os.sched_yield()
+        os.kill(os.getpid(), 9)
+run = make_run(directory, First(), flush_secs=0.001)
+run.log_scalars(0, {"a": 1.0})
+run.log_scalars(1, {"a": 2.0})
+run.flush(60.0)
+"""
+    ended = python(body, tmp_path / "run")
+    assert (ended.returncode, ended.stderr) == (-9, "")
+
+    @final
+    class First:
+        """The backend of that run, by its name."""
+
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        @hookimpl
+        def log_scalars(self, records: Sequence[Scalars]) -> None:
+            self.steps += [record.step for record in records]
+
+    first = First()
+    with MetricsCallback(resume=tmp_path / "run", backends=first, provenance=False) as metrics:
+        metrics.log(2, {"a": 3.0})
+    assert first.steps == [0, 1, 2]
 
 
 def test_os_exit_costs_what_came_since_the_last_flush(tmp_path: Path) -> None:

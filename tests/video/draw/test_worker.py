@@ -499,7 +499,7 @@ def test_close_waits_for_what_was_asked_for(results: Results) -> None:
     for step in (0, 10):
         worker.submit(job(step))
     worker.close(PATIENCE)
-    assert [(r.job.step, r.error) for r in results.all] == [(0, None), (10, None)]
+    assert sorted((r.job.step, r.error) for r in results.all) == [(0, None), (10, None)]
     worker.close(PATIENCE)
 
     worker.submit(job(20))

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import pytest
@@ -44,6 +44,7 @@ class Contract(BackendContract):
     """
 
     precision = np.float64
+    stores_once: ClassVar[bool] = True
     uri: str
 
     @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import pytest
@@ -39,6 +39,7 @@ class Contract(BackendContract):
     """TensorBoard keeps values as float32, hyper-parameters as float64 or text, no iterations."""
 
     precision = np.float32
+    stores_once: ClassVar[bool] = True
 
     def make_backend(self) -> TensorBoardBackend:
         """Return a backend with default options."""

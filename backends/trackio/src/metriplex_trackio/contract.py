@@ -13,7 +13,7 @@ import tempfile
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import pytest
@@ -46,6 +46,8 @@ _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 @final
 class Contract(BackendContract):
     """Trackio keeps everything but the status of a run and the iterations."""
+
+    stores_once: ClassVar[bool] = True
 
     @pytest.fixture(autouse=True)
     def _in_a_directory_of_tests(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence  # noqa: TC003 - hook signatures are public
@@ -28,11 +29,16 @@ from metriplex import (
 )
 from metriplex_wandb.process import ClientDiedError, Process
 
+logger = logging.getLogger("metriplex")
+
 _EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 255}
 """Status of a run to the exit code that W&B stores for it; W&B's own for Ctrl-C is 255."""
 
 _GRACE_SECONDS = 60.0
 """Seconds that a call may take beyond the client's own limits, since a busy machine is slow."""
+
+_CALL_SECONDS = 150.0
+"""Seconds after which a client that does not answer is killed, and another one is started."""
 
 _REMEDY = (
     "Log in with `wandb login` or set `WANDB_API_KEY`, and see whether this machine reaches the "
@@ -237,7 +243,10 @@ class WandbBackend:
                 },
                 settings=self._all_settings(),
                 hparams=opened.hparams,
+                resume_step=None if opened.superseded else run.resume_step,
             )
+            for method, arguments in opened.unflushed:
+                process.call(method, _CALL_SECONDS, **arguments)
         except BaseException as error:
             process.end(_GRACE_SECONDS)
             said = " ".join(str(error).split()).rstrip(".")
@@ -246,7 +255,7 @@ class WandbBackend:
             if isinstance(error, TransientError | ClientDiedError):
                 raise TransientError(f"W&B does not answer: {said}. {_REMEDY}") from error
             raise
-        opened.process = process
+        opened.process, opened.superseded = process, True
         return process
 
     def _log(self, run: RunInfo, method: str, record: Any, **content: Any) -> None:
@@ -262,12 +271,20 @@ class WandbBackend:
 
     def _call(self, run: RunInfo, method: str, **arguments: Any) -> None:
         opened = self._runs.find(run)
-        process = self._connect(run, opened)
         try:
-            process.call(method, self.init_timeout + 2 * _GRACE_SECONDS, **arguments)
-        except ClientDiedError:
-            opened.process = None  # the next call starts another, which continues the run
-            raise
+            self._connect(run, opened).call(method, _CALL_SECONDS, **arguments)
+        except ClientDiedError as error:
+            logger.warning("%s; another one is started, and is given what it had not stored", error)
+            opened.process = None
+            try:
+                self._connect(run, opened).call(method, _CALL_SECONDS, **arguments)
+            except ClientDiedError:
+                opened.process = None
+                raise
+        if method == "flush":
+            opened.unflushed.clear()
+        elif method != "log_hparams":  # which every process is given when it starts
+            opened.unflushed.append((method, arguments))
 
     def _all_settings(self) -> dict[str, Any]:
         return {
@@ -281,5 +298,16 @@ class WandbBackend:
 @final
 @dataclass(slots=True)
 class _OpenRun:
+    """An open run.
+
+    Attributes:
+        process: The client's process; None if there is none now.
+        superseded: True once the rows that a resumed run supersedes were removed.
+        hparams: Hyper-parameters so far.
+        unflushed: Methods and arguments of the calls since the last flush, in their order.
+    """
+
     process: Process | None = None
+    superseded: bool = False
     hparams: dict[str, Scalar | str] = field(default_factory=dict)
+    unflushed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)

@@ -31,7 +31,7 @@ _STATUSES = {0: "finished", 1: "failed", 255: "interrupted"}
 class Contract(BackendContract):
     """The client writes in offline mode; the tests read the files for `wandb sync`."""
 
-    supersedes: ClassVar[bool] = False
+    stores_once: ClassVar[bool] = True
 
     @pytest.fixture(autouse=True)
     def _in_directories_of_tests(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any, final
 from metriplex import ConfigurationError, MetriplexError, TransientError, mask_arguments
 
 _HEADER = struct.Struct("<Q")
-_PROGRAM = Path(__file__).with_name("client.py")
+_PROGRAM = "metriplex_wandb_client"
 _TAIL = 2000
 """Bytes from the end of the process's output that an error shows."""
 
@@ -49,7 +49,7 @@ class Process:
         arguments = [str(theirs.fileno()), str(os.getpid()), *mask_arguments(sys.argv)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
-                [sys.executable, "-P", str(_PROGRAM), *arguments],
+                [sys.executable, "-P", "-m", _PROGRAM, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=self._printed,
                 stderr=self._printed,
@@ -65,7 +65,7 @@ class Process:
             theirs.close()
 
     def call(self, method: str, timeout: float, **arguments: Any) -> Any:
-        """Call a method of `client.Client`.
+        """Call a method of `metriplex_wandb_client.client.Client`.
 
         Args:
             method: The method's name; `open` makes the client.

@@ -6,6 +6,7 @@ import abc
 
 from metriplex.testing.contract.faults import FaultTests
 from metriplex.testing.contract.hparams import HparamTests
+from metriplex.testing.contract.kills import KillTests
 from metriplex.testing.contract.lanes import LaneTests
 from metriplex.testing.contract.life import LifeTests
 from metriplex.testing.contract.media import MediaTests
@@ -16,6 +17,7 @@ from metriplex.testing.contract.tags import TagTests
 
 class BackendContract(
     # Tests of the last base run first.
+    KillTests,
     ProcessTests,
     FaultTests,
     LifeTests,

@@ -36,6 +36,9 @@ class ContractBase(abc.ABC):
             keeps the newest only.
         supersedes: True if opening a run again with `resume_step` deletes the stored records from
             this step on; False if the service keeps them beside the new records.
+        stores_once: True if the backend recognises records that a process had stored before it
+            died, so that they are stored once when they are sent again; False if they may be
+            stored twice.
         timeout: Seconds after which a call counts as hanging.
         settle_secs: Seconds after `close_run` within which threads and connections must end.
         directory: A fresh directory for the test; its runs are in `directory / "logs"`. The service
@@ -46,6 +49,7 @@ class ContractBase(abc.ABC):
     max_step: ClassVar[int] = 2**63 - 1
     keeps_repeats: ClassVar[bool] = True
     supersedes: ClassVar[bool] = True
+    stores_once: ClassVar[bool] = False
     timeout: ClassVar[float] = 60.0
     settle_secs: ClassVar[float] = 10.0
     directory: Path

@@ -1,0 +1,1 @@
+"""The process of the wandb client, which imports neither metriplex nor jax."""

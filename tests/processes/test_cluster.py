@@ -232,7 +232,7 @@ def test_a_run_is_continued_by_the_process_that_writes(tmp_path: Path) -> None:
         scalars = [(ENVS * (i + 1), i, loss) for i, loss in enumerate(losses)]
         assert kept(path) == [(0, None, None), *scalars]
         resumes = [e.record for e in read_entries(path) if isinstance(e.record, Resume)]
-        assert resumes == [Resume(2 * ENVS + 1)]
+        assert resumes == [Resume(2 * ENVS + 1), Resume(5 * ENVS + 1)]
         info = [known[name].id, name, 99, str(path)]
         assert [one["process"] for one in said if one.get("info") == info] == [0, 0, 1, 1]
     places = [one["place"] for one in said if "place" in one]

@@ -109,7 +109,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def iterate(metrics: MetricsCallback, state: Any, xs: Any, **more: Any) -> Any:
     reward, done, loss = xs
     state = metrics.on_step(state, reward, done)
-    log = {"loss": loss, "n": jnp.ones_like(loss, jnp.int32)}
+    log = {"loss": loss, "n": loss.astype(jnp.int32)}
     return metrics.on_iteration(state, training_log=log, **more), loss
 
 
@@ -201,8 +201,9 @@ def test_videos_are_clean_under_a_flag(tmp_path: Path, name: str, value: Any) ->
     memory = Memory()
     options: Any = {"env": env, "video_interval": 2, "video_num_steps": 3, "renderer": None}
     metrics = MetricsCallback("v", log_dir=tmp_path, backends=memory, **options)
+    xs = inputs()
     with metrics, set_flag(name, value):
-        jax.jit(train)(metrics, inputs())
+        jax.jit(train)(metrics, xs)
         metrics.flush()
     assert len(memory.records) >= COUNT
 

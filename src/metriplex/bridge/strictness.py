@@ -11,6 +11,7 @@ import functools
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import jax
+from jax._src import config  # the public API sets these flags for all threads only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -23,12 +24,23 @@ T = TypeVar("T")
 def own_rules() -> Generator[None]:
     """Allow broadcasting, promotion, transfers and NaN of metriplex's own. This thread alone."""
     with (
+        _without_error_checks(),
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
         jax.transfer_guard("allow"),
         jax.debug_nans(False),
         jax.debug_infs(False),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def _without_error_checks() -> Generator[None]:
+    """Record no error of metriplex's own; the checks would also write from inside `vmap`."""
+    with contextlib.ExitStack() as stack:
+        for kind in ("nan", "divide", "oob"):
+            flag: Any = getattr(config, f"error_checking_behavior_{kind}", contextlib.nullcontext)
+            stack.enter_context(flag("ignore"))
         yield
 
 

@@ -28,6 +28,7 @@ ONE_WRONG_EACH = {
     "SixDigits": {"floats_are_exact"},
     "LosesTheSignOfZero": {"floats_are_exact"},
     "OwnTimes": {"wall_times_are_kept"},
+    "OwnTimesOfTexts": {"wall_times_of_media_are_kept"},
     "NoIterations": {"iterations_are_kept"},
     "FlushesDenormals": {"floats_are_exact"},
     "IntegersAsFloats": {"integers_are_exact"},

@@ -272,6 +272,12 @@ class OwnTimes(Right):
         return [replace(record, wall_time=time.time())]
 
 
+class OwnTimesOfTexts(Right):
+    @hookimpl
+    def log_text(self, run: RunInfo, text: Text) -> None:
+        self.memory.log_text(run, replace(text, wall_time=time.time()))
+
+
 class NoIterations(Right):
     def change(self, run: RunInfo, record: Scalars) -> Iterable[Scalars]:
         return [replace(record, iteration=None)]

@@ -75,23 +75,27 @@ class MemoryBackend:
     @hookimpl
     def log_text(self, run: RunInfo, text: Text) -> None:
         _append(self._find(run).texts, text.lane, text.tag, (text.step, text.text))
+        self._keep_time(run, text)
 
     @hookimpl
     def log_video(self, run: RunInfo, video: Video) -> None:
         """Keep a clip as encoded bytes."""
         stored, clip = self._find(run), encode_video(video, self.video_format)
         _append(stored.videos, video.lane, video.tag, (video.step, clip.data))
+        self._keep_time(run, video)
 
     @hookimpl
     def log_image(self, run: RunInfo, image: Image) -> None:
         pixels = np.array(image.pixels)
         _append(self._find(run).images, image.lane, image.tag, (image.step, pixels))
+        self._keep_time(run, image)
 
     @hookimpl
     def log_histogram(self, run: RunInfo, histogram: Histogram) -> None:
         numbers = np.array(histogram.counts), np.array(histogram.edges)
         stored = self._find(run)
         _append(stored.histograms, histogram.lane, histogram.tag, (histogram.step, *numbers))
+        self._keep_time(run, histogram)
 
     @hookimpl
     def log_artifact(self, run: RunInfo, artifact: Artifact) -> None:
@@ -110,6 +114,10 @@ class MemoryBackend:
 
     def _end(self, run: RunInfo, status: str) -> None:
         self.runs[run.id] = dataclasses.replace(self.runs[run.id], status=status)
+
+    def _keep_time(self, run: RunInfo, record: Text | Video | Image | Histogram) -> None:
+        point = (record.step, record.wall_time)
+        _append(self._find(run).wall_times, record.lane, record.tag, point)
 
     def _find(self, run: RunInfo) -> Stored:
         self._open.find(run)

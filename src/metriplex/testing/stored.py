@@ -21,7 +21,8 @@ class Stored:
 
     Attributes:
         scalars: For each series, `(step, value)` in the order of the service.
-        wall_times: For each series of scalars, `(step, seconds since the Unix epoch)`.
+        wall_times: For each series, of scalars and of media but artifacts, `(step, seconds since
+            the Unix epoch)`.
         iterations: For each series of scalars, `(step, iteration)`, without records that have no
             iteration.
         hparams: Hyper-parameters of the run.

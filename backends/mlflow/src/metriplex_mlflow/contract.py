@@ -147,6 +147,8 @@ class _Reader:
             series = (lane, self._tag(matched[1].replace("~", "/")))
             place = getattr(stored, kind)
             place.setdefault(series, []).append((int(matched[2]), *_decoded(kind, content)))
+            point = (int(matched[2]), int(matched[3]) / 1000)
+            stored.wall_times.setdefault(series, []).append(point)
 
     def _tags(self, run_id: str) -> dict[str, str]:
         return dict(self._ask("SELECT key, value FROM tags WHERE run_uuid = :id", id=run_id))

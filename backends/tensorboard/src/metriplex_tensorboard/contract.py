@@ -90,12 +90,17 @@ class Contract(BackendContract):
                     if data.startswith(_PNG):
                         data, place = read_picture(data), stored.images
                     place.setdefault((lane, tag), []).append((event.step, data))
+                    times = stored.wall_times.setdefault((lane, tag), [])
+                    times.append((event.step, event.wall_time))
             for tag in tags["tensors"]:
-                stored.texts[lane, tag.removesuffix(_TEXT)] = [
+                series = (lane, tag.removesuffix(_TEXT))
+                stored.wall_times[series] = [(e.step, e.wall_time) for e in read.Tensors(tag)]
+                stored.texts[series] = [
                     (e.step, tensor_util.make_ndarray(e.tensor_proto).item().decode())
                     for e in read.Tensors(tag)
                 ]
             for tag in tags["histograms"]:
+                stored.wall_times[lane, tag] = [(e.step, e.wall_time) for e in read.Histograms(tag)]
                 stored.histograms[lane, tag] = [
                     (e.step, np.array(held.bucket[1:]), np.array(held.bucket_limit))
                     for e in read.Histograms(tag)

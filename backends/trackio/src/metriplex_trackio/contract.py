@@ -89,8 +89,7 @@ class Contract(BackendContract):
                     for tag, value in json.loads(metrics).items():
                         series = (_lane(run_id), tag)
                         _take(stored, root / "media", series, step, value)
-                        if series in stored.scalars:
-                            stored.wall_times.setdefault(series, []).append((step, seconds))
+                        stored.wall_times.setdefault(series, []).append((step, seconds))
             query = "SELECT run_id, run_name, config FROM configs"
             for run_id, name, config in connection.execute(query):
                 lane = _lane(run_id)

@@ -154,10 +154,11 @@ def _take_row(found: dict[str, Any], lane: int | None, row: Any, files: Path) ->
     step = values.pop(_STEP)
     for tag, value in values.items():
         series = (lane, tag)
+        if tag in _RESERVED:
+            continue
+        found["wall_times"][series].append((step, values["_timestamp"]))
         if not isinstance(value, dict):
-            if tag not in _RESERVED:
-                found["scalars"][series].append((step, value))
-                found["wall_times"][series].append((step, values["_timestamp"]))
+            found["scalars"][series].append((step, value))
         elif value["_type"] == "histogram":
             counts, edges = np.array(value["values"]), np.array(value["bins"], float)
             found["histograms"][series].append((step, counts, edges))

@@ -24,6 +24,8 @@ _TEXTS = (
     *("hello", "# title\n\n- one\n- two", "θ 🙂 损失", "<b>&amp;</b>", "  spaces  ", '{"a": 1}'),
     "long " * 20_000,
 )
+_EPOCH = 1.7e9
+
 _COLOUR_TOLERANCE = 24
 """Maximal difference of a frame's mean colour: encoders round, and mix colours at edges."""
 
@@ -171,6 +173,37 @@ class MediaTests(ContractBase, abc.ABC):
             tag = "one" if hook == "log_artifact" else self.stored_tag("media/x")
             check_names(
                 f"(lane, tag) of {name}", [(x, tag) for x in (None, 0, 1)], getattr(stored, name)
+            )
+
+    def test_wall_times_of_media_are_kept(self) -> None:
+        """The time of every text, clip, picture and histogram is stored, in the same form.
+
+        Media wait, and are sent again, as scalars are. To fix it, pass `wall_time` of the record to
+        the service.
+        """
+        session = self._open()
+        pixels = np.full((16, 16, 3), 100, np.uint8)
+        counts, edges = np.array([1, 2]), np.array([0.0, 1.0, 2.0])
+        media: dict[str, Text | Video | Image | Histogram] = {
+            "log_text": Text(4, "times/text", "hello", wall_time=_EPOCH + 0.25),
+            "log_video": Video(4, "times/video", pixels[None], 25.0, wall_time=_EPOCH + 0.5),
+            "log_image": Image(4, "times/image", pixels, wall_time=_EPOCH + 0.75),
+            "log_histogram": Histogram(4, "times/h", counts, edges, wall_time=_EPOCH + 1.0),
+        }
+        logged = [record for hook, record in media.items() if hook in session.backend.hooks]
+        if not logged:
+            pytest.skip("the backend implements no hook for media")
+        for record in logged:
+            session.media(record)
+        session.close()
+        found = self._read(session.run).wall_times
+        for record in logged:
+            stored = self.stored_wall_time(record.wall_time)
+            expected = [] if stored is None else [(record.step, stored)]
+            got = list(found.get((None, self.stored_tag(record.tag)), ()))
+            assert got == expected, (
+                f"the time of `{record.tag}` must be {expected}, as (step, ...); `read_back` gives "
+                f"{got}"
             )
 
     # ---- helpers --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from members import some_long
 from memory import logging_to_memory, plain
 from metriplex import ConfigurationError, LoggingError, MetricsCallback, NonFiniteError
 from metriplex.bridge.packing import HEADER, Header
@@ -63,7 +64,7 @@ def logged(tmp_path: Path, way: str, **options: Any) -> list[Any]:
     return [(record.lane, *plain([record])) for record in memory.records]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", some_long(WAYS, "jit", "vmap"))
 def test_the_same_records_in_the_same_order(tmp_path: Path, way: str) -> None:
     found = logged(tmp_path, way, **DRAIN)
     assert found == logged(tmp_path, way)

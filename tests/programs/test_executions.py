@@ -69,11 +69,11 @@ BUFFERED = [(way, 1) for way in WAYS] + [(way, 4) for way in WAYS if way["end"]]
 
 
 def some_long(values: list[Any]) -> list[Any]:
-    """Return parameters, of which those with only one of `start` and `end` are marked `long`."""
+    """Return parameters, marked `long` but for those with all options, or none, and no buffer."""
     marked = []
     for value in values:
         way, *more = value if isinstance(value, tuple) else (value,)
-        marks = [pytest.mark.long] if way["start"] != way["end"] or more == [4] else []
+        marks = [pytest.mark.long] if len({*way.values()}) > 1 or more == [4] else []
         marked.append(pytest.param(way, *more, marks=marks))
     return marked
 

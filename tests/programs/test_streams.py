@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from members import some_long
 from memory import Memory, host_calls, logging_to_memory, plain
 from metriplex import MetricsCallback, MetricsState, NonFiniteError
 
@@ -51,7 +52,7 @@ def logged(start: int, length: int = ITERATIONS) -> list[int]:
 
 
 @pytest.mark.parametrize("vmapped", [False, True], ids=["", "vmap"])
-@pytest.mark.parametrize("buffer", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("buffer", some_long([1, 2, 3, 7, 100], 3))
 def test_a_buffer_changes_only_how_often_the_host_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int, vmapped: bool
 ) -> None:
@@ -265,7 +266,7 @@ def test_a_nan_may_be_left_out_or_kept(tmp_path: Path, nonfinite: str) -> None:
     np.testing.assert_array_equal(losses, [1, 1, *[np.nan] * (nonfinite == "keep"), 1, 1])
 
 
-@pytest.mark.parametrize("buffer", [0, 2, 3, 100])
+@pytest.mark.parametrize("buffer", some_long([0, 2, 3, 100], 0, 3))
 @pytest.mark.parametrize("vmapped", [False, True], ids=["", "vmap"])
 def test_abort_stops_the_program_and_keeps_every_row_so_far(
     tmp_path: Path, buffer: int, vmapped: bool

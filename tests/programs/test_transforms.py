@@ -12,6 +12,7 @@ import optax
 import pytest
 from jax import lax
 
+from members import some_long
 from memory import Memory, host_calls, logging_to_memory
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def expected(lane: int | None, losses: np.ndarray) -> Seen:
     ]
 
 
-@pytest.mark.parametrize("way", UNBATCHED)
+@pytest.mark.parametrize("way", some_long(UNBATCHED, "eager", "jit", "checkpoint"))
 def test_a_program_logs_each_iteration_by_one_host_call(probe: Probe, way: str) -> None:
     program = UNBATCHED[way](lambda key: train(probe.metrics, key))
     losses = np.asarray(program(KEYS[0]))
@@ -143,7 +144,7 @@ def test_a_program_logs_each_iteration_by_one_host_call(probe: Probe, way: str) 
     assert probe.calls == ITERATIONS + 2  # with start and end
 
 
-@pytest.mark.parametrize("way", BATCHED)
+@pytest.mark.parametrize("way", some_long(BATCHED, "jit of vmap", "rates of seeds"))
 def test_lanes_log_all_together_by_one_host_call(probe: Probe, way: str) -> None:
     def of_lane(key: jax.Array, rate: Any = 1.0) -> jax.Array:
         if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -336,7 +337,7 @@ def test_a_while_loop_whose_lanes_end_at_different_times(probe: Probe) -> None:
     assert len(probe.seen) == 1 + 2 + 3
 
 
-@pytest.mark.parametrize("log_every", [1, 2, 3, 7])
+@pytest.mark.parametrize("log_every", some_long([1, 2, 3, 7], 3))
 def test_log_every_counts_iterations_of_each_lane(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every: int
 ) -> None:
@@ -466,7 +467,7 @@ CHECKPOINTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 @pytest.mark.parametrize("vmapped", [False, True], ids=["", "vmap"])
-@pytest.mark.parametrize("way", CHECKPOINTS)
+@pytest.mark.parametrize("way", some_long(CHECKPOINTS, "both"))
 def test_gradients_through_a_scan_log_every_iteration_once(
     probe: Probe, way: str, vmapped: bool
 ) -> None:

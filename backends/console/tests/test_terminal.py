@@ -65,7 +65,8 @@ def test_ctrl_c_leaves_the_terminal_sane(start):
 on_worker(b.log_scalars, r, [record(0)])
 try:
     print("ready", flush=True)
-    threading.Event().wait()
+    while True:  # a signal that another thread takes does not end a wait without a limit
+        threading.Event().wait(0.1)
 except KeyboardInterrupt:
     on_worker(b.close_run, r, "interrupted")
     raise

@@ -152,9 +152,9 @@ class Run:
 
     def _begin_workers(self) -> None:
         if self._journal is not None and not self._begin.is_set():
+            self._journal.begin()
             for worker in self._workers:
                 worker.say_present()
-            self._journal.begin()
         self._begin.set()
 
     @property

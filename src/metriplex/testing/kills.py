@@ -51,7 +51,7 @@ _LATER = 0.05
 @final
 @dataclass(frozen=True)
 class Moment:
-    """What must be stored of one killed run.
+    """Hold what must be stored of one killed run.
 
     Attributes:
         run: The run.

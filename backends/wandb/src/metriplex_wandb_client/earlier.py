@@ -1,4 +1,4 @@
-"""What earlier processes have stored of a run, which may be all that a record needs.
+"""Find what earlier processes have stored of a run, so that nothing is stored twice.
 
 A process that dies may have stored records that nobody has acknowledged. They are sent again, by a
 replay, by a run that goes on, or by this run after the death of its client.

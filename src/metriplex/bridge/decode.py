@@ -26,11 +26,15 @@ class Block:
     Attributes:
         rows: uint32 `[*lanes, rows, words]`, an array of jax.
         wall_time: Seconds since the Unix epoch at which the block reached the host.
+        execution: Number of the execution of which each device sends this block; None if one does.
+        device: Number of the device that sent it.
         taken: True after the receiver thread has taken the block from the queue.
     """
 
     rows: Any
     wall_time: float
+    execution: int | None = None
+    device: int = 0
     taken: bool = False
 
 

@@ -1,23 +1,27 @@
 """Send rows from a compiled program to the host: the device half of the bridge.
 
-One unordered `jax.debug.callback` carries a block of rows (`metriplex.bridge.packing`), for any
-number of values and vmapped lanes. The host function only enqueues the block.
+One call carries a block of rows (`metriplex.bridge.packing`), for any number of values and vmapped
+lanes: on a CPU a call of an FFI handler (`metriplex.bridge.ffi`), elsewhere an unordered
+`jax.debug.callback`. The host's function only enqueues the block.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metriplex.bridge import receiver
+from metriplex.bridge import ffi, ffi_handlers, receiver
 from metriplex.bridge.packing import Header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+Transport: TypeAlias = Literal["auto", "ffi", "callback"]
+"""The kind of the calls; `"auto"` is the FFI where it can serve, else a callback."""
 
 ABORTED = (
     'a NaN or an infinity was logged while `nonfinite="abort"`: the program was stopped; the tag, '
@@ -30,15 +34,30 @@ def _enqueue_and_stop(block: jax.Array) -> None:
     raise FloatingPointError(ABORTED)
 
 
-@jax.custom_batching.custom_vmap
-def _emit(block: jax.Array) -> tuple[()]:
+def _send(block: jax.Array, transport: Transport) -> None:
+    if transport == "callback" or ffi_handlers.explain_unusable() is not None:
+        _send_by_callback(block)
+    else:
+        lax.platform_dependent(block, cpu=_send_by_ffi, default=_send_by_callback)
+
+
+def _send_by_callback(block: jax.Array) -> None:
     jax.debug.callback(receiver.enqueue, block)
-    return ()
 
 
-@_emit.def_vmap
-def _emit_batch(_size: int, _batched: Any, block: jax.Array) -> tuple[tuple[()], tuple[()]]:
-    return _emit(block), ()  # the lanes are the leading axis of the block: still one call
+def _send_by_ffi(block: jax.Array) -> None:
+    result = ffi.push(block, own=bool(jax.sharding.get_abstract_mesh().manual_axes))
+    # Only `TAKEN` is common. XLA keeps the call for this, and jax waits for the program's effects.
+    hosts: dict[int, Callable[[jax.Array], None] | None] = {
+        ffi.TAKEN: None,
+        ffi.INTERRUPTED: receiver.enqueue_and_stop,
+        ffi.FAILED: receiver.enqueue,
+    }
+    lax.switch(result.astype(jnp.int32), [_calling(hosts[index]) for index in sorted(hosts)], block)
+
+
+def _calling(host: Callable[[jax.Array], None] | None) -> Callable[[jax.Array], None]:
+    return lambda block: None if host is None else jax.debug.callback(host, block)
 
 
 def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[..., tuple[()]]:
@@ -60,10 +79,27 @@ def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[
     return conditional
 
 
-@_make_conditional
-def _emit_if(gate: jax.Array, block: jax.Array) -> None:
+@functools.cache
+def _emit(transport: Transport) -> Callable[[jax.Array], tuple[()]]:
+    """Return the function that sends a block; one a transport, as jax caches by function."""
+
+    @jax.custom_batching.custom_vmap
+    def emit_block(block: jax.Array) -> tuple[()]:
+        _send(block, transport)
+        return ()
+
+    @emit_block.def_vmap
+    def _(_size: int, _batched: Any, block: jax.Array) -> tuple[tuple[()], tuple[()]]:
+        return emit_block(block), ()  # the lanes lead the axes of the block: still one call
+
+    return emit_block
+
+
+@functools.cache
+def _emit_if(transport: Transport) -> Callable[..., tuple[()]]:
+    """Return the function that sends a block if any lane's gate is open."""
     # Lanes with a closed gate are sent with the other lanes, marked as invalid.
-    jax.debug.callback(receiver.enqueue, mark(block, gate[..., None]))
+    return _make_conditional(lambda gate, block: _send(mark(block, gate[..., None]), transport))
 
 
 @_make_conditional
@@ -80,7 +116,9 @@ def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
     return rows * kept.astype(rows.dtype)
 
 
-def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
+def emit(
+    block: jax.Array, *, where: jax.Array | bool = True, transport: Transport = "auto"
+) -> None:
     """Send rows, uint32 `[rows, words]`, to the host, eagerly or under any transformation of jax.
 
     Under vmap the blocks of all lanes arrive in one call. `where` is True to send; it is a value,
@@ -89,9 +127,9 @@ def emit(block: jax.Array, *, where: jax.Array | bool = True) -> None:
     block = lax.stop_gradient(block)
     if isinstance(where, bool):
         if where:
-            _emit(block)
+            _emit(transport)(block)
     else:
-        _emit_if(where, block)
+        _emit_if(transport)(where, block)
 
 
 def abort(block: jax.Array, *, where: jax.Array) -> None:

@@ -6,6 +6,7 @@ to the sink that `metriplex.bridge.registry` has under its handle.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
@@ -15,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
@@ -58,6 +60,31 @@ def enqueue(block: jax.Array) -> None:
         _blocks.put(item)
         raise
     stop_if_pending()
+
+
+def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: int) -> None:
+    """Queue a block as `enqueue` does; the function that FFI handlers call.
+
+    Args:
+        words: uint32, as bytes.
+        shape: `[*lanes, rows, words]`.
+        execution: The number of the execution whose devices all send this block; None if each
+            device has its own.
+        device: The number of the device.
+    """
+    item = Block(np.frombuffer(words, np.uint32).reshape(shape), time.time(), execution, device)
+    try:
+        _blocks.put(item)
+    except BaseException:
+        _blocks.put(item)
+        raise
+    stop_if_pending()
+
+
+def enqueue_and_stop(block: jax.Array) -> None:
+    """Queue a block that Ctrl-C may have kept from the queue, and end the program."""
+    enqueue(block)
+    raise KeyboardInterrupt
 
 
 def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:
@@ -115,11 +142,28 @@ def _receive() -> None:
                 waiting.append(item)
             elif not item.taken:
                 item.taken = True
-                fresh.append(item)
+                if _is_first_copy(item):
+                    fresh.append(item)
         for blocks in of_one_shape(fresh):
             _deliver(blocks)
         for done in waiting:
             done.set()
+
+
+_senders: collections.OrderedDict[int, int] = collections.OrderedDict()
+"""Execution to the device whose blocks are taken; the newest `_EXECUTIONS`."""
+
+_EXECUTIONS = 4096
+
+
+def _is_first_copy(block: Block) -> bool:
+    """Return False for a block that another device of the same execution sends too."""
+    if block.execution is None:
+        return True
+    device = _senders.setdefault(block.execution, block.device)
+    while len(_senders) > _EXECUTIONS:
+        _senders.popitem(last=False)
+    return device == block.device
 
 
 def _deliver(blocks: list[Block]) -> None:

@@ -96,9 +96,11 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             environments are spread: values are made global over them. None: all axes of the
             `shard_map` or `pmap` that the program runs in, unless `init` is given lanes. `()`:
             none; every device is then a lane.
-        transport: The way of records to the host. `"callback"` calls the host from the program;
-            `"drain"` keeps the newest `buffer` records in the state, from which `drain` takes them
-            between two programs, so that a program has no callback.
+        transport: The way of records to the host. `"ffi"` calls the host from the program by XLA's
+            FFI, on CPUs, in some ten microseconds; `"callback"` by a callback of jax, on any
+            device; `"auto"` by the FFI where it can serve. `"drain"` keeps the newest `buffer`
+            records in the state, from which `drain` takes them between two programs, so that a
+            program calls nothing.
         nonfinite: The policy for NaN and infinities. `"error"` reports the value as an error in the
             log at once, and at the close, and sends it to no backend; `"warn"` reports it as a
             warning; `"raise"` also raises `NonFiniteError` at the next `flush`, `close` or `with`
@@ -157,7 +159,7 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
         buffer: int = 0,
         buffer_width: int = 64,
         axis_name: AxisName | None = None,
-        transport: Literal["callback", "drain"] = "callback",
+        transport: Literal["auto", "ffi", "callback", "drain"] = "auto",
         nonfinite: NonFinite = "error",
         queue_size: int = 65_536,
         journal: bool | Mapping[str, Any] = True,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import jax
 import numpy as np
 
+from metriplex.bridge.emit import Transport  # noqa: TC001 - part of public annotations
+from metriplex.bridge.ffi_handlers import explain_unusable
 from metriplex.device.learning_rate import GivenRate  # noqa: TC001 - part of public annotations
 from metriplex.errors import ConfigurationError
 from metriplex.validation import check_choice, check_count, is_real
@@ -33,7 +35,7 @@ class Config:
         axis_name: Mapped axes over which the environments are spread; None for all axes of
             `shard_map` or `pmap`.
         abort: True if a NaN or an infinity stops the program.
-        ring: True if rows stay in the buffer, a ring, until the host takes them.
+        transport: The way of rows to the host.
         first_step: Environment steps taken before the first one of the program.
         first_iteration: Index of the first training iteration.
     """
@@ -47,9 +49,19 @@ class Config:
     buffer_width: int = 64
     axis_name: AxisName | None = None
     abort: bool = False
-    ring: bool = False
+    transport: Literal["auto", "ffi", "callback", "drain"] = "auto"
     first_step: int = 0
     first_iteration: int = 0
+
+    @property
+    def ring(self) -> bool:
+        """True if rows stay in the buffer, a ring, until the host takes them."""
+        return self.transport == "drain"
+
+    @property
+    def calls(self) -> Transport:
+        """The kind of the calls of the host."""
+        return "auto" if self.transport == "drain" else self.transport
 
 
 def make_config(
@@ -63,7 +75,7 @@ def make_config(
     buffer_width: Any,
     axis_name: Any,
     abort: bool,
-    transport: Any = "callback",
+    transport: Any = "auto",
     video_interval: int = 0,
 ) -> Config:
     """Return a static configuration; raise a ConfigurationError for an invalid argument."""
@@ -77,13 +89,19 @@ def make_config(
         buffer_width=check_count("buffer_width", buffer_width, least=1),
         axis_name=_axis_name(axis_name),
         abort=abort,
-        ring=_takes_ring(transport, buffer, video_interval, abort=abort),
+        transport=_transport(transport, buffer, video_interval, abort=abort),
     )
 
 
-def _takes_ring(transport: Any, buffer: Any, video_interval: int, *, abort: bool) -> bool:
-    if check_choice("transport", transport, ("callback", "drain")) == "callback":
-        return False
+def _transport(transport: Any, buffer: Any, video_interval: int, *, abort: bool) -> Any:
+    check_choice("transport", transport, ("auto", "ffi", "callback", "drain"))
+    if transport == "ffi" and (reason := explain_unusable()) is not None:
+        raise ConfigurationError(
+            f'`transport="ffi"` can\'t serve with this jaxlib ({reason}): pass `"auto"`, which '
+            f"takes callbacks of jax then"
+        )
+    if transport != "drain":
+        return transport
     if not buffer:
         raise ConfigurationError(
             '`transport="drain"` keeps records on the device and needs `buffer=`, at least the '
@@ -99,7 +117,7 @@ def _takes_ring(transport: Any, buffer: Any, video_interval: int, *, abort: bool
             f"`video_interval={video_interval}` sends rollouts to the host, which "
             f'`transport="drain"` never does: use the default transport, or leave videos out'
         )
-    return True
+    return transport
 
 
 def _alpha(alpha: Any) -> float:

@@ -170,7 +170,7 @@ def send_unnumbered(
     """Send a row that has no order relative to the records."""
     row = make_row(config, run, state, kind, values, {}, iteration)
     row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
-    emit(row[None], where=_gate(config, state, where))
+    emit(row[None], where=_gate(config, state, where), transport=config.calls)
 
 
 def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> MetricsState:
@@ -178,12 +178,16 @@ def on_training_end(config: Config, run: jax.Array, state: MetricsState) -> Metr
     if config.ring:
         return state
     if config.buffer:
-        emit(_valid_rows(state), where=_gate(config, state, state.buffered > 0))
+        emit(
+            _valid_rows(state),
+            where=_gate(config, state, state.buffered > 0),
+            transport=config.calls,
+        )
         state = replace(state, buffered=jnp.zeros_like(state.buffered))
     return _send_now(config, state, make_row(config, run, state, Kind.END, {}, {}, state.iteration))
 
 
-def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
+def log(config: Config, run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     """Send values at a step of the caller's choice, in no order; see `MetricsCallback.log`."""
     exact = counter.from_step(step)
     header = dict.fromkeys(Header, -1) | {  # -1 is `NO_SEQUENCE`, and no iteration, lane or device
@@ -195,7 +199,8 @@ def log(run: jax.Array, step: ArrayLike, values: Mapping[str, Value]) -> None:
     }
     axes = manual_axes()
     where = lax.axis_index(axes) == 0 if axes else True
-    emit(pack(make_schema(Kind.RECORD, values), header, values, {})[None], where=where)
+    row = pack(make_schema(Kind.RECORD, values), header, values, {})
+    emit(row[None], where=where, transport=config.calls)
 
 
 def _measure(
@@ -263,14 +268,14 @@ def _send(
         return state, row[None]
     unsent = _valid_rows(state)
     full = state.buffered == config.buffer
-    emit(state.buffer, where=_gate(config, state, full))
+    emit(state.buffer, where=_gate(config, state, full), transport=config.calls)
     return replace(state, buffered=jnp.where(full, 0, state.buffered)), unsent
 
 
 def _send_now(
     config: Config, state: MetricsState, row: jax.Array, due: jax.Array | bool = True
 ) -> MetricsState:
-    emit(row[None], where=_gate(config, state, due))
+    emit(row[None], where=_gate(config, state, due), transport=config.calls)
     return _count(state, row, due)
 
 

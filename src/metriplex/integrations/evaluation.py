@@ -55,7 +55,8 @@ def log_evaluation(
     now = _state(metrics, step, index)
     flat = flatten(values, prefix="", reduce=metrics.config.reduce)
     row = state.make_row(metrics.config, metrics.handle, now, Kind.RECORD, flat, {}, now.iteration)
-    emit(row[None], where=gate(metrics.config.axis_name, True, has_lane=False))
+    where = gate(metrics.config.axis_name, True, has_lane=False)
+    emit(row[None], where=where, transport=metrics.config.calls)
     _send_video(metrics, now, policy, key)
 
 

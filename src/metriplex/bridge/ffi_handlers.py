@@ -1,0 +1,30 @@
+"""Register the FFI handlers of this process, once, at the first program that is traced."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+from metriplex.bridge import ffi, receiver
+
+logger = logging.getLogger("metriplex")
+
+_kept: list[ffi.Handlers] = []
+"""XLA calls them until the process ends."""
+
+
+@functools.cache
+def explain_unusable() -> str | None:
+    """Return why programs on a CPU can't call the host by the FFI; None if they can. Any thread."""
+    try:
+        header = ffi.read_header()
+        reason = ffi.explain_unusable(header)
+        if reason is None:
+            handlers = ffi.Handlers(receiver.push, header)
+            handlers.register()
+            _kept.append(handlers)
+    except Exception as error:  # noqa: BLE001 - of any kind of jaxlib; the callback serves as well
+        reason = f"{type(error).__name__}: {error}"
+    if reason is not None:
+        logger.debug("programs call the host by jax's callbacks, not by the FFI: %s", reason)
+    return reason

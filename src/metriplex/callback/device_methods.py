@@ -201,7 +201,7 @@ class DeviceMethods(CallbackBase, abc.ABC):
                     '`log` inside of compiled code calls the host, which `transport="drain"` never '
                     "does: log it by `on_iteration(training_log=)`, or outside"
                 )
-            device.log(self.handle, step, flat)
+            device.log(self.config, self.handle, step, flat)
         else:
             scalars = {tag: np.asarray(value).item() for tag, value in flat.items()}
             self._host_run().run.log_scalars(check_step(step), scalars)

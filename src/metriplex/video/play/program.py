@@ -78,7 +78,8 @@ class VideoProgram:
             row = make_row(config, run, state, Kind.VIDEO, values, {}, at)
             row = row.at[Header.SEQUENCE].set(jnp.uint32(NO_SEQUENCE))
             row = row.at[Header.LANE].set(lax.bitcast_convert_type(lane, jnp.uint32))
-            emit(row[None], where=gate(config.axis_name, True, has_lane=state.lane is not None))
+            where = gate(config.axis_name, True, has_lane=state.lane is not None)
+            emit(row[None], where=where, transport=config.calls)
 
         lane = jnp.asarray(NO_LANE if state.lane is None else state.lane, jnp.int32)
         try:

@@ -58,10 +58,12 @@ class Probe:
         ]
 
 
-@pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Probe]:
+@pytest.fixture(params=["auto", pytest.param("callback", marks=pytest.mark.long)])
+def probe(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Generator[Probe]:
     blocks = host_calls(monkeypatch)
-    with logging_to_memory(tmp_path) as (metrics, memory):
+    with logging_to_memory(tmp_path, transport=request.param) as (metrics, memory):
         yield Probe(metrics, memory, blocks)
 
 

@@ -111,7 +111,6 @@ class _Query(ctypes.Structure):
     )
 
 
-_HANDLER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_CallFrame))
 _ASK = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Query))
 _API_HEAD = 2 * ctypes.sizeof(ctypes.c_size_t) + ctypes.sizeof(_Version) + 8
 """Bytes of the API's structure before its functions."""
@@ -137,7 +136,7 @@ class Handlers:
         self._ordinal = _API_HEAD + 8 * fields.index("XLA_FFI_DeviceOrdinal_Get")
         self._functions: dict[int, Any] = {}
         self._kept = {
-            target: _HANDLER(functools.partial(self._handle, copied=target == COPIED))
+            target: _make_handler(functools.partial(self._handle, copied=target == COPIED))
             for target in (COPIED, OWN)
         }
 
@@ -150,15 +149,15 @@ class Handlers:
             capsule = new(ctypes.cast(handler, ctypes.c_void_p), None, None)
             jax.ffi.register_ffi_target(target, capsule, platform="cpu")
 
-    def _handle(self, pointer: Any, *, copied: bool) -> None:
-        frame = pointer.contents
+    def _handle(self, address: int, *, copied: bool) -> None:
+        frame = _CallFrame.from_address(address)
         if frame.extension and frame.extension.contents.type == _METADATA:
             asked = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension)).contents
             version = asked.metadata.contents.version
             version.major, version.minor = self._version
             asked.metadata.contents.traits = 0
             return
-        result = frame.results.buffers[0].contents.data
+        result = _result_of(address)
         try:
             block = frame.arguments.buffers[0].contents
             shape = tuple(block.dims[: block.rank])
@@ -170,8 +169,8 @@ class Handlers:
                 self._push(words, shape, *self._place(frame))
             else:
                 self._push(words, shape, None, 0)
-        except KeyboardInterrupt:  # the result stays `INTERRUPTED`
-            return
+        except KeyboardInterrupt:
+            raise
         except BaseException:  # noqa: BLE001 - ctypes would only print it
             ctypes.memset(result, FAILED, 1)
         else:
@@ -193,6 +192,31 @@ class Handlers:
                 raise RuntimeError("XLA's FFI lacks a function that its header has")
             self._functions[offset] = _ASK(address)
         return self._functions[offset]
+
+
+def _make_handler(handle: Callable[[int], None]) -> Any:
+    """Return a C function for XLA that calls `handle` with the address of the call's frame.
+
+    If a function that ctypes calls raises, C gets garbage as its result, which XLA takes for the
+    address of an error. Ctrl-C, a signal handler of the user's or a lack of memory can raise at any
+    line, also at the first one. So the function does nothing, and the work is done by the finalizer
+    of its argument, from which no exception gets out.
+    """
+
+    @final
+    class Argument(ctypes.c_void_p):
+        def __del__(self) -> None:
+            try:
+                handle(self.value or 0)
+            except KeyboardInterrupt:  # which can also land after the result was written
+                ctypes.memset(_result_of(self.value or 0), INTERRUPTED, 1)
+
+    nothing = callable  # False for the argument, which is no error for XLA
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, Argument)(nothing)
+
+
+def _result_of(address: int) -> int:
+    return _CallFrame.from_address(address).results.buffers[0].contents.data
 
 
 def _version(header: str) -> tuple[int, int]:

@@ -172,7 +172,7 @@ def test_a_viewer_that_ends_by_itself_is_reported(tmp_path):
     said: list[str] = []
     program = [sys.executable, "-c", "import sys; print('no such port'); sys.exit(3)"]
     viewer.serve(program, tmp_path, said.append)
-    assert said == ["TensorBoard ended with status 3.\nno such port"]
+    assert said == ["TensorBoard ended with status 3.", "no such port"]
 
 
 @pytest.mark.slow

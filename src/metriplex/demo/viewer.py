@@ -52,7 +52,7 @@ def shell_line(command: Sequence[str]) -> str:
 def serve(program: Sequence[str], log_dir: Path, say: Callable[[str], None]) -> None:
     """Start TensorBoard on loopback, open the browser, and wait for its end or Ctrl-C.
 
-    `say` gets the URL, and the output of TensorBoard if it ends by itself.
+    `say` gets the URL, and the output of TensorBoard if it ends by itself, line by line.
     """
     arguments = [*command(program, log_dir), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(  # noqa: S603 - the program that was found, and no shell
@@ -66,9 +66,11 @@ def serve(program: Sequence[str], log_dir: Path, say: Callable[[str], None]) -> 
                 if url := _URL.search(line):
                     say(f"TensorBoard: {url[1]} (Ctrl-C stops it)")
                     webbrowser.open(url[1])
-            say("\n".join([f"TensorBoard ended with status {process.wait()}.", *said]))
+            for line in (f"TensorBoard ended with status {process.wait()}.", *said):
+                say(line)
         except KeyboardInterrupt:
-            say("\nTensorBoard stopped.")
+            say("")  # after the terminal's `^C`
+            say("TensorBoard stopped.")
         finally:
             _stop(process)
 

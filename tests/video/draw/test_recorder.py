@@ -82,7 +82,8 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    return [one for one in said if not one.startswith("waiting for ")]  # on a busy machine
 
 
 def frames_of(data: bytes) -> np.ndarray:

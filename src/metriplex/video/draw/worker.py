@@ -81,6 +81,7 @@ class RenderWorker:
         self._backlog = backlog
         self._waiting: collections.deque[RenderJob] = collections.deque()
         self._refused: collections.deque[RenderResult] = collections.deque()
+        self._drawn: list[RenderResult] = []  # the newest first, until all of them are there
         self._changed = threading.Condition()
         self._busy = False
         self._closing = False
@@ -107,9 +108,10 @@ class RenderWorker:
     def close(self, timeout: float) -> None:
         """Wait for the queued clips, then end the thread and the drawing process.
 
-        The newest of the queued clips is drawn first. Clips that are unfinished after `timeout`
-        seconds are abandoned. When this returns, every job has its result, unless the renderer of a
-        thread hangs. May be called twice, and at the interpreter's exit.
+        The newest of the queued clips is drawn first; their results come in order, at the end.
+        Clips that are unfinished after `timeout` seconds are abandoned. When this returns, every
+        job has its result, unless the renderer of a thread hangs. May be called twice, and at the
+        interpreter's exit.
         """
         self._drawer.restore_priority()
         with self._changed:
@@ -128,6 +130,7 @@ class RenderWorker:
         thread.join(_GRACE_SECONDS)
         if thread.is_alive():
             logger.error("the renderer hangs: its thread is still drawing, and is left behind")
+            self._report_drawn()
 
     def _wait_for_clips(self, timeout: float) -> bool:
         """Wait until nothing is left, and log at intervals how much is; False after `timeout`."""
@@ -161,7 +164,7 @@ class RenderWorker:
         self._refused.append(failed(job, VideoError(reason)))
 
     def _idle(self) -> bool:
-        return not (self._waiting or self._refused or self._busy)
+        return not (self._waiting or self._refused or self._drawn or self._busy)
 
     def _work(self) -> None:
         try:
@@ -180,13 +183,30 @@ class RenderWorker:
                 return False
             self._busy = True
             result = self._refused.popleft() if self._refused else None
-            take = self._waiting.pop if self._newest_first else self._waiting.popleft
-            job = None if result else take()
-        if job is not None:
-            result = self._drawer.draw(job)
-        if result is not None:
+            newest_first = self._newest_first
+            job = None
+            if not result and self._waiting:
+                job = self._waiting.pop() if newest_first else self._waiting.popleft()
+        if job is None:
+            if result is not None:
+                self._report(result)
+            else:
+                self._report_drawn()
+            return True
+        result = self._drawer.draw(job)
+        if newest_first:
+            with self._changed:
+                self._drawn.append(result)
+        else:
             self._report(result)
         return True
+
+    def _report_drawn(self) -> None:
+        """Report what was drawn with the newest first, in the order of the jobs."""
+        with self._changed:
+            drawn, self._drawn = self._drawn[::-1], []
+        for result in drawn:
+            self._report(result)
 
     def _report(self, result: RenderResult) -> None:
         try:

@@ -50,8 +50,9 @@ class Contract(BackendContract):
                     if record["iteration"] is not None:
                         iterations.setdefault(series, []).append((step, record["iteration"]))
             elif record["kind"] == "text":
-                point = (record["step"], record["text"])
-                texts.setdefault((record["lane"], record["tag"]), []).append(point)
+                series, step = (record["lane"], record["tag"]), record["step"]
+                texts.setdefault(series, []).append((step, record["text"]))
+                wall_times.setdefault(series, []).append((step, record["wall_time"]))
         return Stored(
             scalars=scalars,
             wall_times=wall_times,

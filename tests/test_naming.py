@@ -35,7 +35,7 @@ class Abstract:
 
     @property
     def name(self) -> str:
-        raise NotImplementedError
+        raise TypeError("only subclasses have a name")
 
 
 def test_a_generated_name_contains_policy_environment_and_time() -> None:

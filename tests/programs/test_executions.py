@@ -68,7 +68,7 @@ WAYS = [
 BUFFERED = [(way, 1) for way in WAYS] + [(way, 4) for way in WAYS if way["end"]]
 
 
-def some_long(values: list[Any]) -> list[Any]:
+def others_long(values: list[Any]) -> list[Any]:
     """Return parameters, marked `long` but for those with all options, or none, and no buffer."""
     marked = []
     for value in values:
@@ -84,7 +84,7 @@ def name(value: Any) -> str:
     return "-".join(option for option in value if value[option]) or "plain"
 
 
-@pytest.mark.parametrize(("way", "buffer"), some_long(BUFFERED), ids=name)
+@pytest.mark.parametrize(("way", "buffer"), others_long(BUFFERED), ids=name)
 def test_programs_of_several_threads_log_each_record_once(
     tmp_path: Path, way: dict[str, bool], buffer: int
 ) -> None:
@@ -101,7 +101,7 @@ def test_programs_of_several_threads_log_each_record_once(
     )
 
 
-@pytest.mark.parametrize("way", some_long(WAYS), ids=name)
+@pytest.mark.parametrize("way", others_long(WAYS), ids=name)
 def test_an_execution_that_repeats_another_s_rows_is_logged_too(
     tmp_path: Path, way: dict[str, bool]
 ) -> None:
@@ -114,7 +114,7 @@ def test_an_execution_that_repeats_another_s_rows_is_logged_too(
     assert found(memory) == wanted([(1, 6)] * 7)
 
 
-@pytest.mark.parametrize("way", some_long(WAYS), ids=name)
+@pytest.mark.parametrize("way", others_long(WAYS), ids=name)
 def test_vmapped_executions_that_repeat_each_other_are_logged(
     tmp_path: Path, way: dict[str, bool]
 ) -> None:

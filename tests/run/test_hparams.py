@@ -17,7 +17,7 @@ import optax
 import pytest
 from flax import linen, struct
 from flax.core import FrozenDict
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metriplex.run.hparams import flatten_hparams
@@ -243,12 +243,16 @@ TREES = st.recursive(
 
 
 @given(tree=st.dictionaries(st.one_of(st.text(max_size=3), st.booleans()), TREES))
+@example(tree={"KEY": None})  # None is no secret, and its text, given as a text, is one
 def test_any_object_is_flattened_to_exact_types(tree: dict[Any, Any]) -> None:
     flat = flatten_hparams(tree)
     assert all(type(name) is str and name for name in flat)
     assert {type(value) for value in flat.values()} <= {bool, int, float, str}
-    again = flatten_hparams(flat)
+    again = flatten_hparams(flat, mask_secrets=False)
     assert list(map(repr, again.items())) == list(map(repr, flat.items()))
+    masked = flatten_hparams(flat)
+    again = flatten_hparams(masked)
+    assert list(map(repr, again.items())) == list(map(repr, masked.items()))
 
 
 @pytest.mark.parametrize(

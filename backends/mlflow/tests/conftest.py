@@ -57,3 +57,47 @@ def read(server: TrackingServer) -> Callable[[RunInfo], Stored]:
     from metriplex_mlflow.contract import read_run
 
     return lambda run: read_run(server, run)
+
+
+@pytest.fixture
+def ask(server: TrackingServer) -> Callable[..., dict[str, Any]]:
+    """Send GET requests to MLflow's REST API: `ask(call, **params)`."""
+    import requests
+
+    def send(call: str, **params: str | int) -> dict[str, Any]:
+        answer = requests.get(f"{server.uri}/api/2.0/mlflow/{call}", params=params, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    return send
+
+
+@pytest.fixture
+def tell(server: TrackingServer) -> Callable[..., dict[str, Any]]:
+    """Send POST requests to MLflow's REST API: `tell(call, **body)`."""
+    import requests
+
+    def send(call: str, **body: Any) -> dict[str, Any]:
+        answer = requests.post(f"{server.uri}/api/2.0/mlflow/{call}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    return send
+
+
+@pytest.fixture
+def find(
+    ask: Callable[..., dict[str, Any]], tell: Callable[..., dict[str, Any]]
+) -> Callable[[str], dict[str, Any]]:
+    """Find the run with a tag `metriplex.run_id`, by MLflow's REST API."""
+
+    def search(identity: str) -> dict[str, Any]:
+        experiments = ask("experiments/search", max_results=1000)["experiments"]
+        [run] = tell(
+            "runs/search",
+            experiment_ids=[experiment["experiment_id"] for experiment in experiments],
+            filter=f"tags.`metriplex.run_id` = '{identity}'",
+        )["runs"]
+        return run
+
+    return search

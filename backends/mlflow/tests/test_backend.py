@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("mlflow")
 
 import mlflow
-import requests
 from mlflow.exceptions import MlflowException
 
 from metriplex import (
@@ -35,43 +34,16 @@ from metriplex_mlflow import MlflowBackend
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metriplex_mlflow.testing import TrackingServer
 
 NOW = 1_700_000_000.0
 FLOATS = [0.0, -2.5, 1 / 3, 1e300, 5e-324, 1e-40, math.inf, -math.inf, math.nan]
-
-
-def ask(server: TrackingServer, call: str, **params: str | int) -> dict[str, Any]:
-    """Send a GET request to MLflow's REST API."""
-    answer = requests.get(f"{server.uri}/api/2.0/mlflow/{call}", params=params, timeout=60)
-    answer.raise_for_status()
-    return answer.json()
-
-
-def tell(server: TrackingServer, call: str, **body: Any) -> dict[str, Any]:
-    """Send a POST request to MLflow's REST API."""
-    answer = requests.post(f"{server.uri}/api/2.0/mlflow/{call}", json=body, timeout=60)
-    answer.raise_for_status()
-    return answer.json()
-
-
-def find(server: TrackingServer, identity: str) -> dict[str, Any]:
-    """Return the run with a tag `metriplex.run_id`, by MLflow's REST API."""
-    experiments = ask(server, "experiments/search", max_results=1000)["experiments"]
-    [run] = tell(
-        server,
-        "runs/search",
-        experiment_ids=[experiment["experiment_id"] for experiment in experiments],
-        filter=f"tags.`metriplex.run_id` = '{identity}'",
-    )["runs"]
-    return run
 
 
 def tags_of(run: dict[str, Any]) -> dict[str, str]:
     return {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
 
 
-def test_scalars_are_metrics_with_time_and_step(server, make_backend, make_run) -> None:
+def test_scalars_are_metrics_with_time_and_step(make_backend, make_run, ask, find) -> None:
     backend, run = make_backend(experiment="e", tags={"team": "blue"}), make_run()
     backend.open_run(run)
     backend.log_scalars(
@@ -83,10 +55,10 @@ def test_scalars_are_metrics_with_time_and_step(server, make_backend, make_run) 
     )
     backend.close_run(run, "finished")
 
-    stored = find(server, run.id)
+    stored = find(run.id)
     info = stored["info"]
     asked = {"run_id": info["run_id"], "metric_key": "episode/return", "max_results": 100}
-    history = ask(server, "metrics/get-history", **asked)
+    history = ask("metrics/get-history", **asked)
     assert [(m["step"], m["value"], m["timestamp"]) for m in history["metrics"]] == [
         (5_000_000_000, 0.5, 1_700_000_000_000),
         (5_000_000_128, 0.25, 1_700_000_001_234),
@@ -97,7 +69,7 @@ def test_scalars_are_metrics_with_time_and_step(server, make_backend, make_run) 
     assert info["start_time"] == round(run.start_time * 1000)
     assert info["end_time"] >= info["start_time"]
     assert tags_of(stored)["team"] == "blue"
-    experiment = ask(server, "experiments/get", experiment_id=info["experiment_id"])
+    experiment = ask("experiments/get", experiment_id=info["experiment_id"])
     assert experiment["experiment"]["name"] == "e"
 
 
@@ -145,7 +117,7 @@ def test_names_of_any_kind_and_length(make_backend, make_run, read) -> None:
     assert stored.hparams == dict.fromkeys(tags, 1)
 
 
-def test_lanes_are_child_runs(server, make_backend, make_run, read) -> None:
+def test_lanes_are_child_runs(make_backend, make_run, read, find) -> None:
     backend, run = make_backend(tags={"team": "blue"}), make_run()
     backend.open_run(run)
     for step in range(3):
@@ -154,7 +126,7 @@ def test_lanes_are_child_runs(server, make_backend, make_run, read) -> None:
     backend.log_text(run, Text(9, "note", "of a lane", lane=12))
     backend.close_run(run, "interrupted")
 
-    parent, child = find(server, run.id), find(server, f"{run.id}/seed_007")
+    parent, child = find(run.id), find(f"{run.id}/seed_007")
     assert child["info"]["run_name"] == "seed_007"
     assert child["info"]["status"] == parent["info"]["status"] == "KILLED"
     assert tags_of(child)["mlflow.parentRunId"] == parent["info"]["run_id"]
@@ -168,7 +140,7 @@ def test_lanes_are_child_runs(server, make_backend, make_run, read) -> None:
     assert stored.texts == {(12, "note"): [(9, "of a lane")]}
 
 
-def test_hparams_are_params_cut_and_a_file_whole(server, make_backend, make_run, read) -> None:
+def test_hparams_are_params_cut_and_a_file_whole(make_backend, make_run, read, find) -> None:
     hparams = {
         "lr": 3e-4,
         "layers": 2,
@@ -189,7 +161,7 @@ def test_hparams_are_params_cut_and_a_file_whole(server, make_backend, make_run,
 
     expected = {**hparams, "lr": 1.0, "late": 1}
     assert repr(read(run).hparams) == repr(expected)
-    data = find(server, run.id)["data"]
+    data = find(run.id)["data"]
     params = {param["key"]: param["value"] for param in data["params"]}
     assert len(params) == len(expected)
     assert params["lr"] == "0.0003"
@@ -199,7 +171,7 @@ def test_hparams_are_params_cut_and_a_file_whole(server, make_backend, make_run,
     assert params["long"] == "θ" * 5997 + "..."
 
 
-def test_media_are_artifacts(server, make_backend, make_run, read, tmp_path: Path) -> None:
+def test_media_are_artifacts(make_backend, make_run, read, tmp_path: Path, ask, find) -> None:
     backend, run = make_backend(), make_run()
     backend.open_run(run)
     frames = np.full((3, 16, 16, 3), 100, np.uint8)
@@ -235,107 +207,23 @@ def test_media_are_artifacts(server, make_backend, make_run, read, tmp_path: Pat
         (None, "policy/file"): [(5, b"\0\1"), (6, b"\0\1")],
         (None, "policy/in#ner/100%? é"): [(5, b"inner")],
     }
-    shown = find(server, run.id)
+    shown = find(run.id)
     assert tags_of(shown)["mlflow.loggedImages"] == "True"
-    listed = ask(server, "artifacts/list", run_id=shown["info"]["run_id"], path="images")["files"]
+    listed = ask("artifacts/list", run_id=shown["info"]["run_id"], path="images")["files"]
     names = [file["path"] for file in listed]
     stem = "images/eval~picture+step+3+timestamp+1700000000000+"
     assert [name.startswith(stem) for name in names] == [True, True]
     assert sorted(name.rpartition(".")[2] for name in names) == ["png", "webp"]
 
 
-def test_continued_run_supersedes(server, make_backend, make_run, read) -> None:
-    backend, run = make_backend(), make_run()
-    backend.open_run(run)
-    backend.log_scalars(run, [Scalars(step, {"a": 1.0}, wall_time=NOW) for step in range(10)])
-    backend.log_scalars(run, [Scalars(step, {"a": 1.0}, lane=0) for step in range(10)])
-    backend.log_text(run, Text(8, "note", "first", wall_time=NOW))
-    backend.log_hparams(run, {"long": "x" * 7000})
-    backend.close_run(run, "interrupted")
-
-    for first, value in ((4, 2.0), (6, 3.0)):
-        backend, run = make_backend(), make_run(resume_step=first, id=run.id)
-        backend.open_run(run)
-        backend.open_run(run)
-        assert find(server, run.id)["info"]["status"] == "RUNNING"
-        # The clock was set back meanwhile.
-        records = [Scalars(s, {"a": value}, wall_time=NOW - 9) for s in range(first, first + 3)]
-        backend.log_scalars(run, records)
-        backend.log_scalars(run, [Scalars(first, {"a": value}, lane=0)])
-        backend.log_hparams(run, {"lr": value})
-        backend.flush(run)
-    backend.close_run(run, "finished")
-
-    stored = read(run)
-    assert stored.scalars[None, "a"] == [
-        *((step, 1.0) for step in range(4)),
-        *((step, 2.0) for step in (4, 5)),
-        *((step, 3.0) for step in (6, 7, 8)),
-    ]
-    assert stored.scalars[0, "a"] == [*((step, 1.0) for step in range(4)), (4, 2.0), (6, 3.0)]
-    assert stored.texts == {}
-    assert stored.hparams == {"long": "x" * 7000, "lr": 3.0}
-    assert stored.status == "finished"
-
-
-def test_replay_appends_what_is_missing_only(make_backend, make_run, read) -> None:
-    backend, run = make_backend(), make_run()
-    records = [Scalars(step, {"a": step / 3}, lane=0, wall_time=NOW + step) for step in range(9)]
-    backend.open_run(run)
-    backend.log_scalars(run, records[:6])
-    backend.flush(run)
-
-    again = make_backend()
-    again.open_run(run)
-    again.log_scalars(run, records)
-    again.close_run(run, "finished")
-
-    assert read(run).scalars == {(0, "a"): [(step, step / 3) for step in range(9)]}
-
-
-def test_what_a_resumed_run_catches_up_on_is_not_doubled(make_backend, make_run, read) -> None:
-    """A journal delivers unacknowledged records again, before the run's new records."""
-    backend, run = make_backend(), make_run()
-    records = [Scalars(step, {"a": 1.0}, wall_time=NOW + step) for step in range(9)]
-    backend.open_run(run)
-    backend.log_scalars(run, records[:7])
-    backend.log_scalars(run, [Scalars(0, {"a": 1.0}, lane=0)])
-    backend.flush(run)
-
-    backend, again = make_backend(), make_run(resume_step=5, id=run.id)
-    backend.open_run(again)
-    backend.log_scalars(again, records[2:5])
-    backend.log_scalars(again, [Scalars(5, {"a": 2.0}, wall_time=NOW + 60)])
-    backend.close_run(again, "finished")
-    backend = make_backend()
-    backend.open_run(run)
-    backend.log_scalars(run, [*records[:5], Scalars(5, {"a": 2.0}, wall_time=NOW + 60)])
-    backend.close_run(run, "failed")
-
-    stored = read(run)
-    assert stored.scalars[None, "a"] == [*((step, 1.0) for step in range(5)), (5, 2.0)]
-    assert stored.scalars[0, "a"] == [(0, 1.0)]
-
-
-def test_lanes_that_log_no_more_end_too(server, make_backend, make_run) -> None:
-    backend, run = make_backend(), make_run()
-    backend.open_run(run)
-    backend.log_scalars(run, [Scalars(0, {"a": 1.0}, lane=0)])
-    again = make_backend()
-    again.open_run(run)
-    again.close_run(run, "failed")
-
-    assert find(server, f"{run.id}/seed_000")["info"]["status"] == "FAILED"
-
-
-def test_lanes_have_names_and_hparams_of_their_own(server, make_backend, make_run) -> None:
+def test_lanes_have_names_and_hparams_of_their_own(make_backend, make_run, find) -> None:
     lanes = (Lane("fast", {"lr": 0.5}), Lane("slow", {"lr": 0.25}))
     backend, run = make_backend(), dataclasses.replace(make_run(), lanes=lanes)
     backend.open_run(run)
     backend.log_hparams(run, {"gamma": 0.99})
     backend.close_run(run, "finished")
 
-    found = [find(server, f"{run.id}/seed_{lane:03d}") for lane in (0, 1)]
+    found = [find(f"{run.id}/seed_{lane:03d}") for lane in (0, 1)]
     assert [child["info"]["run_name"] for child in found] == ["fast", "slow"]
     params = [{p["key"]: p["value"] for p in child["data"]["params"]} for child in found]
     assert params == [{"gamma": "0.99", "lr": "0.5"}, {"gamma": "0.99", "lr": "0.25"}]
@@ -364,7 +252,7 @@ def test_two_runs_at_once_and_no_global_state(make_backend, make_run, read, capf
         backend.open_run(runs[0])
 
 
-def test_what_cannot_be_stored_harms_nothing_else(server, make_backend, make_run, read) -> None:
+def test_what_cannot_be_stored_harms_nothing_else(make_backend, make_run, read, tell, find) -> None:
     backend, run = make_backend(), make_run()
     with pytest.raises(ClosedError, match="is not open"):
         backend.flush(run)
@@ -374,11 +262,11 @@ def test_what_cannot_be_stored_harms_nothing_else(server, make_backend, make_run
     with pytest.raises(LoggingError, match="empty"):
         backend.log_scalars(run, [Scalars(1, {"": 1.0})])
     backend.log_scalars(run, [Scalars(1, {"a": 1.0})])
-    run_id = find(server, run.id)["info"]["run_id"]
-    tell(server, "runs/delete", run_id=run_id)
+    run_id = find(run.id)["info"]["run_id"]
+    tell("runs/delete", run_id=run_id)
     with pytest.raises(MlflowException, match="must be in the 'active' state"):
         backend.flush(run)
-    tell(server, "runs/restore", run_id=run_id)
+    tell("runs/restore", run_id=run_id)
     backend.log_scalars(run, [Scalars(2, {"a": 2.0})])
     with pytest.raises(ConfigurationError, match="`status`"):
         backend.close_run(run, "done")
@@ -387,11 +275,11 @@ def test_what_cannot_be_stored_harms_nothing_else(server, make_backend, make_run
     assert read(run).scalars == {(None, "a"): [(2, 2.0)]}
 
 
-def test_experiment_that_was_deleted(server, make_backend, make_run) -> None:
+def test_experiment_that_was_deleted(make_backend, make_run, ask, tell) -> None:
     backend = make_backend(experiment="gone")
     backend.open_run(make_run())
-    experiment = ask(server, "experiments/get-by-name", experiment_name="gone")["experiment"]
-    tell(server, "experiments/delete", experiment_id=experiment["experiment_id"])
+    experiment = ask("experiments/get-by-name", experiment_name="gone")["experiment"]
+    tell("experiments/delete", experiment_id=experiment["experiment_id"])
 
     with pytest.raises(ConfigurationError, match="experiment `gone` was deleted"):
         make_backend(experiment="gone").open_run(make_run())
@@ -431,11 +319,11 @@ def test_arguments_that_are_not_usable(options, message: str) -> None:
         MlflowBackend(**options)
 
 
-def test_json_of_a_histogram(make_backend, make_run, server) -> None:
+def test_json_of_a_histogram(make_backend, make_run, server, find) -> None:
     backend, run = make_backend(), make_run()
     backend.open_run(run)
     backend.log_histogram(run, Histogram(7, "w", np.array([3]), np.array([0.0, 0.1])))
-    [path] = server.artifacts.rglob(f"{find(server, run.id)['info']['run_id']}/**/*.json")
+    [path] = server.artifacts.rglob(f"{find(run.id)['info']['run_id']}/**/*.json")
     assert json.loads(path.read_text()) == {
         "tag": "w",
         "step": 7,

@@ -14,7 +14,7 @@ import traceback
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from metriplex.journal import read_entries, read_run
 from metriplex.records import Scalars
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Points: TypeAlias = list[tuple[int, Scalar]]
 
 WAYS = ("replayed", "resumed", "resumed at an earlier step")
-"""What follows a kill, in turn."""
+"""List the ways in which killed runs go on; kills take them in turn."""
 
 _SIZES = (1, 10, 100)
 """Tags of a record: with many, a backend's own buffers are full long before it is flushed."""
@@ -128,7 +128,7 @@ def _main(job: str, sending: int) -> None:
     shuffled = random.Random(_SEED)  # noqa: S311 - no secret
     with os.fdopen(sending, "wb") as answers:
         for index in range(moments):
-            moment = _kill_one(contract, folder / f"{index:03d}", WAYS[index % 3], shuffled)
+            moment = _kill_one(contract, folder / f"{index:03d}", WAYS[index % len(WAYS)], shuffled)
             pickle.dump(moment, answers)
             answers.flush()
 
@@ -140,11 +140,13 @@ def _kill_one(contract: ContractBase, folder: Path, way: str, shuffled: random.R
     folder.mkdir()
     receiver, sender = os.pipe()
     tags = [f"tag/{index}" for index in range(shuffled.choice(_SIZES))]
-    every = shuffled.choice([30, 10**9])
+    every, flush_secs = shuffled.choice([30, 10**9]), shuffled.choice([0.01, 5.0])
 
     def log() -> None:
         os.close(receiver)  # so that signs of life can't be sent any more when this process dies
-        _log_for_ever(contract, folder, tags, sender, every)
+        backend: Any = contract.make_backend()
+        backend.flush_secs = flush_secs
+        _log_for_ever(backend, folder, tags, sender, every)
 
     child = _fork(log)
     os.close(sender)
@@ -189,16 +191,14 @@ def _fork(function: Callable[[], None]) -> int:
     return child
 
 
-def _log_for_ever(
-    contract: ContractBase, folder: Path, tags: list[str], sender: int, every: int
-) -> None:
+def _log_for_ever(backend: object, folder: Path, tags: list[str], sender: int, every: int) -> None:
     """Log, and tell at intervals that it lives; flush after some records; never return."""
     from metriplex import MetricsCallback
 
     metrics = MetricsCallback(
         "r",
         log_dir=folder,
-        backends=[contract.make_backend()],
+        backends=[backend],
         journal={"flush_secs": 0.02},
         provenance=False,
     )

@@ -74,6 +74,23 @@ def test_killed_at_random_moments_every_record_that_was_flushed_is_sent_once_and
     assert len(ended.stdout.splitlines()) == moments
 
 
+@pytest.mark.slow
+def test_killed_at_forty_random_moments_tensorboard_has_each_step_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
+    command += ["--rootdir", str(tmp_path), "--pyargs", "metriplex.testing", "-k", "a_kill"]
+    ended = subprocess.run(
+        [*command, "--metriplex-backend", "tensorboard"],
+        cwd=tmp_path,
+        env={**os.environ, "METRIPLEX_KILLS": "40"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
+
+
 def test_a_backend_of_a_run_that_is_killed_before_its_first_flush_gets_all_when_the_run_goes_on(
     tmp_path: Path,
 ) -> None:

@@ -182,23 +182,20 @@ class RenderWorker:
             if self._idle():
                 return False
             self._busy = True
-            result = self._refused.popleft() if self._refused else None
             newest_first = self._newest_first
-            job = None
-            if not result and self._waiting:
-                job = self._waiting.pop() if newest_first else self._waiting.popleft()
-        if job is None:
-            if result is not None:
-                self._report(result)
-            else:
-                self._report_drawn()
-            return True
-        result = self._drawer.draw(job)
-        if newest_first:
+            refused = self._refused.popleft() if self._refused else None
+            take = self._waiting.pop if newest_first else self._waiting.popleft
+            job = take() if self._waiting and refused is None else None
+        if refused is not None:
+            self._report(refused)
+        elif job is None:
+            self._report_drawn()
+        elif newest_first:
+            result = self._drawer.draw(job)
             with self._changed:
                 self._drawn.append(result)
         else:
-            self._report(result)
+            self._report(self._drawer.draw(job))
         return True
 
     def _report_drawn(self) -> None:

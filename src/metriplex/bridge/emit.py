@@ -16,22 +16,13 @@ from jax import lax
 
 from metriplex.bridge import ffi, ffi_handlers, receiver
 from metriplex.bridge.packing import Header
+from metriplex.bridge.stop import ABORT, INTERRUPT, stop, stop_by_callback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Transport: TypeAlias = Literal["auto", "ffi", "callback"]
 """The kind of the calls; `"auto"` is the FFI where it can serve, else a callback."""
-
-ABORTED = (
-    'a NaN or an infinity was logged while `nonfinite="abort"`: the program was stopped; the tag, '
-    "step and lane are in the log and in the error that `flush` and `close` raise"
-)
-
-
-def _enqueue_and_stop(block: jax.Array) -> None:
-    receiver.enqueue(block)
-    raise FloatingPointError(ABORTED)
 
 
 def _send(block: jax.Array, transport: Transport) -> None:
@@ -47,17 +38,14 @@ def _send_by_callback(block: jax.Array) -> None:
 
 def _send_by_ffi(block: jax.Array) -> None:
     result = ffi.push(block, own=bool(jax.sharding.get_abstract_mesh().manual_axes))
-    # Only `TAKEN` is common. XLA keeps the call for this, and jax waits for the program's effects.
-    hosts: dict[int, Callable[[jax.Array], None] | None] = {
-        ffi.TAKEN: None,
-        ffi.INTERRUPTED: receiver.enqueue_and_stop,
-        ffi.FAILED: receiver.enqueue,
-    }
-    lax.switch(result.astype(jnp.int32), [_calling(hosts[index]) for index in sorted(hosts)], block)
-
-
-def _calling(host: Callable[[jax.Array], None] | None) -> Callable[[jax.Array], None]:
-    return lambda block: None if host is None else jax.debug.callback(host, block)
+    # The branch is hardly ever taken. XLA keeps the call for it, and jax waits for its effect.
+    lax.cond(
+        result == ffi.TAKEN,
+        lambda *_: None,
+        lambda block, result: stop(block, INTERRUPT, result),
+        block,
+        result,
+    )
 
 
 def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[..., tuple[()]]:
@@ -102,10 +90,20 @@ def _emit_if(transport: Transport) -> Callable[..., tuple[()]]:
     return _make_conditional(lambda gate, block: _send(mark(block, gate[..., None]), transport))
 
 
-@_make_conditional
-def _abort_if(_gate: jax.Array, block: jax.Array) -> None:
+@functools.cache
+def _abort_if(transport: Transport) -> Callable[..., tuple[()]]:
+    """Return the function that sends a block and stops the program if any lane's gate is open."""
+
     # The program stops in every lane, so the rows of every lane are sent.
-    jax.debug.callback(_enqueue_and_stop, block)
+    def call(_gate: jax.Array, block: jax.Array) -> None:
+        by_callback = functools.partial(stop_by_callback, target=ABORT)
+        if transport == "callback" or ffi_handlers.explain_unusable() is not None:
+            by_callback(block)
+        else:
+            by_ffi = functools.partial(stop, target=ABORT)
+            lax.platform_dependent(block, cpu=by_ffi, default=by_callback)
+
+    return _make_conditional(call)
 
 
 def mark(rows: jax.Array, valid: jax.Array) -> jax.Array:
@@ -132,10 +130,10 @@ def emit(
         _emit_if(transport)(where, block)
 
 
-def abort(block: jax.Array, *, where: jax.Array) -> None:
-    """Send rows, uint32 `[rows, words]`, and stop the compiled program with a `FloatingPointError`.
+def abort(block: jax.Array, *, where: jax.Array, transport: Transport = "auto") -> None:
+    """Send rows, uint32 `[rows, words]`, and stop the compiled program with an error.
 
     The rows are those that would be lost with the program; the host drops rows that it already has.
     Under vmap `where` of one lane suffices to abort, and the rows of all lanes are sent.
     """
-    _abort_if(where, lax.stop_gradient(block))
+    _abort_if(transport)(where, lax.stop_gradient(block))

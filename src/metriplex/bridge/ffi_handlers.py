@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 
-from metriplex.bridge import ffi, receiver
+from metriplex.bridge import ffi, receiver, xla_api
+from metriplex.bridge.stop import MESSAGES
 
 logger = logging.getLogger("metriplex")
 
@@ -17,10 +18,10 @@ _kept: list[ffi.Handlers] = []
 def explain_unusable() -> str | None:
     """Return why programs on a CPU can't call the host by the FFI; None if they can. Any thread."""
     try:
-        header = ffi.read_header()
-        reason = ffi.explain_unusable(header)
+        header = xla_api.read_header()
+        reason = xla_api.explain_unusable(header)
         if reason is None:
-            handlers = ffi.Handlers(receiver.push, header)
+            handlers = ffi.Handlers(receiver.push, header, MESSAGES)
             handlers.register()
             _kept.append(handlers)
     except Exception as error:  # noqa: BLE001 - of any kind of jaxlib; the callback serves as well

@@ -1,8 +1,8 @@
 """Ctrl-C while the main thread waits for a compiled program.
 
 Python raises `KeyboardInterrupt` only where the main thread runs Python, and that may wait inside
-of a compiled program for hours. The host call of such a program then raises it, which ends the
-program at its next iteration; the main thread goes on, and gets its own `KeyboardInterrupt`.
+of a compiled program for hours. The host call of such a program then ends it at its next iteration;
+the main thread goes on, and gets its own `KeyboardInterrupt`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ def notice() -> None:
         _pending = False
 
 
-def stop_if_pending() -> None:
-    """Raise `KeyboardInterrupt` if Ctrl-C is to end the program that calls. Any thread.
+def must_stop() -> bool:
+    """Return True if Ctrl-C is to end the program that calls the host. Any thread.
 
     That is so if the main thread can't take notice of Ctrl-C, or in `stopping`.
     """
     if _pending and not _stopping:
         time.sleep(SETTLE)
-    if _pending or _stopping:
-        raise KeyboardInterrupt
+    return bool(_pending or _stopping)
 
 
 @contextlib.contextmanager

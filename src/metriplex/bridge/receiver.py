@@ -20,7 +20,7 @@ import numpy as np
 
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
-from metriplex.bridge.interrupts import stop_if_pending
+from metriplex.bridge.interrupts import must_stop
 from metriplex.bridge.strictness import under_own_rules
 
 if TYPE_CHECKING:
@@ -56,13 +56,14 @@ def enqueue(block: jax.Array) -> None:
     try:
         _blocks.put(item)
     except BaseException:
-        # Ctrl-C can land between any two bytecodes: the block is kept, and taken only once.
+        # A signal can land between any two bytecodes: the block is kept, and taken only once.
         _blocks.put(item)
         raise
-    stop_if_pending()
+    if must_stop():
+        raise KeyboardInterrupt
 
 
-def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: int) -> None:
+def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: int) -> bool:
     """Queue a block as `enqueue` does; the function that FFI handlers call.
 
     Args:
@@ -71,20 +72,18 @@ def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: in
         execution: The number of the execution whose devices all send this block; None if each
             device has its own.
         device: The number of the device.
+
+    Returns:
+        False if the program is to be stopped.
     """
-    item = Block(np.frombuffer(words, np.uint32).reshape(shape), time.time(), execution, device)
+    array = np.frombuffer(words, np.uint32).reshape(shape)
+    item = Block(array, time.time(), execution, device)
     try:
         _blocks.put(item)
-    except BaseException:
+        return not must_stop()
+    except KeyboardInterrupt:
         _blocks.put(item)
-        raise
-    stop_if_pending()
-
-
-def enqueue_and_stop(block: jax.Array) -> None:
-    """Queue a block that Ctrl-C may have kept from the queue, and end the program."""
-    enqueue(block)
-    raise KeyboardInterrupt
+        return False
 
 
 def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, final
 import jax
 
 from metriplex.bridge import interrupts, receiver, registry
-from metriplex.bridge.emit import ABORTED
 from metriplex.bridge.ring import report_lost, report_undrained, take_rows
+from metriplex.bridge.stop import ABORTED
 from metriplex.bridge.unsent import Unsent
 from metriplex.cluster.run import is_written_here
 from metriplex.errors import ClosedError, NonFiniteError

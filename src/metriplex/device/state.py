@@ -137,7 +137,11 @@ def on_iteration(
     state, unsent = _send(config, state, row, due)
     if config.abort:
         # `unsent` contains the row. The host drops rows that it already has.
-        abort(unsent, where=jnp.logical_and(_any_nonfinite(values, present), due))
+        abort(
+            unsent,
+            where=jnp.logical_and(_any_nonfinite(values, present), due),
+            transport=config.calls,
+        )
     if config.episode_stats:
         state = replace(state, episodes=episodes.reset_window(state.episodes, due))
     return replace(state, iteration=state.iteration + 1)

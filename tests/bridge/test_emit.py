@@ -287,6 +287,29 @@ def test_ctrl_c_while_a_program_logs_loses_nothing_and_is_a_keyboard_interrupt(
     assert process.returncode in (130, -signal.SIGINT)
 
 
+def test_what_a_signal_handler_raises_in_a_program_ends_it_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    body = """
+    import signal
+    def on_alarm(*_):
+        raise TimeoutError("of the user")
+    signal.signal(signal.SIGALRM, on_alarm)
+    with MetricsCallback("run", log_dir=sys.argv[1], backends=Print()) as metrics:
+        program = jax.jit(train, static_argnums=1).lower(metrics, 2_000_000).compile()
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        jax.block_until_ready(program(metrics))
+        print("not interrupted", flush=True)
+    """
+    ended = run(script(body), tmp_path)
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    steps = [int(line[1]) for line in lines if line[0] == "record"]
+    assert 0 < len(steps) < 2_000_000
+    assert steps == list(range(1, len(steps) + 1))
+    assert lines[-1] == ["closed", "failed"]
+    assert "TimeoutError: of the user" in ended.stderr
+
+
 def test_a_fork_in_the_users_code_hangs_neither_process(tmp_path: Path) -> None:
     body = """
     import warnings

@@ -106,7 +106,7 @@ def test_an_exception_in_the_handler_loses_nothing_in_silence(
     """The handler tries again; if that fails too, the program goes on, and the log says so."""
     calls = 0
 
-    def push(*block: Any) -> bool:
+    def push(*block: Any) -> str | None:
         nonlocal calls
         calls += 1
         if calls % every == 0:
@@ -114,6 +114,7 @@ def test_an_exception_in_the_handler_loses_nothing_in_silence(
         return receiver.push(*block)
 
     memory = Memory()
+    monkeypatch.setitem(globals(), "__name__", "metriplex.bridge")  # where `push` raises
     monkeypatch.setattr(ffi_handlers._kept[0], "_push", push)
     with MetricsCallback("r", log_dir=tmp_path, backends=memory, provenance=False) as metrics:
         jax.block_until_ready(jax.jit(lambda x: train(metrics, x))(jnp.float32(0)))
@@ -127,6 +128,29 @@ def test_an_exception_in_the_handler_loses_nothing_in_silence(
         assert lost == []
         assert memory.values("train/int") == list(range(COUNT))
         assert sorted(memory.values("sample")) == [0.0] * COUNT
+
+
+def test_an_exception_of_a_signal_handler_stops_the_program_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def push(*block: Any) -> str | None:
+        nonlocal calls
+        calls += 1
+        if calls == COUNT:
+            raise TimeoutError("of the user")
+        return receiver.push(*block)
+
+    memory = Memory()
+    monkeypatch.setattr(ffi_handlers._kept[0], "_push", push)
+    with (
+        MetricsCallback("r", log_dir=tmp_path, backends=memory, provenance=False) as metrics,
+        pytest.raises(jax.errors.JaxRuntimeError, match="TimeoutError: of the user"),
+    ):
+        jax.block_until_ready(jax.jit(lambda x: train(metrics, x))(jnp.float32(0)))
+    assert memory.values("train/int") == list(range(COUNT // 2))
+    assert len(memory.values("sample")) == COUNT // 2
 
 
 def test_programs_go_on_after_their_caches_are_cleared(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_nan_is_rejected_and_raised_after_the_drain(tmp_path: Path) -> None:
         ({"buffer": 0}, r'`transport="drain"` keeps .* needs `buffer=`'),
         ({"nonfinite": "abort"}, "stops the program from the host"),
         ({"video_interval": 3, "env": "CartPole"}, "`video_interval=3` sends rollouts"),
-        ({"transport": "pigeon"}, r"`transport` must be one of 'callback', 'drain'"),
+        ({"transport": "pigeon"}, r"`transport` must be one of 'auto', 'ffi', 'callback', 'drain'"),
     ],
 )
 def test_options_that_need_a_callback_are_rejected(

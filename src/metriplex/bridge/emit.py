@@ -8,28 +8,28 @@ lanes: on a CPU a call of an FFI handler (`metriplex.bridge.ffi`), elsewhere an 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metriplex.bridge import ffi, ffi_handlers, receiver
+from metriplex.bridge import ffi, receiver
+from metriplex.bridge.ffi_handlers import serves
 from metriplex.bridge.packing import Header
 from metriplex.bridge.stop import ABORT, INTERRUPT, stop, stop_by_callback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Transport: TypeAlias = Literal["auto", "ffi", "callback"]
-"""The kind of the calls; `"auto"` is the FFI where it can serve, else a callback."""
+    from metriplex.bridge.ffi_handlers import Transport
 
 
 def _send(block: jax.Array, transport: Transport) -> None:
-    if transport == "callback" or ffi_handlers.explain_unusable() is not None:
-        _send_by_callback(block)
-    else:
+    if serves(transport):
         lax.platform_dependent(block, cpu=_send_by_ffi, default=_send_by_callback)
+    else:
+        _send_by_callback(block)
 
 
 def _send_by_callback(block: jax.Array) -> None:
@@ -97,11 +97,11 @@ def _abort_if(transport: Transport) -> Callable[..., tuple[()]]:
     # The program stops in every lane, so the rows of every lane are sent.
     def call(_gate: jax.Array, block: jax.Array) -> None:
         by_callback = functools.partial(stop_by_callback, target=ABORT)
-        if transport == "callback" or ffi_handlers.explain_unusable() is not None:
-            by_callback(block)
-        else:
+        if serves(transport):
             by_ffi = functools.partial(stop, target=ABORT)
             lax.platform_dependent(block, cpu=by_ffi, default=by_callback)
+        else:
+            by_callback(block)
 
     return _make_conditional(call)
 

@@ -8,54 +8,55 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from metriplex.bridge import ffi
+from metriplex.bridge.ffi_handlers import serves
+from metriplex.bridge.numbers import next_number
+from metriplex.bridge.stop import INTERRUPT, stop
 from metriplex.bridge.tracing import is_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A state of a checkpoint keeps its number, so another process begins elsewhere.
-_numbers = itertools.count(int.from_bytes(os.urandom(4), "little"))
+    from metriplex.bridge.ffi_handlers import Transport
+
 _draws = itertools.count()
 
 
-def fresh(handle: np.ndarray) -> np.ndarray:
-    """Return a run handle, int32 `[2]`, with a new number of a dispatch. Any thread."""
-    return np.stack([handle[..., 0], np.full_like(handle[..., 0], _next_number())], axis=-1)
-
-
-def _next_number() -> np.int32:
-    if jax.distributed.is_initialized():  # processes of one program must get the same values
-        return np.int32(0)
-    return np.int32(next(_numbers) % 2**31)
-
-
-def draw(*, on_host: bool) -> jax.Array:
+def draw(*, on_host: bool, transport: Transport) -> jax.Array:
     """Return the number of an execution, int32 `[]`, which all its lanes share.
 
     Args:
         on_host: True to ask the host in each execution; False for 0, as the program may not call
             the host, has to be the same in each process, or runs once a device.
+        transport: The kind of the call.
     """
     if not is_tracing():
-        return jnp.asarray(_next_number())
+        return jnp.asarray(next_number())
     if not on_host or jax.distributed.is_initialized():
         return jnp.int32(0)
     # Two calls of one program must not be merged: each has a parameter of its own.
-    return _bind()(call=next(_draws))
+    return _bind()(call=next(_draws) % 2**31, by_ffi=serves(transport))
+
+
+def _draw_by_ffi(call: int) -> jax.Array:
+    number = ffi.draw(call)
+    block = jnp.zeros((0, 0), jnp.uint32)
+    lax.cond(number >= 0, lambda: None, lambda: stop(block, INTERRUPT, jnp.uint32(ffi.STOP)))
+    return number
 
 
 @functools.cache
 def _bind() -> Callable[..., Any]:
     """Return the primitive that asks the host, which `jax.checkpoint` does not repeat.
 
-    With a callback alone, the rows that the backward pass repeats would be those of another
+    With a call of the host alone, the rows that the backward pass repeats would be those of another
     execution. The public names of these parts import Pallas: see `metriplex.bridge.tracing`.
     """
     from jax._src.core import Primitive, ShapedArray
@@ -63,15 +64,21 @@ def _bind() -> Callable[..., Any]:
 
     kind = jax.ShapeDtypeStruct((), np.int32)
     primitive = Primitive("metriplex_execution")
-    primitive.def_impl(lambda **_: jnp.asarray(_next_number()))
+    primitive.def_impl(lambda **_: jnp.asarray(next_number()))
     primitive.def_abstract_eval(lambda **_: ShapedArray((), np.dtype(np.int32)))
 
-    def call_host(*, call: int) -> jax.Array:
-        return jax.pure_callback(lambda _: _next_number(), kind, np.int32(call % 2**31))
+    def call_back(*, call: int, by_ffi: bool) -> jax.Array:
+        del by_ffi
+        return jax.pure_callback(lambda _: next_number(), kind, np.int32(call))
+
+    def call(*, call: int, by_ffi: bool) -> jax.Array:
+        return _draw_by_ffi(call) if by_ffi else call_back(call=call, by_ffi=by_ffi)
 
     def keep(_saveable: object, _unknown: object, _present: object, equation: Any) -> Any:
         return equation, None, [False], [True], list(equation.outvars)
 
-    mlir.register_lowering(primitive, mlir.lower_fun(call_host, multiple_results=False))
+    for function, platform in ((call_back, None), (call, "cpu")):
+        rule = mlir.lower_fun(function, multiple_results=False)
+        mlir.register_lowering(primitive, rule, platform=platform)
     partial_eval.partial_eval_jaxpr_custom_rules[primitive] = keep
     return primitive.bind

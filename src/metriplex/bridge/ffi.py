@@ -5,6 +5,7 @@ A call takes some ten microseconds, a tenth of what a Python callback of jax tak
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
@@ -18,7 +19,7 @@ from metriplex.bridge.xla_api import CANCELLED, Api, CallFrame, Error, Query
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    Push = Callable[[bytes, tuple[int, ...], int | None, int], bool]
+    Push = Callable[[bytes, tuple[int, ...], int | None, int], str | None]
 
 logger = logging.getLogger("metriplex")
 
@@ -27,6 +28,9 @@ COPIED = "metriplex_rows"
 
 OWN = "metriplex_rows_of_a_device"
 """The target of code that runs once a device, as in `shard_map`: each device has its own block."""
+
+DRAW = "metriplex_execution"
+"""The target that returns the number of an execution."""
 
 TAKEN, UNKNOWN, STOP = range(3)
 """The results of a call: the block is with the host; it may not be; it is, and the program is to be
@@ -41,20 +45,34 @@ class Handlers:
     Args:
         push: Takes the words of a block as bytes, its shape, and the number of the execution and of
             the device if all devices send the same block; None and 0 if each has its own. Returns
-            False if the program is to be stopped.
+            why the program is to be stopped; None if it is to go on.
+        draw: Takes the number of the execution in XLA and of the call in the program. Returns the
+            number of the execution, the same for all devices.
         header: The text of the C header of jaxlib.
-        stops: By target, the message of the error with which it stops the program.
+        stops: By target that stops the program, the message of its error. The first one's is
+            replaced by what `push` returns.
     """
 
-    def __init__(self, push: Push, header: str, stops: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        push: Push,
+        draw: Callable[[int, int], int],
+        header: str,
+        stops: Mapping[str, str],
+    ) -> None:
         self._push = push
+        self._draw = draw
         self._api = Api(header)
         self._kept: dict[str, Any] = {
             target: _make_handler(callable, functools.partial(self._send, copied=target == COPIED))
             for target in (COPIED, OWN)
         }  # `callable` is False for an address, which is no error for XLA
-        for target, message in stops.items():
-            error = Error(ctypes.sizeof(Error), None, message.encode(), CANCELLED)
+        self._kept[DRAW] = _make_handler(callable, self._number)
+        self._errors = {
+            target: Error(ctypes.sizeof(Error), None, message.encode(), CANCELLED)
+            for target, message in stops.items()
+        }
+        for target, error in self._errors.items():
             result = functools.partial(callable)
             self._kept[target] = _make_handler(
                 result, functools.partial(self._stop, error=error, result=result)
@@ -72,18 +90,26 @@ class Handlers:
     def _send(self, frame: CallFrame, *, copied: bool) -> None:
         if self._api.answer(frame):
             return
-        result = frame.results.buffers[0].contents.data
+        taken = False
         try:
-            goes_on = self._take(frame, copied=copied)
-        except Exception:  # noqa: BLE001 - of a signal handler, or for want of memory
-            try:
-                goes_on = self._take(frame, copied=copied)
-            except Exception:
-                logger.exception("a block of rows is lost on its way to the host")
-                goes_on = True
-            else:
-                logger.exception("a host call of a compiled program got an exception, and went on")
-        ctypes.memset(result, TAKEN if goes_on else STOP, 1)
+            reason = self._take(frame, copied=copied)
+            taken = True
+            if reason is None:
+                _result(frame).value = TAKEN
+                return
+        except BaseException as error:  # noqa: BLE001 - for want of memory, or of a signal handler
+            reason = None if _is_own(error) else f"{type(error).__name__}: {error}"
+            if not taken:
+                self._take_again(frame, copied=copied)
+        if reason is not None:
+            next(iter(self._errors.values())).message = reason.encode()
+        _result(frame).value = TAKEN if reason is None else STOP
+
+    def _take_again(self, frame: CallFrame, *, copied: bool) -> None:
+        try:
+            self._take(frame, copied=copied)
+        except Exception:
+            logger.exception("a block of rows is lost on its way to the host")
 
     def _stop(self, frame: CallFrame, *, error: Error, result: Any) -> None:
         """Push the block, if its own call has not; the error that stops the program is `result`."""
@@ -93,11 +119,11 @@ class Handlers:
             make = self._api.function("XLA_FFI_Error_Create", frame.api)
             result.__setstate__((make, (ctypes.byref(error),), {}, None))
             return
-        known = ctypes.c_uint8.from_address(frame.operands.buffers[1].contents.data).value
-        if known != STOP:
+        known = ctypes.c_uint32.from_address(frame.operands.buffers[1].contents.data)
+        if known.value != STOP:
             self._take(frame, copied=False)
 
-    def _take(self, frame: CallFrame, *, copied: bool) -> bool:
+    def _take(self, frame: CallFrame, *, copied: bool) -> str | None:
         block = frame.operands.buffers[0].contents
         shape = tuple(block.dims[: block.rank])
         size = 4
@@ -105,6 +131,11 @@ class Handlers:
             size *= length
         words = ctypes.string_at(block.data, size)
         return self._push(words, shape, *(self._place(frame) if copied else (None, 0)))
+
+    def _number(self, frame: CallFrame) -> None:
+        if not self._api.answer(frame):
+            call = ctypes.c_int32.from_address(frame.operands.buffers[0].contents.data)
+            _result(frame).value = self._draw(self._place(frame)[0], call.value)
 
     def _place(self, frame: CallFrame) -> tuple[int, int]:
         """Return the number of the execution and of the device."""
@@ -114,6 +145,18 @@ class Handlers:
         query.value = 0
         self._api.function("XLA_FFI_DeviceOrdinal_Get", frame.api)(query)  # which has 32 bits
         return execution, query.value
+
+
+def _is_own(error: BaseException) -> bool:
+    """Return True if no signal handler of the user's has raised this."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is None or place.tb_frame.f_globals.get("__name__", "").startswith("metriplex.")
+
+
+def _result(frame: CallFrame) -> ctypes.c_uint32:
+    return ctypes.c_uint32.from_address(frame.results.buffers[0].contents.data)
 
 
 def _make_handler(result: Callable[[Any], Any], work: Callable[[CallFrame], None]) -> Any:
@@ -128,10 +171,9 @@ def _make_handler(result: Callable[[Any], Any], work: Callable[[CallFrame], None
     @final
     class Argument(ctypes.c_void_p):
         def __del__(self) -> None:
-            try:
+            # A handler writes its result last, so what it raises leaves the result that it found.
+            with contextlib.suppress(BaseException):
                 work(CallFrame.from_address(self.value or 0))
-            except KeyboardInterrupt:  # the call's result says that it was interrupted
-                return
 
     return ctypes.CFUNCTYPE(ctypes.c_void_p, Argument)(result)
 
@@ -149,3 +191,14 @@ def push(block: jax.Array, *, own: bool) -> jax.Array:
         input_output_aliases={1: 0},
     )
     return call(block, jnp.uint32(UNKNOWN))
+
+
+def draw(call: int) -> jax.Array:
+    """Return the number of an execution on a CPU, int32 `[]`; -1 if Ctrl-C came in between."""
+    ask = jax.ffi.ffi_call(
+        DRAW,
+        jax.ShapeDtypeStruct((), jnp.int32),
+        has_side_effect=False,
+        input_output_aliases={1: 0},
+    )
+    return ask(jnp.int32(call), jnp.int32(-1))

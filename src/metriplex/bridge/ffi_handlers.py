@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import Literal, TypeAlias
 
 from metriplex.bridge import ffi, receiver, xla_api
+from metriplex.bridge.numbers import number_of
 from metriplex.bridge.stop import MESSAGES
 
 logger = logging.getLogger("metriplex")
+
+Transport: TypeAlias = Literal["auto", "ffi", "callback"]
+"""The kind of the calls; `"auto"` is the FFI where it can serve, else a callback."""
+
+TARGETS = (ffi.COPIED, ffi.OWN, ffi.DRAW, *MESSAGES)
+"""The targets of the calls in compiled programs."""
 
 _kept: list[ffi.Handlers] = []
 """XLA calls them until the process ends."""
@@ -21,7 +29,7 @@ def explain_unusable() -> str | None:
         header = xla_api.read_header()
         reason = xla_api.explain_unusable(header)
         if reason is None:
-            handlers = ffi.Handlers(receiver.push, header, MESSAGES)
+            handlers = ffi.Handlers(receiver.push, number_of, header, MESSAGES)
             handlers.register()
             _kept.append(handlers)
     except Exception as error:  # noqa: BLE001 - of any kind of jaxlib; the callback serves as well
@@ -29,3 +37,8 @@ def explain_unusable() -> str | None:
     if reason is not None:
         logger.debug("programs call the host by jax's callbacks, not by the FFI: %s", reason)
     return reason
+
+
+def serves(transport: Transport) -> bool:
+    """Return True if the calls of a program on a CPU are to be those of the FFI."""
+    return transport != "callback" and explain_unusable() is None

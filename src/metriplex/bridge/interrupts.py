@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SETTLE = 0.1
 """Seconds in which a main thread that runs Python has taken notice of Ctrl-C by itself."""
 
+INTERRUPTED = "KeyboardInterrupt: Ctrl-C has stopped the program"
+"""The error of a program that Ctrl-C ends."""
+
 _pending = False
 _stopping = 0
 

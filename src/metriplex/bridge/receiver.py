@@ -20,7 +20,7 @@ import numpy as np
 
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
-from metriplex.bridge.interrupts import must_stop
+from metriplex.bridge.interrupts import INTERRUPTED, must_stop
 from metriplex.bridge.strictness import under_own_rules
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def enqueue(block: jax.Array) -> None:
         raise KeyboardInterrupt
 
 
-def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: int) -> bool:
+def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: int) -> str | None:
     """Queue a block as `enqueue` does; the function that FFI handlers call.
 
     Args:
@@ -74,16 +74,17 @@ def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: in
         device: The number of the device.
 
     Returns:
-        False if the program is to be stopped.
+        Why the program is to be stopped; None if it is to go on.
     """
     array = np.frombuffer(words, np.uint32).reshape(shape)
     item = Block(array, time.time(), execution, device)
     try:
         _blocks.put(item)
-        return not must_stop()
-    except KeyboardInterrupt:
+        return INTERRUPTED if must_stop() else None
+    except BaseException as error:  # noqa: BLE001 - Ctrl-C, or of a signal handler of the user's
         _blocks.put(item)
-        return False
+        is_ctrl_c = isinstance(error, KeyboardInterrupt)
+        return INTERRUPTED if is_ctrl_c else f"{type(error).__name__}: {error}"
 
 
 def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:

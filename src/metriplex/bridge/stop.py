@@ -28,8 +28,11 @@ ABORTED = (
 
 INTERRUPT = "metriplex_stop_after_interrupt"
 ABORT = "metriplex_stop_after_nonfinite"
-MESSAGES = {INTERRUPT: "KeyboardInterrupt: Ctrl-C has stopped the program", ABORT: ABORTED}
-"""The message of the error, by the target that returns it."""
+MESSAGES = {
+    INTERRUPT: "KeyboardInterrupt, or what a signal handler raised, has stopped the program",
+    ABORT: ABORTED,
+}
+"""The message of the error, by the target that returns it, if the host gives no other."""
 
 
 def _interrupt(block: jax.Array, known: jax.Array) -> None:

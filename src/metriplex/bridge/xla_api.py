@@ -127,7 +127,8 @@ _HEAD = 2 * ctypes.sizeof(ctypes.c_size_t) + ctypes.sizeof(Version) + 8
 """Bytes of the API's structure before its functions."""
 
 _QUERY = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Query))
-_MAKE_ERROR = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Error))
+# With the interpreter's lock, as the message can be replaced.
+_MAKE_ERROR = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Error))
 _FUNCTIONS: dict[str, Any] = {
     "XLA_FFI_Error_Create": _MAKE_ERROR,
     "XLA_FFI_RunId_Get": _QUERY,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from metriplex.bridge.execution import draw, fresh
+from metriplex.bridge.execution import draw
+from metriplex.bridge.numbers import fresh
 from metriplex.bridge.strictness import own_rules
 from metriplex.bridge.tracing import is_tracing
 from metriplex.callback.host_run import HostRun
@@ -38,7 +39,7 @@ class CallbackBase(abc.ABC):
         handle = self._handle
         # A program without host calls has to be the same in each process, to be found in a cache.
         if isinstance(handle, np.ndarray) and not (self._config.ring and is_tracing()):
-            handle = fresh(handle)  # of an eager call, or of a trace
+            handle = fresh(handle, traced=is_tracing())
         if isinstance(handle, np.ndarray) and is_tracing():
             return jnp.stack([*handle])  # of scalars: an array would be a captured constant
         return jnp.asarray(handle, jnp.int32)
@@ -47,7 +48,9 @@ class CallbackBase(abc.ABC):
         """Return the number of this execution, int32 `[]`; that of the dispatch if it is known."""
         if isinstance(self._handle, Tracer):
             return self._handle[1]
-        return draw(on_host=not self._config.ring and not manual_axes())
+        return draw(
+            on_host=not self._config.ring and not manual_axes(), transport=self._config.calls
+        )
 
     @property
     def config(self) -> Config:

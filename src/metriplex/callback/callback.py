@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, final
 import jax
 import numpy as np
 
-from metriplex.bridge.execution import fresh
+from metriplex.bridge.numbers import fresh
 from metriplex.bridge.strictness import guards_transfers, own_rules
 from metriplex.bridge.tracing import is_tracing, require_host
 from metriplex.callback.assembly import make_plan, start

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import jax
 import numpy as np
 
-from metriplex.bridge.emit import Transport  # noqa: TC001 - part of public annotations
-from metriplex.bridge.ffi_handlers import explain_unusable
+from metriplex.bridge.ffi_handlers import Transport, explain_unusable
 from metriplex.device.learning_rate import GivenRate  # noqa: TC001 - part of public annotations
 from metriplex.errors import ConfigurationError
 from metriplex.validation import check_choice, check_count, is_real

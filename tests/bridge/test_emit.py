@@ -292,11 +292,12 @@ def test_what_a_signal_handler_raises_in_a_program_ends_it_and_loses_nothing(
 ) -> None:
     body = """
     import signal
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # the program runs on this thread
     def on_alarm(*_):
         raise TimeoutError("of the user")
     signal.signal(signal.SIGALRM, on_alarm)
     with MetricsCallback("run", log_dir=sys.argv[1], backends=Print()) as metrics:
-        program = jax.jit(train, static_argnums=1).lower(metrics, 2_000_000).compile()
+        program = jax.jit(train, static_argnums=1).lower(metrics, 500_000).compile()
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         jax.block_until_ready(program(metrics))
         print("not interrupted", flush=True)
@@ -304,7 +305,7 @@ def test_what_a_signal_handler_raises_in_a_program_ends_it_and_loses_nothing(
     ended = run(script(body), tmp_path)
     lines = [line.split() for line in ended.stdout.splitlines()]
     steps = [int(line[1]) for line in lines if line[0] == "record"]
-    assert 0 < len(steps) < 2_000_000
+    assert 0 < len(steps) < 500_000
     assert steps == list(range(1, len(steps) + 1))
     assert lines[-1] == ["closed", "failed"]
     assert "TimeoutError: of the user" in ended.stderr

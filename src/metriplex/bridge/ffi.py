@@ -5,15 +5,16 @@ A call takes some ten microseconds, a tenth of what a Python callback of jax tak
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, final
 
 import jax
 import jax.numpy as jnp
 
+from metriplex.bridge.interrupts import describe
 from metriplex.bridge.xla_api import CANCELLED, Api, CallFrame, Error, Query
 
 if TYPE_CHECKING:
@@ -64,10 +65,12 @@ class Handlers:
         self._draw = draw
         self._api = Api(header)
         self._kept: dict[str, Any] = {
-            target: _make_handler(callable, functools.partial(self._send, copied=target == COPIED))
+            target: _make_handler(
+                callable, functools.partial(self._send, copied=target == COPIED), self._strike
+            )
             for target in (COPIED, OWN)
         }  # `callable` is False for an address, which is no error for XLA
-        self._kept[DRAW] = _make_handler(callable, self._number)
+        self._kept[DRAW] = _make_handler(callable, self._number, self._strike)
         self._errors = {
             target: Error(ctypes.sizeof(Error), None, message.encode(), CANCELLED)
             for target, message in stops.items()
@@ -75,7 +78,9 @@ class Handlers:
         for target, error in self._errors.items():
             result = functools.partial(callable)
             self._kept[target] = _make_handler(
-                result, functools.partial(self._stop, error=error, result=result)
+                result,
+                functools.partial(self._stop, error=error, result=result),
+                lambda *_: None,  # the program ends in any case
             )
 
     def register(self) -> None:
@@ -83,9 +88,23 @@ class Handlers:
         new = ctypes.pythonapi.PyCapsule_New
         new.restype = ctypes.py_object
         new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        sys.unraisablehook = functools.partial(self._note, sys.unraisablehook)
         for target, handler in self._kept.items():
             capsule = new(ctypes.cast(handler, ctypes.c_void_p), None, None)
             jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+
+    def _strike(self, frame: CallFrame, error: BaseException) -> None:
+        """Have the program stopped; the result says if its block was taken before."""
+        self._say(describe(error))
+        if _result(frame).value == TAKEN:
+            _result(frame).value = STOP
+
+    def _note(self, hook: Callable[[Any], object], unraisable: Any) -> None:
+        """Keep what a signal handler raised before the first line of a call, for the message."""
+        if getattr(unraisable.object, "__qualname__", None) == _FINALIZER:
+            self._say(describe(unraisable.exc_value))
+        else:
+            hook(unraisable)
 
     def _send(self, frame: CallFrame, *, copied: bool) -> None:
         if self._api.answer(frame):
@@ -98,12 +117,15 @@ class Handlers:
                 _result(frame).value = TAKEN
                 return
         except BaseException as error:  # noqa: BLE001 - for want of memory, or of a signal handler
-            reason = None if _is_own(error) else f"{type(error).__name__}: {error}"
+            reason = None if _is_own(error) else describe(error)
             if not taken:
                 self._take_again(frame, copied=copied)
         if reason is not None:
-            next(iter(self._errors.values())).message = reason.encode()
+            self._say(reason)
         _result(frame).value = TAKEN if reason is None else STOP
+
+    def _say(self, reason: str) -> None:
+        next(iter(self._errors.values())).message = reason.encode()
 
     def _take_again(self, frame: CallFrame, *, copied: bool) -> None:
         try:
@@ -159,8 +181,14 @@ def _result(frame: CallFrame) -> ctypes.c_uint32:
     return ctypes.c_uint32.from_address(frame.results.buffers[0].contents.data)
 
 
-def _make_handler(result: Callable[[Any], Any], work: Callable[[CallFrame], None]) -> Any:
+def _make_handler(
+    result: Callable[[Any], Any],
+    work: Callable[[CallFrame], None],
+    struck: Callable[[CallFrame, BaseException], None],
+) -> Any:
     """Return a C function for XLA that does `work`, and returns what `result` does.
+
+    `struck` is called with an exception that `work` has not caught.
 
     If a function that ctypes calls raises, C gets garbage, which XLA takes for the address of an
     error. Ctrl-C, a signal handler of the user's or a lack of memory can raise at any line of
@@ -171,11 +199,16 @@ def _make_handler(result: Callable[[Any], Any], work: Callable[[CallFrame], None
     @final
     class Argument(ctypes.c_void_p):
         def __del__(self) -> None:
-            # A handler writes its result last, so what it raises leaves the result that it found.
-            with contextlib.suppress(BaseException):
-                work(CallFrame.from_address(self.value or 0))
+            frame = CallFrame.from_address(self.value or 0)
+            try:
+                work(frame)
+            except BaseException as error:  # noqa: BLE001 - of a signal handler
+                struck(frame, error)
 
     return ctypes.CFUNCTYPE(ctypes.c_void_p, Argument)(result)
+
+
+_FINALIZER = f"{_make_handler.__qualname__}.<locals>.Argument.__del__"
 
 
 def push(block: jax.Array, *, own: bool) -> jax.Array:

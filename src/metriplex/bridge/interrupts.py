@@ -25,6 +25,12 @@ _pending = False
 _stopping = 0
 
 
+def describe(error: BaseException) -> str:
+    """Return the message of a program that an exception of a signal handler ends."""
+    is_ctrl_c = isinstance(error, KeyboardInterrupt)
+    return INTERRUPTED if is_ctrl_c else f"{type(error).__name__}: {error}"
+
+
 def notice() -> None:
     """Note that Ctrl-C was pressed. Any thread but the main one."""
     global _pending

@@ -20,7 +20,7 @@ import numpy as np
 
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, of_one_shape, read
-from metriplex.bridge.interrupts import INTERRUPTED, must_stop
+from metriplex.bridge.interrupts import INTERRUPTED, describe, must_stop
 from metriplex.bridge.strictness import under_own_rules
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: in
         return INTERRUPTED if must_stop() else None
     except BaseException as error:  # noqa: BLE001 - Ctrl-C, or of a signal handler of the user's
         _blocks.put(item)
-        is_ctrl_c = isinstance(error, KeyboardInterrupt)
-        return INTERRUPTED if is_ctrl_c else f"{type(error).__name__}: {error}"
+        return describe(error)
 
 
 def register(sink: Sink, handle: int | None = None, close: Close | None = None) -> int:

@@ -95,7 +95,7 @@ Layout = tuple[tuple[Slot, int, int], ...]
 """The slots of a schema in its order, each with the start and stop of its value in the row."""
 
 _CHUNK = 64
-"""Words that `pack` makes at once; the work for each word grows with their number."""
+"""Words of scalars that `pack` makes at once, as the work for each word grows with their number."""
 
 _schemas: dict[int, Schema] = {}
 _layouts: dict[int, Layout] = {}
@@ -254,11 +254,12 @@ def pack(
 def _scatter(scalars: Mapping[int, Value]) -> Iterator[jax.Array]:
     """Yield the words of scalars by place, uint32 `[at most _CHUNK]` at a time.
 
-    A sum of masked words is one operation for XLA, whatever the dtypes are. A concatenation takes
-    operations for each word, and XLA on a CPU fuses it with nothing.
+    XLA makes one operation of padded words, whatever their dtypes are, and fuses the write to a
+    buffer with it. A concatenation takes an operation for each word, as XLA on a CPU fuses it with
+    nothing. What the host knows is one constant.
     """
-    traced: dict[int, jax.Array] = {}
     known: dict[int, int] = {}
+    traced: dict[int, jax.Array] = {}
     for place, value in scalars.items():
         words = _to_words(value)
         if isinstance(words, np.ndarray):
@@ -268,12 +269,11 @@ def _scatter(scalars: Mapping[int, Value]) -> Iterator[jax.Array]:
     width = len(known) + len(traced)
     for start in range(0, width, _CHUNK):
         places = range(start, min(start + _CHUNK, width))
-        row = jnp.asarray([known.get(place, 0) for place in places], jnp.uint32)
-        here = lax.iota(jnp.uint32, len(places)) + jnp.uint32(start)
-        for place in places:
+        row = jnp.asarray(np.asarray([known.get(place, 0) for place in places], np.uint32))
+        for index, place in enumerate(places):
             if place in traced:
-                # A product, as the operands of a selection must be sharded alike on Explicit meshes.
-                row |= traced[place] * (here == jnp.uint32(place)).astype(jnp.uint32)
+                ends = (index, len(places) - index - 1, 0)
+                row |= lax.pad(traced[place][None], jnp.uint32(0), [ends])
         yield row
 
 

@@ -1,7 +1,8 @@
 """Pack values of any dtype into rows of uint32 words, bit for bit, and unpack them on the host.
 
-A row is a header of `HEADER` words and the values of one schema. The header holds the schema's id,
-so rows of several schemas can share a buffer, and the host needs only the words.
+A row is a header of `HEADER` words and the values of one schema, scalars before arrays. The header
+holds the schema's id, so rows of several schemas can share a buffer, and the host needs only the
+words.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import itertools
 import math
 import operator
 import threading
@@ -24,7 +24,7 @@ from jax import lax
 from metriplex.errors import LoggingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Value = jax.Array | np.ndarray
 
@@ -92,7 +92,10 @@ class Schema:
 
 
 Layout = tuple[tuple[Slot, int, int], ...]
-"""The slots of a schema, each with the start and stop of its value in the row."""
+"""The slots of a schema in its order, each with the start and stop of its value in the row."""
+
+_CHUNK = 64
+"""Words of scalars that `pack` makes at once, as the work for each word grows with their number."""
 
 _schemas: dict[int, Schema] = {}
 _layouts: dict[int, Layout] = {}
@@ -114,11 +117,12 @@ def schema_id(schema: Schema) -> int:
 
 
 def _layout(schema: Schema) -> Layout:
-    ends = itertools.accumulate((slot.words for slot in schema.slots), initial=HEADER)
-    return tuple(
-        (slot, end - slot.words, end - slot.optional)
-        for slot, end in zip(schema.slots, itertools.islice(ends, 1, None), strict=True)
-    )
+    places: dict[Slot, tuple[int, int]] = {}
+    start = HEADER
+    for slot in sorted(schema.slots, key=lambda slot: bool(slot.shape)):
+        places[slot] = start, start + slot.words - slot.optional
+        start += slot.words
+    return tuple((slot, *places[slot]) for slot in schema.slots)
 
 
 def make_schema(kind: Kind, values: Mapping[str, Value], optional: Sequence[str] = ()) -> Schema:
@@ -145,13 +149,15 @@ def is_real_dtype(dtype: Any) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
 
 
-def _to_words(value: Value) -> jax.Array:
-    """Return the bits of a value as uint32 words; float arithmetic could change a NaN's bits."""
+def _to_words(value: Value) -> jax.Array | np.ndarray:
+    """Return the bits of a value as uint32 words; float arithmetic could change a NaN's bits.
+
+    Constants of the host stay there: all their bits are exact, also if jax has no 64-bit types.
+    """
+    if not isinstance(value, jax.Array):
+        return _constant_words(np.asarray(value))
     dtype = np.dtype(value.dtype)
-    if dtype.itemsize == 8 and isinstance(value, np.ndarray):
-        # A 64-bit constant of the host is exact, also if jax has no 64-bit types.
-        return jnp.asarray(np.ascontiguousarray(value).reshape(-1).view(np.uint32))
-    array = lax.stop_gradient(jnp.asarray(value))
+    array = lax.stop_gradient(value)
     if jnp.issubdtype(dtype, jnp.floating):
         bits = _float_bits(dtype)
         if bits < 8:
@@ -166,9 +172,18 @@ def _to_words(value: Value) -> jax.Array:
     return array.astype(jnp.uint32).reshape(-1)
 
 
-def _header_word(value: jax.Array | int) -> jax.Array:
-    # With x64, jax would make a Python int an int64, which takes two words.
-    return _to_words(jnp.uint32(value % 2**32) if isinstance(value, int) else value)
+def _constant_words(value: np.ndarray) -> np.ndarray:
+    array = np.ascontiguousarray(value).reshape(-1)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        bits = _float_bits(array.dtype)
+        if bits < 8:
+            array, bits = array.astype(np.float32), 32
+        array = array.view({8: np.uint8, 16: np.uint16}.get(bits, np.uint32))
+    elif array.dtype.itemsize == 8:
+        array = array.view(np.uint32)
+    elif jnp.issubdtype(array.dtype, jnp.signedinteger):
+        array = array.astype(np.int32).view(np.uint32)
+    return array.astype(np.uint32)
 
 
 def _float_bits(dtype: np.dtype[Any]) -> int:
@@ -215,16 +230,51 @@ def pack(
     bool scalars. The values are those given to `make_schema`; every optional one has a bool scalar
     in `present`.
     """
-    head = {**header, Header.SCHEMA: schema_id(schema)}
-    parts = [_header_word(head[word]) for word in Header]
-    for slot in schema.slots:
-        parts.append(_to_words(values[slot.tag]))
-        if slot.optional:
-            parts.append(_to_words(present[slot.tag]))
+    number = schema_id(schema)
+    scalars: dict[int, Value] = {
+        word: np.asarray(value % 2**32, np.uint32) if isinstance(value, int) else value
+        for word, value in {**header, Header.SCHEMA: number}.items()
+    }
+    arrays: list[Value] = []
+    for slot, start, stop in _layouts[number]:
+        flag = [present[slot.tag]] if slot.optional else []
+        if slot.shape:
+            arrays += [values[slot.tag], *flag]
+        else:
+            scalars |= zip((start, stop), [values[slot.tag], *flag], strict=False)
+    parts = [*_scatter(scalars), *(jnp.asarray(_to_words(value)) for value in arrays)]
+    if len(parts) == 1:
+        return parts[0]
     # Under vmap over a sharded axis of an Explicit mesh, jax can't concatenate batched parts with
     # unbatched parts. A zero that depends on every part batches them all; XLA folds it away.
     zero = functools.reduce(operator.or_, [part[0] & jnp.uint32(0) for part in parts if part.size])
     return jnp.concatenate([part | zero for part in parts])
+
+
+def _scatter(scalars: Mapping[int, Value]) -> Iterator[jax.Array]:
+    """Yield the words of scalars by place, uint32 `[at most _CHUNK]` at a time.
+
+    XLA makes one operation of padded words, whatever their dtypes are, and fuses the write to a
+    buffer with it. A concatenation takes an operation for each word, as XLA on a CPU fuses it with
+    nothing. What the host knows is one constant.
+    """
+    known: dict[int, int] = {}
+    traced: dict[int, jax.Array] = {}
+    for place, value in scalars.items():
+        words = _to_words(value)
+        if isinstance(words, np.ndarray):
+            known |= enumerate(words.tolist(), place)
+        else:
+            traced |= {place + index: words[index] for index in range(words.size)}
+    width = len(known) + len(traced)
+    for start in range(0, width, _CHUNK):
+        places = range(start, min(start + _CHUNK, width))
+        row = jnp.asarray(np.asarray([known.get(place, 0) for place in places], np.uint32))
+        for index, place in enumerate(places):
+            if place in traced:
+                ends = (index, len(places) - index - 1, 0)
+                row |= lax.pad(traced[place][None], jnp.uint32(0), [ends])
+        yield row
 
 
 def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:

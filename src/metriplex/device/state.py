@@ -257,8 +257,11 @@ def _send(
     """
     if not config.buffer:
         return _send_now(config, state, row, due), mark(row[None], jnp.asarray(due)[None])
-    place = state.buffered % config.buffer if config.ring else state.buffered
-    kept = jnp.where(due, _pad(config, row), state.buffer[place])
+    place, kept = state.buffered, _pad(config, row)
+    if config.ring:
+        place %= config.buffer
+        kept = jnp.where(due, kept, state.buffer[place])
+    # Outside of a ring the place is free, so a row that is not due is overwritten by the next one.
     state = _count(
         replace(
             state,

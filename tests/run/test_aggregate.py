@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metriplex import Scalars
+from metriplex.bridge.rows import Rows
 from metriplex.plugins.backends import Backend
 from metriplex.run.aggregate import PENDING, Aggregator, aggregate, statistics
 from metriplex.run.run import Run
@@ -151,9 +152,12 @@ def test_a_run_logs_statistics_beside_its_lanes() -> None:
     keeper = Keeper()
     run = Run(INFO, [Backend("keeper", keeper)], aggregator=Aggregator())
     for i in range(2):
-        run.receive([row(i, {"a": i + lane}, number=i, lane=lane, iteration=i) for lane in (0, 1)])
+        run.receive(
+            Rows.of([row(i, {"a": i + lane}, number=i, lane=lane, iteration=i) for lane in (0, 1)])
+        )
     run.release()
-    run.receive([row(2, {"a": lane}, number=2, lane=lane, iteration=2) for lane in (0, 1)])
+    rows = [row(2, {"a": lane}, number=2, lane=lane, iteration=2) for lane in (0, 1)]
+    run.receive(Rows.of(rows))
     run.close("finished", 60)
     assert keeper.values("aggregate/a/mean") == [0.5, 1.5, 0.5]
     assert keeper.values("aggregate/a/iqm") == [0.5, 1.5, 0.5]

@@ -24,7 +24,7 @@ from jax import lax
 from metriplex.errors import LoggingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Value = jax.Array | np.ndarray
 
@@ -227,20 +227,24 @@ def pack(
     return jnp.concatenate([part | zero for part in parts])
 
 
-def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
-    """Return the kind and the present values of each row, uint32 `[rows, words]`, on the host.
+def kind_of(number: int) -> Kind:
+    """Return the kind of the schema with this id."""
+    return _schemas[number].kind
+
+
+def unpack(words: np.ndarray) -> list[dict[str, Any]]:
+    """Return the present values of each row, uint32 `[rows, words]`, by tag, on the host.
 
     All rows are of the first one's schema; columns beyond the schema's width are padding. Values of
     shape () become Python scalars, all others arrays.
     """
     number = int(words[0, Header.SCHEMA])
-    schema = _schemas[number]
-    words = np.ascontiguousarray(words[:, : schema.words])
+    words = np.ascontiguousarray(words[:, : _schemas[number].words])
     # Most values are float32 scalars, which are converted all at once.
     as_floats = words.view(np.float32).T.tolist()
     columns: list[tuple[str, list[Any], list[int] | None]] = []
     for slot, start, stop in _layouts[number]:
-        if not slot.shape and slot.dtype == "float32":
+        if _is_float32(slot):
             column = as_floats[start]
         else:
             array = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
@@ -250,11 +254,52 @@ def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
     if columns and all(there is None for _, _, there in columns):  # the common case
         tags = [tag for tag, _, _ in columns]
         rows = zip(*(column for _, column, _ in columns), strict=True)
-        return [(schema.kind, dict(zip(tags, row, strict=True))) for row in rows]
+        return [dict(zip(tags, row)) for row in rows]  # noqa: B905 - much of the time is the check
     return [
-        (
-            schema.kind,
-            {tag: column[row] for tag, column, there in columns if there is None or there[row]},
-        )
+        {tag: column[row] for tag, column, there in columns if there is None or there[row]}
         for row in range(len(words))
     ]
+
+
+def are_clean(words: np.ndarray, may_be_nan: Callable[[str], bool]) -> bool:
+    """Return True if each row has values, all of them finite, or NaN where that is allowed.
+
+    Return False if that is unknown: only scalars are examined, and of floats only float32.
+
+    Args:
+        words: Rows as for `unpack`.
+        may_be_nan: Returns True for a tag whose value may be NaN.
+    """
+    number = int(words[0, Header.SCHEMA])
+    examined = _examined(number)
+    if examined is None:
+        return False
+    slots, starts, stops = examined
+    values = words[:, starts].view(np.float32)
+    unfit = ~np.isfinite(values)
+    if unfit.any():
+        nan = [may_be_nan(slot.tag) for slot in slots]
+        unfit &= (words[:, stops] != 0) & ~(np.isnan(values) & nan)
+    filled = any(not slot.optional for slot in _schemas[number].slots)
+    return not unfit.any() and (filled or bool((words[:, stops] != 0).any(axis=1).all()))
+
+
+@functools.cache
+def _examined(number: int) -> tuple[list[Slot], list[int], list[int]] | None:
+    """Return the float32 slots of a schema, and the columns of their values and their presences.
+
+    A value that is always there has the row's validity as its presence. None if a schema has floats
+    of other dtypes, or arrays.
+    """
+    found: list[tuple[Slot, int, int]] = []
+    for slot, start, stop in _layouts[number]:
+        if _is_float32(slot):
+            found.append((slot, start, stop if slot.optional else Header.VALID))
+        elif slot.shape or jnp.issubdtype(np.dtype(slot.dtype), jnp.floating):
+            return None
+    slots, starts, stops = zip(*found, strict=True) if found else ((), (), ())
+    return list(slots), list(starts), list(stops)
+
+
+def _is_float32(slot: Slot) -> bool:
+    return not slot.shape and slot.dtype == "float32"

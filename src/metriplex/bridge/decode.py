@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from metriplex.bridge.packing import HEADER, NO_SEQUENCE, Header, are_clean, kind_of, unpack
+from metriplex.bridge.packing import (
+    HEADER,
+    NO_SEQUENCE,
+    Header,
+    are_clean,
+    as_numbers,
+    kind_of,
+    unpack,
+)
 from metriplex.bridge.rows import NONE, Rows
 
 if TYPE_CHECKING:
@@ -66,6 +74,10 @@ class PackedTable:
     def are_clean(self, may_be_nan: Callable[[str], bool]) -> bool:
         """Return True if each row has values, all finite, or NaN where that is allowed."""
         return are_clean(self._words, may_be_nan)
+
+    def numbers(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the tags, and the scalars, float64 `[rows, tags]`, NaN where a row has none."""
+        return as_numbers(self._words)
 
 
 def read(blocks: Sequence[Block]) -> list[tuple[int, Rows]]:

@@ -284,6 +284,20 @@ def are_clean(words: np.ndarray, may_be_nan: Callable[[str], bool]) -> bool:
     return not unfit.any() and (filled or bool((words[:, stops] != 0).any(axis=1).all()))
 
 
+def as_numbers(words: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the tags of the scalars in rows as for `unpack`, and float64 `[rows, tags]`.
+
+    NaN stands for a value that is absent.
+    """
+    layout = [place for place in _layouts[int(words[0, Header.SCHEMA])] if not place[0].shape]
+    numbers = np.empty((len(words), len(layout)))
+    for index, (slot, start, stop) in enumerate(layout):
+        numbers[:, index] = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
+        if slot.optional:
+            numbers[words[:, stop] == 0, index] = np.nan
+    return tuple(slot.tag for slot, _, _ in layout), numbers
+
+
 @functools.cache
 def _examined(number: int) -> tuple[list[Slot], list[int], list[int]] | None:
     """Return the float32 slots of a schema, and the columns of their values and their presences.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final, overload
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 NONE = -1
 """The number that stands for None in a column."""
@@ -61,6 +61,9 @@ class Table(Protocol):
         Return False if that is unknown.
         """
 
+    def numbers(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the tags, and the scalars, float64 `[rows, tags]`, NaN where a row has none."""
+
 
 @final
 class MadeTable:
@@ -77,6 +80,10 @@ class MadeTable:
     def are_clean(self, may_be_nan: Callable[[str], bool]) -> bool:  # noqa: ARG002
         """Return False: the values are not examined."""
         return False
+
+    def numbers(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the tags, and the scalars."""
+        return tabulate(self._values)
 
 
 @final
@@ -123,16 +130,16 @@ class Rows(Sequence[Row]):
             place.append(len(values[kinds[row.kind]]))
             values[kinds[row.kind]].append(row.values)
         return cls(
-            sequence=_column([row.sequence for row in rows]),
-            fingerprint=_column([row.fingerprint for row in rows]),
+            sequence=column([row.sequence for row in rows]),
+            fingerprint=column([row.fingerprint for row in rows]),
             step=np.array([row.step for row in rows], np.uint64),
-            iteration=_column([row.iteration for row in rows]),
-            lane=_column([row.lane for row in rows]),
+            iteration=column([row.iteration for row in rows]),
+            lane=column([row.lane for row in rows]),
             wall_time=np.array([row.wall_time for row in rows], np.float64),
-            lanes=_column([row.lanes for row in rows]),
-            execution=_column([row.execution for row in rows]),
-            table=_column([kinds[row.kind] for row in rows]),
-            place=_column(place),
+            lanes=column([row.lanes for row in rows]),
+            execution=column([row.execution for row in rows]),
+            table=column([kinds[row.kind] for row in rows]),
+            place=column(place),
             tables=[MadeTable(kind, values[index]) for kind, index in kinds.items()],
         )
 
@@ -187,6 +194,20 @@ class Rows(Sequence[Row]):
         used = np.unique(self.table).tolist() if len(self.tables) > 1 else range(len(self.tables))
         return all(self.tables[index].are_clean(may_be_nan) for index in used)
 
+    def numbers(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the tags, and the scalars, float64 `[rows, tags]`, NaN where a row has none."""
+        found = [table.numbers() for table in self.tables]
+        if len(found) == 1:
+            tags, values = found[0]
+            return tags, values[self.place]
+        tags = tuple(dict.fromkeys(tag for some, _ in found for tag in some))
+        joined = np.full((len(self), len(tags)), np.nan)
+        for index, (some, values) in enumerate(found):
+            which = np.flatnonzero(self.table == index)
+            columns = [tags.index(tag) for tag in some]
+            joined[which[:, None], columns] = values[self.place[which]]
+        return tags, joined
+
     def __len__(self) -> int:
         return len(self.sequence)
 
@@ -226,5 +247,13 @@ def optional(column: np.ndarray) -> list[int | None]:
     return [None if item < 0 else item for item in items] if (column < 0).any() else items
 
 
-def _column(items: Sequence[int | None]) -> np.ndarray:
+def column(items: Sequence[int | None]) -> np.ndarray:
+    """Return integers as a column, int64, with -1 for None."""
     return np.array([NONE if item is None else item for item in items], np.int64)
+
+
+def tabulate(values: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the tags of mappings of scalars, and float64 `[mappings, tags]`, NaN for no value."""
+    tags = tuple(dict.fromkeys(tag for one in values for tag in one))
+    table = [[one.get(tag, np.nan) for tag in tags] for one in values]
+    return tags, np.array(table, np.float64).reshape(len(values), len(tags))

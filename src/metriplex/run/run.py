@@ -256,7 +256,7 @@ class Run:
             batch = ScalarBatch.of(self._transforms.apply(self.info, batch.records))
         self._submit_checked(batch)
         if self._aggregator is not None:
-            self._submit_checked(ScalarBatch.of(self._aggregator.push(batch.records)))
+            self._submit_checked(ScalarBatch.of(self._aggregator.push(batch.columns())))
 
     def _submit_checked(self, batch: ScalarBatch) -> None:
         self.newest_step = max(self.newest_step, batch.newest_step)

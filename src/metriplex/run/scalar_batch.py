@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 from metriplex.bridge.rows import optional
 from metriplex.delivery.lazy import Lazy
 from metriplex.records import Scalars
+from metriplex.run.columns import Columns
 from metriplex.run.rates import STEPS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -27,16 +28,19 @@ class ScalarBatch:
         records: The records, in order.
         newest_step: The greatest step of them, 0 without records.
         clean: True if each record is known to have values, of which `FiniteFilter` rejects none.
+        columns: Returns the records as columns.
     """
 
     records: Sequence[Scalars]
     newest_step: int
-    clean: bool = False
+    clean: bool
+    columns: Callable[[], Columns]
 
     @classmethod
     def of(cls, records: Sequence[Scalars]) -> ScalarBatch:
         """Return a batch of records that exist."""
-        return cls(records, max((record.step for record in records), default=0))
+        newest_step = max((record.step for record in records), default=0)
+        return cls(records, newest_step, clean=False, columns=lambda: Columns.of(records))
 
     @classmethod
     def of_rows(
@@ -56,6 +60,7 @@ class ScalarBatch:
             Lazy(len(rows), lambda: _make(rows, rates)),
             int(rows.step.max(initial=0)),
             rows.are_clean(may_be_nan),
+            lambda: Columns.of_rows(rows),
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import threading
 from typing import TYPE_CHECKING, Any, final
 
@@ -113,41 +114,44 @@ def _read_shape(blocks: Sequence[Block], indices: Sequence[int], shape: tuple[in
     count = len(indices)
     found = [blocks[index].rows for index in indices]
     joined = b"".join(one if isinstance(one, bytes) else np.asarray(one).tobytes() for one in found)
-    words = np.frombuffer(joined, np.uint32).reshape(count, -1, width)
-    lanes = int(np.prod(lane_shape, dtype=int))
-    rows = words.reshape(-1, width)
+    rows = np.frombuffer(joined, np.uint32).reshape(-1, width)
+    lanes = math.prod(lane_shape)
     valid = rows[:, Header.VALID] != 0
-    position = np.tile(np.repeat(np.arange(lanes), height), count)
-    known = _lane_counts(words, valid, lanes, vmapped=bool(lane_shape))
-    block = np.repeat(indices, lanes * height)
+    each = np.arange(len(rows))  # in the order of block, lane and row
+    block, position = np.asarray(indices)[each // (lanes * height)], each // height % lanes
+    by_block = valid.reshape(count, -1)
+    lane, known = _lanes(rows, position, by_block, lanes, vmapped=bool(lane_shape))
     if not valid.all():
-        rows, position, known, block = rows[valid], position[valid], known[valid], block[valid]
-    lane = _lane_numbers(rows, position, lanes, vmapped=bool(lane_shape))
+        rows, block, lane, known = rows[valid], block[valid], lane[valid], known[valid]
     return _Part(rows, block, lane, known, _fingerprints(rows))
 
 
-def _lane_numbers(
-    rows: np.ndarray, position: np.ndarray, lanes: int, *, vmapped: bool
-) -> np.ndarray:
-    """Return the lane of each row, int64 `[rows]`; -1 for a row without a lane."""
+def _lanes(
+    rows: np.ndarray, position: np.ndarray, valid: np.ndarray, lanes: int, *, vmapped: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lane of each row, -1 for none, and the number of lanes of the row's program.
+
+    Both are int64 `[rows]`. The number is 0 if it is unknown: the user numbered the lanes, or each
+    lane is a separate run. Rows that are not valid have any lane and number.
+
+    Args:
+        rows: uint32 `[rows, words]`.
+        position: The position of each row on the vmapped axes of its device, int64 `[rows]`.
+        valid: bool `[blocks, rows]`.
+        lanes: Number of lanes of a device.
+        vmapped: True if there are such axes.
+    """
     given = rows[:, Header.LANE].view(np.int32).astype(np.int64)
     device = rows[:, Header.DEVICE].view(np.int32).astype(np.int64)
-    counted = np.where(device >= 0, device * lanes + position, position if vmapped else -1)
-    return np.where(given >= 0, given, counted)
-
-
-def _lane_counts(words: np.ndarray, valid: np.ndarray, lanes: int, *, vmapped: bool) -> np.ndarray:
-    """Return the number of lanes of each row's program, int64 `[rows]`; 0 if it is unknown.
-
-    The number is unknown if the user numbered the lanes, or if each lane is a separate run. Rows
-    that aren't valid have any number.
-    """
-    runs = np.where(valid.reshape(words.shape[:2]), words[..., Header.RUN], 0)
+    over_devices = device >= 0
+    if not (vmapped or over_devices.any()):
+        return given, np.zeros(len(rows), np.int64)
+    counted = np.where(over_devices, device * lanes + position, position if vmapped else NONE)
+    runs = np.where(valid, rows[:, Header.RUN].reshape(valid.shape), 0)
     alone = ((runs == runs.max(axis=1, keepdims=True)) | (runs == 0)).all(axis=1)
-    given = words[..., Header.LANE].view(np.int32) >= 0
-    over_devices = words[..., Header.DEVICE].view(np.int32) >= 0
-    known = alone[:, None] & ~given & (over_devices | vmapped)
-    return np.where(known, words[..., Header.DEVICES] * lanes, 0).astype(np.int64).ravel()
+    known = np.repeat(alone, valid.shape[1]) & (given < 0) & (over_devices | vmapped)
+    numbers = np.where(known, rows[:, Header.DEVICES].astype(np.int64) * lanes, 0)
+    return np.where(given >= 0, given, counted), numbers
 
 
 def _fingerprints(rows: np.ndarray) -> np.ndarray:
@@ -163,26 +167,31 @@ def _multipliers(words: int) -> np.ndarray:
 
 def _join(parts: Sequence[_Part], blocks: Sequence[Block]) -> tuple[np.ndarray, Rows]:
     """Return the run handle of each row, and the rows in the order of their blocks."""
-    block = np.concatenate([part.block for part in parts])
+    block = _concatenate([part.block for part in parts])
     order = np.argsort(block, kind="stable") if len(parts) > 1 else slice(None)
-    headers = np.concatenate([part.words[:, :HEADER] for part in parts])[order]
+    headers = _concatenate([part.words[:, :HEADER] for part in parts])[order]
+    unsigned = headers.T.astype(np.int64)
     table, place, tables = _tables(parts)
-    low, high = headers[:, Header.STEP_LOW], headers[:, Header.STEP_HIGH]
-    sequence = headers[:, Header.SEQUENCE].astype(np.int64)
+    sequence = unsigned[Header.SEQUENCE]
     sequence[sequence == NO_SEQUENCE] = NONE
+    high = headers[:, Header.STEP_HIGH].astype(np.uint64) << np.uint64(32)
     return headers[:, Header.RUN], Rows(
         sequence=sequence,
-        fingerprint=np.concatenate([part.fingerprint for part in parts])[order],
-        step=low | high.astype(np.uint64) << np.uint64(32),
+        fingerprint=_concatenate([part.fingerprint for part in parts])[order],
+        step=headers[:, Header.STEP_LOW] | high,
         iteration=headers[:, Header.ITERATION].view(np.int32).astype(np.int64),
-        lane=np.concatenate([part.lane for part in parts])[order],
+        lane=_concatenate([part.lane for part in parts])[order],
         wall_time=np.array([one.wall_time for one in blocks])[block[order]],
-        lanes=np.concatenate([part.lanes for part in parts])[order],
-        execution=headers[:, Header.EXECUTION].astype(np.int64),
+        lanes=_concatenate([part.lanes for part in parts])[order],
+        execution=unsigned[Header.EXECUTION],
         table=table[order],
         place=place[order],
         tables=tables,
     )
+
+
+def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _tables(parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray, list[PackedTable]]:
@@ -199,7 +208,7 @@ def _tables(parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray, list[Packed
             tables.append(PackedTable(kind_of(number), words))
         table.append(of_table)
         place.append(in_table)
-    return np.concatenate(table), np.concatenate(place), tables
+    return _concatenate(table), _concatenate(place), tables
 
 
 def _groups(keys: np.ndarray) -> list[tuple[int, np.ndarray | None]]:

@@ -274,14 +274,14 @@ def are_clean(words: np.ndarray, may_be_nan: Callable[[str], bool]) -> bool:
     examined = _examined(number)
     if examined is None:
         return False
-    slots, starts, stops = examined
-    values = words[:, starts].view(np.float32)
+    tags, starts, stops, filled = examined
+    values = words.view(np.float32)[:, starts]
     unfit = ~np.isfinite(values)
     if unfit.any():
-        nan = [may_be_nan(slot.tag) for slot in slots]
-        unfit &= (words[:, stops] != 0) & ~(np.isnan(values) & nan)
-    filled = any(not slot.optional for slot in _schemas[number].slots)
-    return not unfit.any() and (filled or bool((words[:, stops] != 0).any(axis=1).all()))
+        unfit &= (words[:, stops] != 0) & ~(np.isnan(values) & list(map(may_be_nan, tags)))
+        if unfit.any():
+            return False
+    return filled or bool((words[:, stops] != 0).any(axis=1).all())
 
 
 def as_numbers(words: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
@@ -299,20 +299,24 @@ def as_numbers(words: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 @functools.cache
-def _examined(number: int) -> tuple[list[Slot], list[int], list[int]] | None:
-    """Return the float32 slots of a schema, and the columns of their values and their presences.
+def _examined(number: int) -> tuple[list[str], slice | np.ndarray, np.ndarray, bool] | None:
+    """Return the float32 scalars of a schema; None if it has floats of other dtypes, or arrays.
 
-    A value that is always there has the row's validity as its presence. None if a schema has floats
-    of other dtypes, or arrays.
+    They are the tags, the columns of their values, the columns of their presences, and True if a
+    row always has a value. The presence of what is always there is the validity of the row.
     """
-    found: list[tuple[Slot, int, int]] = []
+    found: list[tuple[str, int, int]] = []
     for slot, start, stop in _layouts[number]:
         if _is_float32(slot):
-            found.append((slot, start, stop if slot.optional else Header.VALID))
+            found.append((slot.tag, start, stop if slot.optional else Header.VALID))
         elif slot.shape or jnp.issubdtype(np.dtype(slot.dtype), jnp.floating):
             return None
-    slots, starts, stops = zip(*found, strict=True) if found else ((), (), ())
-    return list(slots), list(starts), list(stops)
+    starts: slice | np.ndarray = np.array([start for _, start, _ in found], np.intp)
+    if len(starts) and starts[-1] - starts[0] + 1 == len(starts):
+        starts = slice(starts[0], starts[-1] + 1)  # a view, where no value is optional
+    stops = np.array([stop for _, _, stop in found], np.intp)
+    filled = any(not slot.optional for slot in _schemas[number].slots)
+    return [tag for tag, _, _ in found], starts, stops, filled
 
 
 def _is_float32(slot: Slot) -> bool:

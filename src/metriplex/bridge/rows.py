@@ -153,7 +153,10 @@ class Rows(Sequence[Row]):
         wanted = [index for index, table in enumerate(self.tables) if table.kind == kind]
         if len(wanted) == len(self.tables):
             return np.arange(len(self))
-        return np.flatnonzero(np.isin(self.table, wanted))
+        found = np.zeros(len(self), np.bool_)
+        for index in wanted:
+            found |= self.table == index
+        return found.nonzero()[0]
 
     def by_stream(self, chosen: np.ndarray) -> list[tuple[int | None, int, np.ndarray]]:
         """Return the lane, the execution and the positions of each stream, in order of arrival.
@@ -164,16 +167,18 @@ class Rows(Sequence[Row]):
         if not len(chosen):
             return []
         lane, execution = self.lane[chosen], self.execution[chosen]
-        if (execution == execution[0]).all():
-            order = np.argsort(lane, kind="stable")
-        else:
+        if (execution != execution[0]).any():
             order = np.lexsort((lane, execution))
+        elif (lane != lane[0]).any():
+            order = lane.argsort(kind="stable")
+        else:
+            return [(optional(lane[:1])[0], int(execution[0]), chosen)]
         lane, execution, positions = lane[order], execution[order], chosen[order]
-        starts = np.flatnonzero((lane[1:] != lane[:-1]) | (execution[1:] != execution[:-1])) + 1
+        starts = [0, *(changes(lane) | changes(execution)).nonzero()[0] + 1]
         streams = zip(
-            optional(lane[[0, *starts]]),
-            execution[[0, *starts]].tolist(),
-            np.split(positions, starts),
+            optional(lane[starts]),
+            execution[starts].tolist(),
+            np.split(positions, starts[1:]),
             strict=True,
         )
         return sorted(streams, key=lambda stream: int(stream[2][0]))
@@ -245,6 +250,11 @@ def optional(column: np.ndarray) -> list[int | None]:
     """Return the items of a column, with None for -1."""
     items = column.tolist()
     return [None if item < 0 else item for item in items] if (column < 0).any() else items
+
+
+def changes(column: np.ndarray) -> np.ndarray:
+    """Return True for each item of a column but the last one that differs from the next item."""
+    return column[1:] != column[:-1]
 
 
 def column(items: Sequence[int | None]) -> np.ndarray:

@@ -131,7 +131,7 @@ class LaneCount:
     def look(self, rows: Rows) -> None:
         """Count the lanes of rows, which come from one or more blocks."""
         # Rows without a sequence number (the start, a `log`) may lack some of the vmapped axes.
-        counted = np.flatnonzero((rows.lane >= 0) & (rows.sequence >= 0))
+        counted = ((rows.lane >= 0) & (rows.sequence >= 0)).nonzero()[0]
         if not len(counted):
             return
         self.known = int(rows.lanes[counted[0]])

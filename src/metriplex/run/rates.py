@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from metriplex.bridge.rows import optional
+from metriplex.bridge.rows import changes, optional
 
 if TYPE_CHECKING:
     from metriplex.bridge.rows import Rows
@@ -44,14 +44,18 @@ class Rates:
         """Set the rates at these positions, which increase."""
         if not len(timed):
             return
-        timed = timed[np.argsort(rows.lane[timed], kind="stable")]
-        lane, step, time = rows.lane[timed], rows.step[timed], rows.wall_time[timed]
-        changes = np.flatnonzero(lane[1:] != lane[:-1])
-        firsts, lasts = [0, *(changes + 1)], [*changes, len(lane) - 1]
+        lane = rows.lane[timed]
+        if changes(lane).any():
+            order = lane.argsort(kind="stable")
+            timed, lane = timed[order], lane[order]
+        step, time = rows.step[timed], rows.wall_time[timed]
+        ends = changes(lane).nonzero()[0]
+        firsts, lasts = [0, *(ends + 1)], [*ends, len(lane) - 1]
         lanes = optional(lane[firsts])
-        earlier_step, earlier_time = np.roll(step, 1), np.roll(time, 1)
         unknown = self._newest.get(None, (0, math.inf))
         known = [self._newest.get(one, unknown) for one in lanes]
+        earlier_step, earlier_time = np.empty_like(step), np.empty_like(time)
+        earlier_step[1:], earlier_time[1:] = step[:-1], time[:-1]
         earlier_step[firsts], earlier_time[firsts] = zip(*known, strict=True)
         newest = zip(step[lasts].tolist(), time[lasts].tolist(), strict=True)
         self._newest.update(zip(lanes, newest, strict=True))
@@ -68,10 +72,7 @@ def _last_of_each_moment(rows: Rows) -> np.ndarray:
     """
     timed = rows.of_kind("record")
     timed = timed[rows.iteration[timed] >= 0]
-    if not len(timed):
-        return timed
     timed = timed[np.lexsort((rows.wall_time[timed], rows.lane[timed]))]
-    lane, time = rows.lane[timed], rows.wall_time[timed]
-    is_last = np.ones(len(timed), np.bool_)
-    is_last[:-1] = (lane[1:] != lane[:-1]) | (time[1:] != time[:-1])
-    return np.sort(timed[is_last])
+    ends = np.ones(len(timed), np.bool_)
+    ends[:-1] = changes(rows.lane[timed]) | changes(rows.wall_time[timed])
+    return np.sort(timed[ends])

@@ -46,7 +46,7 @@ class Sequencer:
             fingerprints: Their fingerprints, int64 `[rows]`.
         """
         end = self.expected + len(numbers)
-        if self._early or not np.array_equal(numbers, np.arange(self.expected, end)):
+        if self._early or (numbers != np.arange(self.expected, end)).any():
             return False
         self._memory.keep(self.expected, fingerprints)
         self.expected = end

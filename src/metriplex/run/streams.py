@@ -43,7 +43,7 @@ class Streams:
     def push(self, rows: Rows) -> Rows:
         """Add rows; return those that can be delivered: not the early ones and the duplicates."""
         due_at: dict[int, list[Row]] = {}
-        for lane, execution, positions in rows.by_stream(np.flatnonzero(rows.sequence >= 0)):
+        for lane, execution, positions in rows.by_stream((rows.sequence >= 0).nonzero()[0]):
             numbers = rows.sequence[positions]
             sequencer, released = self._sequencer(lane, execution, numbers)
             if not sequencer.push_next(numbers, rows.fingerprint[positions]):

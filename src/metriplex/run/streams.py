@@ -47,8 +47,10 @@ class Streams:
             numbers = rows.sequence[positions]
             sequencer, released = self._sequencer(lane, execution, numbers)
             if not sequencer.push_next(numbers, rows.fingerprint[positions]):
-                pushed = map(sequencer.push, rows.take(positions))
-                due_at.update(zip(positions.tolist(), pushed, strict=True))
+                for position, row in zip(positions.tolist(), rows.take(positions), strict=True):
+                    due = sequencer.push(row)
+                    if len(due) != 1 or due[0] is not row:
+                        due_at[position] = due
             if released:
                 first = int(positions[0])
                 due_at[first] = released + due_at.get(first, [rows[first]])
@@ -57,8 +59,10 @@ class Streams:
             self._lanes.setdefault(lane, OrderedDict())
         if not due_at:  # the common case
             return rows
-        due = (due_at.get(position, [row]) for position, row in enumerate(rows))
-        return Rows.of(list(itertools.chain.from_iterable(due)))
+        if not any(due_at.values()):  # nothing but duplicates
+            return rows.take(np.delete(np.arange(len(rows)), list(due_at)))
+        due_rows = (due_at.get(position, [row]) for position, row in enumerate(rows))
+        return Rows.of(list(itertools.chain.from_iterable(due_rows)))
 
     def _sequencer(
         self, lane: int | None, execution: int, numbers: np.ndarray

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import zlib
@@ -22,6 +23,8 @@ from metriplex.bridge.packing import (
     Kind,
     Schema,
     Slot,
+    are_clean,
+    as_numbers,
     kind_of,
     make_schema,
     pack,
@@ -266,3 +269,55 @@ def test_schemas_whose_ids_collide_are_kept_apart(monkeypatch: pytest.MonkeyPatc
     for number, schema in enumerate(schemas):
         row = np.asarray(pack(schema, HEADER_WORDS, values, {}))
         assert unpack(row[None]) == [{"abc"[number]: float(number)}]
+
+
+# ---- columns ------------------------------------------------------------------------------------
+
+FLOATS = st.sampled_from([0.0, -1.5, 3e38, float("nan"), float("inf"), float("-inf")])
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS, st.booleans(), st.booleans()), min_size=1))
+def test_rows_are_clean_if_each_has_finite_values_or_allowed_nans(rows: list[Any]) -> None:
+    for always in (True, False):
+        values = {"rate": np.float32(0), "a": np.float32(0), "b": np.float32(0), "n": np.int32(7)}
+        optional = ["a", "b"] if always else list(values)
+        words = np.concatenate([pack_row(values, optional, row, always=always) for row in rows])
+        found = unpack(words)
+        clean = all(
+            one and all(math.isfinite(x) or (tag == "rate" and x != x) for tag, x in one.items())
+            for one in found
+        )
+        if always or not clean:  # integers that are optional are not counted as values
+            assert are_clean(words, lambda tag: tag == "rate") == clean
+        tags, numbers = as_numbers(words)
+        expected = [[float(one.get(tag, math.nan)) for tag in tags] for one in found]
+        np.testing.assert_array_equal(numbers, expected)
+
+
+def pack_row(values: Any, optional: list[str], row: Any, *, always: bool) -> np.ndarray:
+    schema = make_schema(Kind.RECORD, values, optional)
+    rate, a, b, has_a, has_b = row
+    words: list[Any] = header_of(schema)
+    for tag, value, there in (("rate", rate, True), ("a", a, has_a), ("b", b, has_b)):
+        words.append(np.float32(value).view(np.uint32))
+        if tag in optional:
+            words.append(np.uint32(there))
+    words.append(np.uint32(7))
+    if not always:
+        words.append(np.uint32(0))
+    return np.array([words], np.uint32)
+
+
+def header_of(schema: Schema) -> list[int]:
+    words = [0] * HEADER
+    words[Header.SCHEMA], words[Header.VALID] = schema_id(schema), 1
+    return words
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_floats_of_other_dtypes_are_left_to_the_check_of_each_value(dtype: str) -> None:
+    with x64(True):
+        values = {"a": jnp.zeros((), dtype), "b": jnp.float32(1)}
+        row = np.asarray(pack(make_schema(Kind.RECORD, values), HEADER_WORDS, values, {}))
+    assert not are_clean(row[None], lambda _: True)
+    assert as_numbers(row[None])[1].tolist() == [[0.0, 1.0]]

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from metriplex.bridge.rows import optional
+from metriplex.bridge.rows import changes, optional
 from metriplex.records import Scalar, Scalars
 from metriplex.run.columns import Columns
 
@@ -179,4 +179,4 @@ class Aggregator:
 
 def _firsts(keys: np.ndarray) -> np.ndarray:
     """Return the positions at which a sorted array, which isn't empty, has a new key."""
-    return np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
+    return np.concatenate([[0], changes(keys).nonzero()[0] + 1])

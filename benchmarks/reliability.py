@@ -40,6 +40,7 @@ from metriplex.delivery.run_journal import RunJournal
 from metriplex.plugins.backends import Backend
 from metriplex.replay.journal import replay_run
 from metriplex.run.run import Run
+from metriplex.run.scalar_batch import ScalarBatch
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -103,7 +104,7 @@ def blocks(records: int) -> Iterator[tuple[Scalars, ...]]:
 
 def log(run: Run, records: int) -> None:
     for index, block in enumerate(blocks(records)):
-        run._submit_checked(block)
+        run._submit_checked(ScalarBatch.of(block))
         if index % 50 == 49:  # the queue of the journal is never full
             run.flush(LONG)
 
@@ -142,7 +143,7 @@ def memory_of_an_outage(records: int) -> list[float]:
         info = RunInfo("0f", "run", Path(folder), 0.0)
         run = Run(info, [Backend("first", Down())], queue_size=10_000, journal=RunJournal(info))
         for index, block in enumerate(blocks(records)):
-            run._submit_checked(block)
+            run._submit_checked(ScalarBatch.of(block))
             if index % (records // BLOCK // 10) == 0:
                 if run._journal_worker is not None:
                     run._journal_worker.start_flush().wait(LONG)

@@ -10,11 +10,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriplex.bridge.decode import Block, of_one_shape, read
+from metriplex.bridge.decode import Block, read
 from metriplex.bridge.packing import Header, Kind, make_schema, pack
 
 if TYPE_CHECKING:
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Row, Rows
 
 TAGS = ("a", "b")
 HEADER = {**dict.fromkeys(Header, -1), Header.DEVICES: 1}
@@ -49,7 +49,7 @@ def arrays(*shape: int) -> st.SearchStrategy[np.ndarray]:
     )
 
 
-def by_run(parts: list[tuple[int, list[Row]]]) -> dict[int, list[Row]]:
+def by_run(parts: list[tuple[int, Rows]]) -> dict[int, list[Row]]:
     found: dict[int, list[Row]] = {}
     for run, some in parts:
         found.setdefault(run, []).extend(some)
@@ -60,7 +60,7 @@ def by_run(parts: list[tuple[int, list[Row]]]) -> dict[int, list[Row]]:
 @given(st.lists(st.one_of(arrays(1), arrays(3), arrays(2, 1), arrays(2, 2)), max_size=6))
 def test_blocks_read_together_are_blocks_read_one_by_one(contents: list[Any]) -> None:
     blocks = [Block(jnp.asarray(words), 1000.0 + index) for index, words in enumerate(contents)]
-    together = [part for group in of_one_shape(blocks) for part in read(group)]
+    together = read(blocks)
     alone = [part for block in blocks for part in read([block])]
     assert by_run(together) == by_run(alone)
     for _, found in together:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import zlib
@@ -22,6 +23,9 @@ from metriplex.bridge.packing import (
     Kind,
     Schema,
     Slot,
+    are_clean,
+    as_numbers,
+    kind_of,
     make_schema,
     pack,
     schema_id,
@@ -68,8 +72,7 @@ def packed(dtype: str, *, wide: bool) -> Callable[[Any], np.ndarray]:
 
 def through(dtype: str, pattern: bytes, *, wide: bool = False) -> np.ndarray:
     value = np.frombuffer(pattern, np.dtype(dtype))
-    ((kind, values),) = unpack(packed(dtype, wide=wide)(value))
-    assert kind == Kind.RECORD
+    (values,) = unpack(packed(dtype, wide=wide)(value))
     assert values["a"].dtype == np.dtype(dtype)
     assert values["a"].shape == (ITEMS,)
     return values["a"]
@@ -107,7 +110,7 @@ def test_constants_of_the_host_keep_all_bits_even_without_x64(
     value = np.frombuffer(pattern, np.dtype(dtype))
     with x64(wide):
         row = pack(make_schema(Kind.RECORD, {"a": value}), HEADER_WORDS, {"a": value}, {})
-    ((_, values),) = unpack(np.asarray(row)[None])
+    (values,) = unpack(np.asarray(row)[None])
     assert values["a"].dtype == value.dtype
     assert bits(values["a"]) == pattern
 
@@ -162,7 +165,7 @@ def test_a_scalar_arrives_as_the_python_number_of_its_value(
     array = np.asarray(value)
     with x64(wide):
         row = pack(make_schema(Kind.RECORD, {"a": array}), HEADER_WORDS, {"a": array}, {})
-    ((_, values),) = unpack(np.asarray(row)[None])
+    (values,) = unpack(np.asarray(row)[None])
     assert values == {"a": expected}
     assert type(values["a"]) is type(expected)
 
@@ -181,7 +184,8 @@ def test_every_header_entry_takes_one_word_with_and_without_x64(wide: bool) -> N
     assert row[Header.SCHEMA] == schema_id(schema)
     assert row[Header.LANE].view(np.int32) == -1
     assert row[Header.STEP_LOW] == 7
-    assert unpack(row[None]) == [(Kind.END, {"a": 1.0})]
+    assert kind_of(schema_id(schema)) == Kind.END
+    assert unpack(row[None]) == [{"a": 1.0}]
 
 
 def test_shapes_survive_and_optional_values_may_differ_from_row_to_row() -> None:
@@ -204,8 +208,7 @@ def test_shapes_survive_and_optional_values_may_differ_from_row_to_row() -> None
     there = [(True, True), (True, False), (False, True), (False, False)]
     words = np.asarray(rows(*(jnp.asarray(column) for column in zip(*there, strict=True))))
     padded = np.pad(words, ((0, 0), (0, 5)), constant_values=77)
-    for (maybe, wide), (kind, found) in zip(there, unpack(padded), strict=True):
-        assert kind == Kind.RECORD
+    for (maybe, wide), found in zip(there, unpack(padded), strict=True):
         names = ["matrix", *["maybe"] * maybe, "empty", *["wide"] * wide, "last"]
         assert list(found) == names
         np.testing.assert_array_equal(found["matrix"], matrix)
@@ -265,4 +268,56 @@ def test_schemas_whose_ids_collide_are_kept_apart(monkeypatch: pytest.MonkeyPatc
     assert [schema_id(schema) for schema in schemas] == [2**32 - 1, 0, 1]
     for number, schema in enumerate(schemas):
         row = np.asarray(pack(schema, HEADER_WORDS, values, {}))
-        assert unpack(row[None]) == [(Kind.RECORD, {"abc"[number]: float(number)})]
+        assert unpack(row[None]) == [{"abc"[number]: float(number)}]
+
+
+# ---- columns ------------------------------------------------------------------------------------
+
+FLOATS = st.sampled_from([0.0, -1.5, 3e38, float("nan"), float("inf"), float("-inf")])
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS, st.booleans(), st.booleans()), min_size=1))
+def test_rows_are_clean_if_each_has_finite_values_or_allowed_nans(rows: list[Any]) -> None:
+    for always in (True, False):
+        values = {"rate": np.float32(0), "a": np.float32(0), "b": np.float32(0), "n": np.int32(7)}
+        optional = ["a", "b"] if always else list(values)
+        words = np.concatenate([pack_row(values, optional, row, always=always) for row in rows])
+        found = unpack(words)
+        clean = all(
+            one and all(math.isfinite(x) or (tag == "rate" and x != x) for tag, x in one.items())
+            for one in found
+        )
+        if always or not clean:  # integers that are optional are not counted as values
+            assert are_clean(words, lambda tag: tag == "rate") == clean
+        tags, numbers = as_numbers(words)
+        expected = [[float(one.get(tag, math.nan)) for tag in tags] for one in found]
+        np.testing.assert_array_equal(numbers, expected)
+
+
+def pack_row(values: Any, optional: list[str], row: Any, *, always: bool) -> np.ndarray:
+    schema = make_schema(Kind.RECORD, values, optional)
+    rate, a, b, has_a, has_b = row
+    words: list[Any] = header_of(schema)
+    for tag, value, there in (("rate", rate, True), ("a", a, has_a), ("b", b, has_b)):
+        words.append(np.float32(value).view(np.uint32))
+        if tag in optional:
+            words.append(np.uint32(there))
+    words.append(np.uint32(7))
+    if not always:
+        words.append(np.uint32(0))
+    return np.array([words], np.uint32)
+
+
+def header_of(schema: Schema) -> list[int]:
+    words = [0] * HEADER
+    words[Header.SCHEMA], words[Header.VALID] = schema_id(schema), 1
+    return words
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_floats_of_other_dtypes_are_left_to_the_check_of_each_value(dtype: str) -> None:
+    with x64(True):
+        values = {"a": jnp.zeros((), dtype), "b": jnp.float32(1)}
+        row = np.asarray(pack(make_schema(Kind.RECORD, values), HEADER_WORDS, values, {}))
+    assert not are_clean(row[None], lambda _: True)
+    assert as_numbers(row[None])[1].tolist() == [[0.0, 1.0]]

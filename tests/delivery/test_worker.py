@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -28,7 +29,7 @@ from metriplex.plugins.backends import Backend
 from metriplex.plugins.hookspecs import BACKEND_HOOKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
 RUN = RunInfo(id="0f", name="run", directory=Path("logs/run"), start_time=0.0)
 TEXT = Text(3, "note", "hello")
@@ -128,7 +129,7 @@ class Scripted:
             if hook == "flush":
                 flushed = taken
             elif hook.startswith("log_"):
-                taken += len(argument) if isinstance(argument, tuple) else 1
+                taken += len(argument) if isinstance(argument, Sequence) else 1
         return flushed
 
     def steps(self) -> list[int]:
@@ -136,7 +137,7 @@ class Scripted:
         return [
             record.step
             for hook, records in self.done
-            if hook == "log_scalars" and isinstance(records, tuple)
+            if hook == "log_scalars" and isinstance(records, Sequence)
             for record in records
         ]
 

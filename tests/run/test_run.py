@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import interpreter
 from metriplex import ClosedError, NonFiniteError, RunInfo, Scalars, Text, hookimpl
-from metriplex.bridge.rows import Row
+from metriplex.bridge.rows import Row, Rows
 from metriplex.plugins.backends import Backend
-from metriplex.run.run import STEPS_PER_SECOND, Run
+from metriplex.run.rates import STEPS_PER_SECOND
+from metriplex.run.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,12 +119,12 @@ def test_rows_reach_every_backend_in_order_with_everything_that_is_known(make: A
     first, second = Keeper(), Keeper()
     run = make(first, second)
     numbered = [row(10 * i, {"a": i}, number=i, at=5.0, iteration=i) for i in range(6)]
-    run.receive([numbered[1], numbered[0]])
-    run.receive([numbered[3]])
-    run.receive([numbered[3], numbered[2]])
+    run.receive(Rows.of([numbered[1], numbered[0]]))
+    run.receive(Rows.of([numbered[3]]))
+    run.receive(Rows.of([numbered[3], numbered[2]]))
     run.log_scalars(7, {"eval/return": 1.5})
     run.log_media(Text(8, "note", "between"))
-    run.receive([numbered[5]])
+    run.receive(Rows.of([numbered[5]]))
     end(run)  # row 4 never came
     assert first.order == second.order == [0, 10, 20, 30, 7, "between", 50]
     assert first.records == second.records
@@ -135,9 +136,9 @@ def test_rows_reach_every_backend_in_order_with_everything_that_is_known(make: A
 def test_lanes_are_ordered_apart_and_start_where_the_program_did(make: Any) -> None:
     keeper = Keeper()
     run = make(keeper)
-    run.receive([row(0, {"a": 0}, number=0)])  # before the lanes differ
+    run.receive(Rows.of([row(0, {"a": 0}, number=0)]))  # before the lanes differ
     for i in (2, 1, 3):
-        run.receive([row(i, {"a": i}, number=i, lane=lane) for lane in (0, 1)])
+        run.receive(Rows.of([row(i, {"a": i}, number=i, lane=lane) for lane in (0, 1)]))
     end(run)
     for lane in (0, 1):
         assert keeper.values("a", lane) == [1, 2, 3]
@@ -147,7 +148,7 @@ def test_lanes_are_ordered_apart_and_start_where_the_program_did(make: Any) -> N
 def test_records_without_a_value_are_not_sent(make: Any) -> None:
     keeper = Keeper()
     run = make(keeper)
-    run.receive([row(1, {}), row(2, {}, kind="end"), row(0, {}, kind="start")])
+    run.receive(Rows.of([row(1, {}), row(2, {}, kind="end"), row(0, {}, kind="start")]))
     run.log_scalars(3, {})
     end(run)
     assert keeper.records == []
@@ -162,7 +163,7 @@ def rates(make: Any, *blocks: Sequence[Row]) -> dict[tuple[int | None, int], flo
     keeper = Keeper()
     run = make(keeper)
     for block in blocks:
-        run.receive(block)
+        run.receive(Rows.of(block))
     end(run)
     return {
         (record.lane, record.step): float(record.values[STEPS_PER_SECOND])
@@ -243,12 +244,12 @@ def test_what_is_logged_outside_an_iteration_neither_has_a_rate_nor_changes_one(
 def test_rates_times_seconds_add_up_to_the_steps(points: list[tuple[int, float]]) -> None:
     keeper = Keeper()
     run = Run(INFO, [Backend("one", keeper)])
-    run.receive([row(0, kind="start", at=1e9)])
+    run.receive(Rows.of([row(0, kind="start", at=1e9)]))
     step, now, times = 0, 1e9, []
     for steps, seconds in points:
         step, now = step + steps, now + seconds
         times.append(now)
-        run.receive([row(step, X, at=now)])
+        run.receive(Rows.of([row(step, X, at=now)]))
     end(run)
     seconds = [b - a for a, b in zip([1e9, *times], times, strict=False)]
     measured = [float(record.values[STEPS_PER_SECOND]) for record in keeper.records]
@@ -264,7 +265,7 @@ def log_from_host(run: Run, step: int, values: Mapping[str, Any], lane: int | No
 
 
 def log_from_device(run: Run, step: int, values: Mapping[str, Any], lane: int | None) -> None:
-    run.receive([row(step, values, lane=lane)])
+    run.receive(Rows.of([row(step, values, lane=lane)]))
 
 
 FROM = pytest.mark.parametrize("log", [log_from_host, log_from_device])
@@ -455,11 +456,11 @@ def test_a_second_thread_that_closes_waits_for_the_first(make: Any) -> None:
 def test_what_waits_for_a_lost_row_is_delivered_at_release_and_at_close(make: Any) -> None:
     keeper = Keeper()
     run = make(keeper)
-    run.receive([row(2, X, number=2), row(1, X, number=1)])
+    run.receive(Rows.of([row(2, X, number=2), row(1, X, number=1)]))
     run.release()
     run.flush(LONG)
     assert keeper.order == [1, 2]
-    run.receive([row(9, X, number=9)])
+    run.receive(Rows.of([row(9, X, number=9)]))
     end(run)
     assert keeper.order == [1, 2, 9]
 
@@ -475,7 +476,7 @@ def test_a_closed_run_says_so(make: Any) -> None:
     ):
         with pytest.raises(ClosedError, match="run `walk` is closed: log before `close`"):
             use()
-    run.receive([row(1, X)])
+    run.receive(Rows.of([row(1, X)]))
     assert [(d.delivered, d.undelivered) for d in run.deliveries()] == [(0, 1)]
 
 
@@ -535,7 +536,7 @@ def test_memory_is_flat() -> None:
     program = """
         import tracemalloc
         from metriplex import RunInfo, hookimpl
-        from metriplex.bridge.rows import Row
+        from metriplex.bridge.rows import Row, Rows
         from metriplex.plugins.backends import Backend
         from metriplex.run.run import Run
         class Counter:
@@ -549,7 +550,7 @@ def test_memory_is_flat() -> None:
         def log(first, last):
             for step in range(first, last):
                 values = {f"train/{i}": 0.5 for i in range(20)}
-                run.receive([Row("record", step, step, step, step, None, values, step)])
+                run.receive(Rows.of([Row("record", step, step, step, step, None, values, step)]))
                 if not step % 1000:
                     run.flush(60.0)
             run.flush(60.0)

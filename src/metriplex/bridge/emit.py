@@ -37,7 +37,11 @@ def _send_by_callback(block: jax.Array) -> None:
 
 
 def _send_by_ffi(block: jax.Array) -> None:
-    result = ffi.push(block, own=bool(jax.sharding.get_abstract_mesh().manual_axes))
+    mesh = jax.sharding.get_abstract_mesh()
+    if 0 < len(mesh.manual_axes) < len(mesh.axis_names):
+        # Several devices would send each block: jax sends it once.
+        return _send_by_callback(block)
+    result = ffi.push(block, own=bool(mesh.manual_axes))
     # The branch is hardly ever taken. XLA keeps the call for it, and jax waits for its effect.
     lax.cond(
         result == ffi.TAKEN,

@@ -170,7 +170,9 @@ class Handlers:
 
 
 def _is_own(error: BaseException) -> bool:
-    """Return True if no signal handler of the user's has raised this."""
+    """Return True if no signal handler, as that of Ctrl-C, has raised this."""
+    if not isinstance(error, Exception):
+        return False
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

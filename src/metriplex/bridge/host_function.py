@@ -19,7 +19,7 @@ from metriplex.errors import ConfigurationError, LoggingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
 
 logger = logging.getLogger("metriplex")
 
@@ -130,7 +130,7 @@ class _Call:
         self._treedef = treedef
         self._slots = slots
 
-    def receive(self, rows: Sequence[Row]) -> None:
+    def receive(self, rows: Rows) -> None:
         """Call the function once for each row, on the receiver thread."""
         for row in rows:
             leaves = [slot.static for slot in self._slots]

@@ -24,7 +24,7 @@ from jax import lax
 from metriplex.errors import LoggingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Value = jax.Array | np.ndarray
 
@@ -277,20 +277,24 @@ def _scatter(scalars: Mapping[int, Value]) -> Iterator[jax.Array]:
         yield row
 
 
-def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
-    """Return the kind and the present values of each row, uint32 `[rows, words]`, on the host.
+def kind_of(number: int) -> Kind:
+    """Return the kind of the schema with this id."""
+    return _schemas[number].kind
+
+
+def unpack(words: np.ndarray) -> list[dict[str, Any]]:
+    """Return the present values of each row, uint32 `[rows, words]`, by tag, on the host.
 
     All rows are of the first one's schema; columns beyond the schema's width are padding. Values of
     shape () become Python scalars, all others arrays.
     """
     number = int(words[0, Header.SCHEMA])
-    schema = _schemas[number]
-    words = np.ascontiguousarray(words[:, : schema.words])
+    words = np.ascontiguousarray(words[:, : _schemas[number].words])
     # Most values are float32 scalars, which are converted all at once.
     as_floats = words.view(np.float32).T.tolist()
     columns: list[tuple[str, list[Any], list[int] | None]] = []
     for slot, start, stop in _layouts[number]:
-        if not slot.shape and slot.dtype == "float32":
+        if _is_float32(slot):
             column = as_floats[start]
         else:
             array = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
@@ -300,11 +304,70 @@ def unpack(words: np.ndarray) -> list[tuple[Kind, dict[str, Any]]]:
     if columns and all(there is None for _, _, there in columns):  # the common case
         tags = [tag for tag, _, _ in columns]
         rows = zip(*(column for _, column, _ in columns), strict=True)
-        return [(schema.kind, dict(zip(tags, row, strict=True))) for row in rows]
+        return [dict(zip(tags, row)) for row in rows]  # noqa: B905 - much of the time is the check
     return [
-        (
-            schema.kind,
-            {tag: column[row] for tag, column, there in columns if there is None or there[row]},
-        )
+        {tag: column[row] for tag, column, there in columns if there is None or there[row]}
         for row in range(len(words))
     ]
+
+
+def are_clean(words: np.ndarray, may_be_nan: Callable[[str], bool]) -> bool:
+    """Return True if each row has values, all of them finite, or NaN where that is allowed.
+
+    Return False if that is unknown: only scalars are examined, and of floats only float32.
+
+    Args:
+        words: Rows as for `unpack`.
+        may_be_nan: Returns True for a tag whose value may be NaN.
+    """
+    number = int(words[0, Header.SCHEMA])
+    examined = _examined(number)
+    if examined is None:
+        return False
+    tags, starts, stops, filled = examined
+    values = words.view(np.float32)[:, starts]
+    unfit = ~np.isfinite(values)
+    if unfit.any():
+        unfit &= (words[:, stops] != 0) & ~(np.isnan(values) & list(map(may_be_nan, tags)))
+        if unfit.any():
+            return False
+    return filled or bool((words[:, stops] != 0).any(axis=1).all())
+
+
+def as_numbers(words: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the tags of the scalars in rows as for `unpack`, and float64 `[rows, tags]`.
+
+    NaN stands for a value that is absent.
+    """
+    layout = [place for place in _layouts[int(words[0, Header.SCHEMA])] if not place[0].shape]
+    numbers = np.empty((len(words), len(layout)))
+    for index, (slot, start, stop) in enumerate(layout):
+        numbers[:, index] = _from_words(np.ascontiguousarray(words[:, start:stop]), slot)
+        if slot.optional:
+            numbers[words[:, stop] == 0, index] = np.nan
+    return tuple(slot.tag for slot, _, _ in layout), numbers
+
+
+@functools.cache
+def _examined(number: int) -> tuple[list[str], slice | np.ndarray, np.ndarray, bool] | None:
+    """Return the float32 scalars of a schema; None if it has floats of other dtypes, or arrays.
+
+    They are the tags, the columns of their values, the columns of their presences, and True if a
+    row always has a value. The presence of what is always there is the validity of the row.
+    """
+    found: list[tuple[str, int, int]] = []
+    for slot, start, stop in _layouts[number]:
+        if _is_float32(slot):
+            found.append((slot.tag, start, stop if slot.optional else Header.VALID))
+        elif slot.shape or jnp.issubdtype(np.dtype(slot.dtype), jnp.floating):
+            return None
+    starts: slice | np.ndarray = np.array([start for _, start, _ in found], np.intp)
+    if len(starts) and starts[-1] - starts[0] + 1 == len(starts):
+        starts = slice(starts[0], starts[-1] + 1)  # a view, where no value is optional
+    stops = np.array([stop for _, _, stop in found], np.intp)
+    filled = any(not slot.optional for slot in _schemas[number].slots)
+    return [tag for tag, _, _ in found], starts, stops, filled
+
+
+def _is_float32(slot: Slot) -> bool:
+    return not slot.shape and slot.dtype == "float32"

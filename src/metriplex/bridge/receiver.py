@@ -16,10 +16,9 @@ import time
 from typing import TYPE_CHECKING
 
 import jax
-import numpy as np
 
 from metriplex.bridge import registry
-from metriplex.bridge.decode import Block, of_one_shape, read
+from metriplex.bridge.decode import Block, read
 from metriplex.bridge.interrupts import INTERRUPTED, describe, must_stop
 from metriplex.bridge.strictness import under_own_rules
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from metriplex.bridge.registry import Close, Sink
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
 
 logger = logging.getLogger("metriplex")
 
@@ -76,8 +75,7 @@ def push(words: bytes, shape: tuple[int, ...], execution: int | None, device: in
     Returns:
         Why the program is to be stopped; None if it is to go on.
     """
-    array = np.frombuffer(words, np.uint32).reshape(shape)
-    item = Block(array, time.time(), execution, device)
+    item = Block(words, time.time(), execution, device, shape)
     try:
         _blocks.put(item)
         return INTERRUPTED if must_stop() else None
@@ -143,8 +141,8 @@ def _receive() -> None:
                 item.taken = True
                 if _is_first_copy(item):
                     fresh.append(item)
-        for blocks in of_one_shape(fresh):
-            _deliver(blocks)
+        if fresh:
+            _deliver(fresh)
         for done in waiting:
             done.set()
 
@@ -179,7 +177,7 @@ def _deliver(blocks: list[Block]) -> None:
         _hand_over(run, rows)
 
 
-def _hand_over(handle: int, rows: list[Row]) -> None:
+def _hand_over(handle: int, rows: Rows) -> None:
     entry = registry.get(handle)
     if entry is None:  # of another process, or of the parent of a forked one
         return

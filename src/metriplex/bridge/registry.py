@@ -15,15 +15,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
 
 
 class Sink(Protocol):
     """Receives the rows that carry its handle."""
 
-    def receive(self, rows: Sequence[Row]) -> None:
+    def receive(self, rows: Rows) -> None:
         """Take rows, in order. The receiver thread calls."""
 
 

@@ -6,9 +6,7 @@ import logging
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
 
 logger = logging.getLogger("metriplex")
 
@@ -30,17 +28,16 @@ class Unsent:
         self._newest: dict[tuple[int, int | None], int] = {}
         self._ended: dict[tuple[int, int | None], int] = {}
 
-    def look(self, rows: Sequence[Row]) -> None:
+    def look(self, rows: Rows) -> None:
         """Note the newest record and the newest end of each execution and lane."""
         if self._buffer <= 1:
             return
-        for row in rows:
-            if row.kind == "start":
-                self._started.add(row.execution)
-            elif row.sequence is not None and row.kind in {"record", "end"}:
-                numbers = self._newest if row.kind == "record" else self._ended
-                key = row.execution, row.lane
-                numbers[key] = max(numbers.get(key, 0), row.sequence)
+        self._started.update(rows.execution[rows.of_kind("start")].tolist())
+        for kind, numbers in (("record", self._newest), ("end", self._ended)):
+            chosen = rows.of_kind(kind)
+            for lane, execution, which in rows.by_stream(chosen[rows.sequence[chosen] >= 0]):
+                key = execution, lane
+                numbers[key] = max(numbers.get(key, 0), int(rows.sequence[which].max()))
 
     def report(self, name: str) -> None:
         """Log how many programs of run `name` may have kept rows, and how to get them."""

@@ -18,9 +18,7 @@ from metriplex.errors import ClosedError, NonFiniteError
 from metriplex.run import shutdown, signals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
     from metriplex.cluster.run import ClusterRun
     from metriplex.run.run import Run
 
@@ -75,7 +73,7 @@ class HostRun:
         found = None if entry is None else entry.known()
         return found if isinstance(found, HostRun) else None
 
-    def receive(self, rows: Sequence[Row]) -> None:
+    def receive(self, rows: Rows) -> None:
         """Pass rows to the run. The receiver thread calls."""
         self._unsent.look(rows)
         self.run.receive(rows)

@@ -23,10 +23,10 @@ from metriplex.naming import local_directory
 from metriplex.run.opening import look_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
     from metriplex.cluster.processes import Cluster
     from metriplex.records import Delivery, Media, RunInfo, Scalar
     from metriplex.run.opening import RunSpec
@@ -102,7 +102,7 @@ class ClusterRun:
         """True if nothing more can be logged."""
         return self._closed or os.getpid() != self._process
 
-    def receive(self, rows: Sequence[Row]) -> None:
+    def receive(self, rows: Rows) -> None:
         """Take rows as they come from the device. The receiver thread calls."""
         with self._lock:
             run = self._run or self._open_for_rows()

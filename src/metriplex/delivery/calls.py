@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, final
 
+from metriplex.delivery.lazy import Lazy
 from metriplex.journal import Close, Hparams, Numbers, Resume
 from metriplex.records import Artifact, Histogram, Image, Media, Scalars, Text, Video, read_only
 
@@ -38,7 +39,7 @@ class Call:
 
     hook: str
     arguments: Mapping[str, Any]
-    records: tuple[Scalars | Media | Hparams, ...]
+    records: Sequence[Scalars | Media | Hparams]
     first: int
     end: int
     done: threading.Event | None = None
@@ -78,7 +79,8 @@ def log_scalars(
     first: int, records: Sequence[Scalars], numbers: Sequence[int] | None = None
 ) -> Call:
     """Return the call that logs scalars with these numbers; None for all from `first` on."""
-    records = tuple(records)
+    if not isinstance(records, Lazy):
+        records = tuple(records)
     if numbers is None:
         numbers = range(first, first + len(records))
     end = numbers[-1] + 1 if numbers else first
@@ -200,7 +202,8 @@ def _join(calls: Sequence[Call]) -> Call:
     """Return one call of `log_scalars` instead of several that follow each other."""
     if len(calls) == 1:
         return calls[0]
-    records = tuple(itertools.chain.from_iterable(call.arguments["records"] for call in calls))
+    parts = [call.arguments["records"] for call in calls]
+    records = Lazy(sum(map(len, parts)), lambda: itertools.chain.from_iterable(parts))
     numbers: Sequence[int] = range(calls[0].first, calls[-1].end)
     if len(numbers) != len(records):
         numbers = tuple(itertools.chain.from_iterable(call.numbers for call in calls))

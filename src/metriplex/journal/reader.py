@@ -145,7 +145,8 @@ def newest_step(run_dir: Path) -> dict[int | None, int]:
             else:
                 for fields in salvage(line):
                     if type(fields.get("step")) is int:
-                        _advance(steps, fields["step"], fields.get("lane"), fields["type"])
+                        is_resume = fields["type"] == "resume"
+                        advance(steps, fields["step"], fields.get("lane"), is_resume=is_resume)
     return steps
 
 
@@ -188,12 +189,14 @@ def follow_step(line: bytes, steps: dict[int | None, int]) -> None:
     match = _STEP.match(line)
     if match is not None and is_sealed(line):
         lane = None if match[3] in {None, b"null"} else int(match[3])
-        _advance(steps, int(match[2]), lane, match[1].decode())
+        advance(steps, int(match[2]), lane, is_resume=match[1] == b"resume")
 
 
-def _advance(steps: dict[int | None, int], step: int, lane: int | None, kind: str) -> None:
-    """Update the newest steps of all lanes by one entry."""
-    if kind == "resume":
+def advance(
+    steps: dict[int | None, int], step: int, lane: int | None, *, is_resume: bool = False
+) -> None:
+    """Update the newest steps of all lanes, in place, by one entry."""
+    if is_resume:
         steps.update({lane: min(newest, step - 1) for lane, newest in steps.items()})
     else:
         steps[lane] = max(steps.get(lane, step), step)

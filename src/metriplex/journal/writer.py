@@ -13,10 +13,10 @@ from typing import IO, Any, Literal, TypeAlias, final
 from metriplex.errors import ClosedError, ConfigurationError
 from metriplex.files import check_inside, make_directory, open_descriptor
 from metriplex.journal.codec import decode_header, encode, encode_header
-from metriplex.journal.entries import Record  # noqa: TC001 - part of public annotations
+from metriplex.journal.entries import STEPPED, Record, Resume
 from metriplex.journal.lines import MAX_LINE, DamagedLineError, seal
 from metriplex.journal.media import sync_directory
-from metriplex.journal.reader import follow_step, newest_step, next_number
+from metriplex.journal.reader import advance, newest_step, next_number
 from metriplex.journal.segments import (
     MAX_BYTES,
     journal_dir,
@@ -34,6 +34,8 @@ except ImportError:  # Windows: a second process is not locked out
     fcntl = None
 
 FsyncPolicy: TypeAlias = Literal["never", "flush", "always"]
+
+_Stamp: TypeAlias = tuple[int, int | None, bool]
 
 _LOCK = "lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -76,7 +78,7 @@ class JournalWriter:
         self._run = run
         self._fsync = fsync
         self._max_bytes = max_bytes
-        self._pending: list[tuple[int, bytes]] = []
+        self._pending: list[tuple[int, bytes, _Stamp | None]] = []
         self._file: IO[bytes] | None = None
         self._fresh: Path | None = None
         self._index = 0
@@ -122,7 +124,7 @@ class JournalWriter:
                 line = seal(encode(number, record, self._run_dir, sync=sync))
                 if len(line) > MAX_LINE:
                     raise ValueError(f"a record of {len(line):,} bytes can't be read again")
-                self._pending.append((number, line))
+                self._pending.append((number, line, _stamp(record)))
                 self.next_number = number + 1
         if self._fsync == "always":
             self.flush()
@@ -177,10 +179,12 @@ class JournalWriter:
         while count < len(self._pending) and size < room:
             size += len(self._pending[count][1])
             count += 1
-        lines = [line for _, line in self._pending[:count]]
+        lines = [line for _, line, _ in self._pending[:count]]
         self._put(b"".join(lines))
-        for line in lines:
-            follow_step(line[:-1], self._steps)
+        for _, _, stamp in self._pending[:count]:
+            if stamp is not None:
+                step, lane, is_resume = stamp
+                advance(self._steps, step, lane, is_resume=is_resume)
         self.written = self._pending[count - 1][0] + 1
         del self._pending[:count]
 
@@ -278,6 +282,13 @@ class JournalWriter:
             os.close(self._lock)
             self._lock = None
         self._pending.clear()
+
+
+def _stamp(record: Record) -> _Stamp | None:
+    """Return the step and the lane of a record, and True for a resume; None without a step."""
+    if isinstance(record, Resume):
+        return record.step, None, True
+    return (record.step, record.lane, False) if isinstance(record, STEPPED) else None
 
 
 def check_free(run_dir: Path) -> None:

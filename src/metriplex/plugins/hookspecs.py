@@ -72,7 +72,8 @@ class BackendSpec:
         Args:
             run: The run.
             records: In the order in which the program logged them, lane by lane; steps may repeat
-                or go back where the user's do. Values may be NaN or infinite only for
+                or go back where the user's do. A read-only sequence, not always a tuple: its items
+                are made when the first one is read. Values may be NaN or infinite only for
                 `train/learning_rate` (NaN: unknown) or when the user asked to keep them.
         """
 

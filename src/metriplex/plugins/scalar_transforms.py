@@ -40,14 +40,16 @@ class Transforms:
         self._steps = host.implementations("transform_scalars")
         self._failed: set[str] = set()
 
+    def __bool__(self) -> bool:
+        """Return True if there is any transform."""
+        return bool(self._steps)
+
     def apply(self, run: RunInfo, records: Iterable[Scalars]) -> list[Scalars]:
         """Return the transformed records in the same order, without those that are dropped.
 
         A transform that raises anything but KeyboardInterrupt, or returns what is no record, leaves
         the record as it was, and is logged once.
         """
-        if not self._steps:
-            return list(records)
         transformed = (self._transform(run, record) for record in records)
         return [record for record in transformed if record is not None]
 

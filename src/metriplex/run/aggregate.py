@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 
+from metriplex.bridge.rows import changes, optional
 from metriplex.records import Scalar, Scalars
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from metriplex.run.columns import Columns
 
 PREFIX = "aggregate"
 """Prefix of the tags of statistics: `aggregate/episode/return/mean`."""
@@ -56,17 +55,15 @@ def statistics(columns: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def aggregate(records: Sequence[Scalars]) -> Scalars:
+def aggregate(columns: Columns) -> Scalars:
     """Return a record with the statistics of each tag over one or more records of different lanes.
 
     Tags without a finite value and tags of the program's clock (`time/...`) are left out. The step
     and the wall time are the greatest of all records.
     """
-    tags = list(dict.fromkeys(tag for record in records for tag in record.values))
-    tags = [tag for tag in tags if not tag.startswith(CLOCK)]
-    table = np.array(
-        [[record.values.get(tag, np.nan) for tag in tags] for record in records], np.float64
-    ).reshape(len(records), len(tags))
+    measured = [index for index, tag in enumerate(columns.tags) if not tag.startswith(CLOCK)]
+    tags = [columns.tags[index] for index in measured]
+    table = columns.values[:, measured]
     finite = np.isfinite(table)
     counts = finite.sum(axis=0)
     table = np.sort(np.where(finite, table, np.inf), axis=0)  # lanes without a value come last
@@ -78,14 +75,14 @@ def aggregate(records: Sequence[Scalars]) -> Scalars:
                 if math.isfinite(value):
                     found.setdefault(tags[column], {})[name] = value
     return Scalars(
-        step=max(record.step for record in records),
+        step=int(columns.step.max()),
         values={
             f"{PREFIX}/{tag}/{name}": value
             for tag in tags
             for name, value in found.get(tag, {}).items()
         },
-        iteration=records[0].iteration,
-        wall_time=max(record.wall_time for record in records),
+        iteration=optional(columns.iteration[:1])[0],
+        wall_time=float(columns.wall_time.max()),
     )
 
 
@@ -108,33 +105,30 @@ class Aggregator:
 
     def __init__(self, lanes: int = 0) -> None:
         self.lanes = lanes
-        self._waiting: dict[int, dict[int, Scalars]] = {}
+        self._waiting: dict[int, list[Columns]] = {}
         self._newest: dict[int, int] = {}
         self._done = -1
         self.late = 0
 
-    def push(self, records: Iterable[Scalars]) -> list[Scalars]:
+    def push(self, records: Columns) -> list[Scalars]:
         """Add records, in order within each lane; return the complete aggregates, in order.
 
         Records without a lane are ignored.
         """
+        records = records.take(records.lane >= 0)
         due: list[Scalars] = []
-        loose: dict[int, list[Scalars]] = {}
-        for record in records:
-            lane, iteration = record.lane, record.iteration
-            if lane is None:
-                continue
-            if iteration is None:
-                loose.setdefault(record.step, []).append(record)
-                continue
-            if iteration <= self._newest.get(lane, -1):  # the program was restarted
-                due += self.release()
-            self._newest[lane] = iteration
-            if iteration > self._done:
-                self._waiting.setdefault(iteration, {})[lane] = record
-            else:
-                self.late += 1
-        due += [aggregate(of_step) for of_step in loose.values()]
+        rest = records.take(records.iteration >= 0)
+        while len(rest):
+            order = np.argsort(rest.lane, kind="stable")
+            restart = self._first_restart(rest.lane[order], rest.iteration[order], order)
+            self._add(rest.take(slice(restart)))
+            if restart is None:
+                break
+            due += self.release()
+            rest = rest.take(slice(restart, None))
+        loose = records.take(records.iteration < 0)
+        for step in dict.fromkeys(loose.step.tolist()):
+            due.append(aggregate(loose.take(loose.step == step)))
         known = len(self._newest) >= self.lanes
         passed = min(self._newest.values(), default=0) if known else 0
         ready = sorted(self._waiting)
@@ -152,6 +146,37 @@ class Aggregator:
         self._done = -1
         return due
 
+    def _first_restart(
+        self, lane: np.ndarray, iteration: np.ndarray, position: np.ndarray
+    ) -> int | None:
+        """Return the first position of a record whose lane has had its iteration or a later one.
+
+        None if there is none: each program goes on. The records are sorted by lane.
+        """
+        before = np.roll(iteration, 1)
+        firsts = _firsts(lane)
+        before[firsts] = [self._newest.get(one, -1) for one in lane[firsts].tolist()]
+        again = position[iteration <= before]
+        return int(again.min()) if len(again) else None
+
+    def _add(self, records: Columns) -> None:
+        """Add records, in which the iterations of each lane rise."""
+        if not len(records):
+            return
+        self._newest.update(zip(records.lane.tolist(), records.iteration.tolist(), strict=True))
+        order = np.argsort(records.iteration, kind="stable")
+        for which in np.split(order, _firsts(records.iteration[order])[1:]):
+            iteration = int(records.iteration[which[0]])
+            if iteration > self._done:
+                self._waiting.setdefault(iteration, []).append(records.take(which))
+            else:
+                self.late += len(which)
+
     def _aggregate(self, iteration: int) -> Scalars:
         self._done = iteration
-        return aggregate(list(self._waiting.pop(iteration).values()))
+        return aggregate(Columns.join(self._waiting.pop(iteration)))
+
+
+def _firsts(keys: np.ndarray) -> np.ndarray:
+    """Return the positions at which a sorted array, which isn't empty, has a new key."""
+    return np.concatenate([[0], changes(keys).nonzero()[0] + 1])

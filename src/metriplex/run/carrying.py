@@ -6,9 +6,7 @@ import logging
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
 
 logger = logging.getLogger("metriplex")
 
@@ -25,33 +23,39 @@ class CarryCheck:
     def __init__(self, name: str) -> None:
         self._name = name
         self._done = False
-        self._first: Row | None = None
+        self._lane: int | None = None
+        self._stands: tuple[int, int] | None = None
         self._contents: set[int] = set()
 
-    def look(self, rows: Sequence[Row]) -> None:
+    def look(self, rows: Rows) -> None:
         """Take rows as they come from the device."""
         if self._done:
             return
-        for row in rows:
-            if row.kind == "record" and row.sequence is not None and row.iteration is not None:
-                self._add(row)
+        chosen = rows.of_kind("record")
+        chosen = chosen[(rows.sequence[chosen] >= 0) & (rows.iteration[chosen] >= 0)]
+        if not len(chosen):
+            return
+        if self._lane is None:
+            self._lane = int(rows.lane[chosen[0]])
+        chosen = chosen[rows.lane[chosen] == self._lane]
+        columns = (rows.execution, rows.sequence, rows.fingerprint, rows.step)
+        for place in zip(*(column[chosen].tolist() for column in columns), strict=True):
+            self._add(*place)
 
-    def _add(self, row: Row) -> None:
-        first = self._first
-        if first is None:
-            first = self._first = row
-        if self._done or row.lane != first.lane:
+    def _add(self, execution: int, sequence: int, fingerprint: int, step: int) -> None:
+        if self._done:
             return
-        if (row.execution, row.sequence) != (first.execution, first.sequence):
-            self._first, self._contents = row, {row.fingerprint}
-            self._done = row.sequence is not None and row.sequence >= _REPEATS
+        if (execution, sequence) != self._stands:
+            again = self._stands is not None
+            self._stands, self._contents = (execution, sequence), {fingerprint}
+            self._done = again and sequence >= _REPEATS
             return
-        self._contents.add(row.fingerprint)
+        self._contents.add(fingerprint)
         if len(self._contents) == _REPEATS:
             self._done = True
             logger.warning(
                 "run `%s`: %d records stand on step %d, since the program doesn't carry its state: "
                 "pass the state that `on_step` and `on_iteration` return to the next call of "
                 "theirs, in a `scan` as a part of the carry",
-                *(self._name, _REPEATS, row.step),
+                *(self._name, _REPEATS, step),
             )

@@ -13,7 +13,7 @@ from metriplex.naming import check_name
 from metriplex.records import Lane, lane_name
 
 if TYPE_CHECKING:
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Rows
     from metriplex.records import RunInfo
 
 logger = logging.getLogger("metriplex")
@@ -128,19 +128,19 @@ class LaneCount:
         """Number of lanes that log to this process; 0 if unknown."""
         return 0 if self._in_parts else self.known
 
-    def look(self, rows: Sequence[Row]) -> None:
-        """Count the lanes of rows, which come from one or more blocks of one shape."""
+    def look(self, rows: Rows) -> None:
+        """Count the lanes of rows, which come from one or more blocks."""
         # Rows without a sequence number (the start, a `log`) may lack some of the vmapped axes.
-        first = next((r for r in rows if r.lane is not None and r.sequence is not None), None)
-        if first is None:
+        counted = ((rows.lane >= 0) & (rows.sequence >= 0)).nonzero()[0]
+        if not len(counted):
             return
-        self.known = first.lanes
+        self.known = int(rows.lanes[counted[0]])
         if self._warned:
             return
-        if first.lanes:
-            self._compare(first.lanes, f"{first.lanes} lane(s)")
+        if self.known:
+            self._compare(self.known, f"{self.known} lane(s)")
         else:
-            seen = 1 + max(-1 if row.lane is None else row.lane for row in rows)
+            seen = 1 + int(rows.lane.max())
             if seen > len(self._run.lanes):
                 self._compare(seen, f"{seen} lanes or more")
 

@@ -13,6 +13,8 @@ from metriplex.records import Scalar, Scalars
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from metriplex.run.scalar_batch import ScalarBatch
+
 logger = logging.getLogger("metriplex")
 
 NonFinite: TypeAlias = Literal["error", "raise", "abort", "warn", "keep"]
@@ -34,9 +36,11 @@ class FiniteFilter:
         self._rejected: dict[tuple[str, int | None], int] = {}
         self._first_rejected: str | None = None
 
-    def __call__(self, records: Sequence[Scalars]) -> list[Scalars]:
+    def __call__(self, batch: ScalarBatch) -> Sequence[Scalars]:
         """Return the records without rejected values; drop records that become empty."""
-        return [checked for record in records if (checked := self._check(record)).values]
+        if batch.clean:  # nearly always, and no record has to be made
+            return batch.records
+        return [checked for record in batch.records if (checked := self._check(record)).values]
 
     def raise_rejected(self) -> None:
         """Raise `NonFiniteError` if values were rejected since the last call, and it is due."""
@@ -71,7 +75,7 @@ class FiniteFilter:
             tag
             for tag, value in record.values.items()
             if isinstance(value, float) and not math.isfinite(value)
-            if not _is_unknown_rate(tag, value)
+            if not (math.isnan(value) and may_be_nan(tag))
         ]
         if not bad:
             return record
@@ -94,10 +98,9 @@ class FiniteFilter:
             logger.log(level, "run `%s`: %s; the value reaches no backend", self._name, what)
 
 
-def _is_unknown_rate(tag: str, value: Scalar) -> bool:
-    """Return True for a learning rate of NaN: unknown rates are logged as NaN, never rejected."""
-    is_rate = tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
-    return is_rate and math.isnan(value)
+def may_be_nan(tag: str) -> bool:
+    """Return True for a learning rate: unknown rates are logged as NaN, never rejected."""
+    return tag == LEARNING_RATE or tag.startswith(f"{LEARNING_RATE}/")
 
 
 def _sum_is_finite(values: Iterable[Scalar]) -> bool:

@@ -16,7 +16,9 @@ from metriplex.plugins.scalar_transforms import Transforms
 from metriplex.records import Delivery, Media, RunInfo, Scalar, Scalars
 from metriplex.run.carrying import CarryCheck
 from metriplex.run.lanes import LaneCount
-from metriplex.run.nonfinite import FiniteFilter, NonFinite
+from metriplex.run.nonfinite import FiniteFilter, NonFinite, may_be_nan
+from metriplex.run.rates import Rates
+from metriplex.run.scalar_batch import ScalarBatch
 from metriplex.run.signals import hold_if_terminating
 from metriplex.run.streams import Streams
 from metriplex.run.workers import start_workers
@@ -24,7 +26,7 @@ from metriplex.run.workers import start_workers
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from metriplex.bridge.rows import Row
+    from metriplex.bridge.rows import Row, Rows
     from metriplex.delivery.calls import Call
     from metriplex.delivery.run_journal import RunJournal
     from metriplex.delivery.worker import Worker
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from metriplex.run.background import BackgroundThread
 
 logger = logging.getLogger("metriplex")
-
-STEPS_PER_SECOND = "time/steps_per_second"
 
 BACKGROUND_SECONDS = 5.0
 """Longest time that `close` waits for each background thread."""
@@ -97,7 +97,7 @@ class Run:
         self._number = 0 if journal is None else journal.start
         self._journal = journal
         self._streams = Streams(resumed=self._number > 0)
-        self._newest: dict[int | None, tuple[int, float]] = {}
+        self._rates = Rates()
         self._background = background
         self.newest_step = 0
         self._program_started = False
@@ -162,7 +162,7 @@ class Run:
         """True if nothing more can be logged; also in a forked child, which has no threads."""
         return self._closed or os.getpid() != self._process
 
-    def receive(self, rows: Sequence[Row]) -> None:
+    def receive(self, rows: Rows) -> None:
         """Take rows as they come from the device. The receiver thread calls."""
         if not self._program_started:
             self._program_started = True
@@ -179,7 +179,8 @@ class Run:
         """Pass on the rows that wait for earlier ones: the program has ended."""
         with self._lock:
             self._take(self._streams.release())
-            self._submit_checked(self._aggregator.release() if self._aggregator else ())
+            if self._aggregator is not None:
+                self._submit_checked(ScalarBatch.of(self._aggregator.release()))
 
     def log_scalars(
         self, step: int, values: Mapping[str, Scalar], wall_time: float | None = None
@@ -187,7 +188,7 @@ class Run:
         """Log values that are on the host already. Raises `ClosedError` if the run is closed."""
         now = time.time() if wall_time is None else wall_time
         record = Scalars(step=step, values=dict(values), wall_time=now)
-        self._log(lambda: self._submit_scalars([record]))
+        self._log(lambda: self._submit_scalars(ScalarBatch.of([record])))
 
     def log_hparams(self, hparams: Mapping[str, Scalar | str]) -> None:
         """Log flat hyper-parameters. Raises `ClosedError` if the run is closed."""
@@ -244,47 +245,22 @@ class Run:
 
     # ---- records --------------------------------------------------------------------------------
 
-    def _take(self, rows: Sequence[Row]) -> None:
-        # Rows that were buffered on the device arrive at one time: the last one has the rate.
-        # Records outside of an iteration have an x axis of their own.
-        last = {
-            (row.lane, row.wall_time): index
-            for index, row in enumerate(rows)
-            if row.kind == "record" and row.iteration is not None
-        }
-        records = []
-        for index, row in enumerate(rows):
-            if row.kind == "start":
-                if row.lane is None:  # of all lanes
-                    self._newest.clear()
-                self._newest[row.lane] = (row.step, row.wall_time)
-            elif row.kind == "record":
-                values = row.values
-                if last.get((row.lane, row.wall_time)) == index:
-                    values = {**values, **self._rate(row)}
-                record = Scalars(row.step, values, row.iteration, row.lane, row.wall_time)
-                records.append(record)
-            elif row.kind == "video" and self.video_recorder is not None:
+    def _take(self, rows: Rows) -> None:
+        if self.video_recorder is not None:
+            for row in rows.take(rows.of_kind("video")):
                 self.video_recorder.submit(row)
-        self._submit_scalars(records)
+        self._submit_scalars(ScalarBatch.of_rows(rows, self._rates.push(rows), may_be_nan))
 
-    def _rate(self, row: Row) -> dict[str, Scalar]:
-        """Return the steps a second of the row's lane since its last row, if they are known."""
-        known = self._newest.get(row.lane, self._newest.get(None))
-        self._newest[row.lane] = (row.step, row.wall_time)
-        if known is None or row.step <= known[0] or row.wall_time <= known[1]:
-            return {}
-        return {STEPS_PER_SECOND: (row.step - known[0]) / (row.wall_time - known[1])}
-
-    def _submit_scalars(self, records: Sequence[Scalars]) -> None:
-        records = self._transforms.apply(self.info, records)
+    def _submit_scalars(self, batch: ScalarBatch) -> None:
+        if self._transforms:
+            batch = ScalarBatch.of(self._transforms.apply(self.info, batch.records))
+        self._submit_checked(batch)
         if self._aggregator is not None:
-            records += self._aggregator.push(records)
-        self._submit_checked(records)
+            self._submit_checked(ScalarBatch.of(self._aggregator.push(batch.columns())))
 
-    def _submit_checked(self, records: Sequence[Scalars]) -> None:
-        self.newest_step = max([self.newest_step, *(record.step for record in records)])
-        records = self._finite(records)
+    def _submit_checked(self, batch: ScalarBatch) -> None:
+        self.newest_step = max(self.newest_step, batch.newest_step)
+        records = self._finite(batch)
         if records:
             self._submit(calls.log_scalars(self._number, records))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 from typing import TYPE_CHECKING, final
 
+import numpy as np
+
 if TYPE_CHECKING:
     from metriplex.bridge.rows import Row
 
@@ -35,6 +37,20 @@ class Sequencer:
         self._early: dict[int, list[Row]] = {}
         self._memory = _Memory(first)
         self.duplicates = 0
+
+    def push_next(self, numbers: np.ndarray, fingerprints: np.ndarray) -> bool:
+        """Add rows if they are the next ones, in order, and no row waits; return False otherwise.
+
+        Args:
+            numbers: Their sequence numbers, int64 `[rows]`.
+            fingerprints: Their fingerprints, int64 `[rows]`.
+        """
+        end = self.expected + len(numbers)
+        if self._early or (numbers != np.arange(self.expected, end)).any():
+            return False
+        self._memory.keep(self.expected, fingerprints)
+        self.expected = end
+        return True
 
     def push(self, row: Row) -> list[Row]:
         """Add a row; return the rows that can be delivered, none if it is early or a duplicate."""
@@ -87,7 +103,7 @@ class Sequencer:
         return due
 
     def _deliver(self, row: Row) -> None:
-        self._memory.keep(self.expected, row.fingerprint)
+        self._memory.keep(self.expected, np.array([row.fingerprint]))
         self.expected += 1
 
 
@@ -100,16 +116,21 @@ class _Memory:
         self._ring = array.array("q")
         self._late: dict[int, int] = {}
 
-    def keep(self, number: int, fingerprint: int) -> None:
-        """Store the fingerprint of a row; each number must be higher than the last."""
+    def keep(self, number: int, fingerprints: np.ndarray) -> None:
+        """Store the fingerprints of consecutive rows, int64 `[rows]`.
+
+        The number of the first row must be higher than any number before.
+        """
         if number != self._end:
             self._first = number
             self._ring = array.array("q")
-        if len(self._ring) < MEMORY:
-            self._ring.append(fingerprint)
-        else:
-            self._ring[(number - self._first) % MEMORY] = fingerprint
-        self._end = number + 1
+        self._end = number + len(fingerprints)
+        room = MEMORY - len(self._ring)
+        self._ring.frombytes(fingerprints[:room].tobytes())
+        if len(fingerprints) > room:
+            newest = fingerprints[max(room, len(fingerprints) - MEMORY) :]
+            places = np.arange(self._end - len(newest), self._end) - self._first
+            np.frombuffer(self._ring, np.int64)[places % MEMORY] = newest
 
     def keep_late(self, number: int, fingerprint: int) -> None:
         """Store the fingerprint of a row with a number before the first."""

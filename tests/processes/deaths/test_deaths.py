@@ -29,6 +29,7 @@ from metriplex import MetricsCallback, Scalars, hookimpl
 from metriplex.journal import Close, read_entries
 from metriplex.journal.acks import load_ack
 from metriplex.replay.journal import replay_run
+from metriplex.run.scalar_batch import ScalarBatch
 from processes.deaths.host import ENVIRONMENT, Service, make_run
 
 if TYPE_CHECKING:
@@ -418,7 +419,8 @@ def test_millions_of_records_with_a_backend_that_is_down_take_no_memory(tmp_path
     run = make_run(tmp_path / "run", Down(), queue_size=1000, fsync="never")
     sizes = []
     for first in range(0, RECORDS, 1000):
-        run._submit_checked(tuple(Scalars(step, X) for step in range(first, first + 1000)))
+        records = tuple(Scalars(step, X) for step in range(first, first + 1000))
+        run._submit_checked(ScalarBatch.of(records))
         if first % 50_000 == 49_000:  # before the queue of the journal is full
             assert run._journal_worker is not None
             assert run._journal_worker.start_flush().wait(LONG)

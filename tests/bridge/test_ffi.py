@@ -191,9 +191,11 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """A jaxlib whose header is of a version that nobody knows."""
     monkeypatch.setattr(xla_api, "VERSIONS", {(99, 0)})
     ffi_handlers.explain_unusable.cache_clear()
+    jax.clear_caches()  # of programs that were traced before
     yield
     monkeypatch.undo()
     ffi_handlers.explain_unusable.cache_clear()
+    jax.clear_caches()
 
 
 @pytest.mark.usefixtures("refused")
@@ -201,7 +203,6 @@ def test_a_jaxlib_that_is_not_known_takes_callbacks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "metriplex")
-    jax.clear_caches()
     memory = Memory()
     with MetricsCallback("r", log_dir=tmp_path, backends=memory, provenance=False) as metrics:
         program = jax.jit(lambda x: train(metrics, x))

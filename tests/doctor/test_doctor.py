@@ -233,7 +233,7 @@ def test_a_renderer_without_an_example_is_not_tried(install: Install, tmp_path: 
 def test_jax_is_tried_by_a_compiled_program(tmp_path: Path) -> None:
     finding = run_trial("jax", "", tmp_path / "trial")
     assert (finding.status, finding.name) == ("ok", "jax")
-    assert "a compiled program's values reach the host" in finding.text
+    assert "a compiled program's values reach the host by XLA's FFI" in finding.text
 
 
 @pytest.mark.long

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from metriplex.bridge.ffi_handlers import Transport
 
 
-def _send(block: jax.Array, transport: Transport) -> None:
-    if serves(transport):
+def _send(block: jax.Array, *, by_ffi: bool) -> None:
+    if by_ffi:
         lax.platform_dependent(block, cpu=_send_by_ffi, default=_send_by_callback)
     else:
         _send_by_callback(block)
@@ -39,8 +39,8 @@ def _send_by_callback(block: jax.Array) -> None:
 def _send_by_ffi(block: jax.Array) -> None:
     mesh = jax.sharding.get_abstract_mesh()
     if 0 < len(mesh.manual_axes) < len(mesh.axis_names):
-        # Several devices would send each block: jax sends it once.
-        return _send_by_callback(block)
+        _send_by_callback(block)  # as jax sends a block of several devices once
+        return
     result = ffi.push(block, own=bool(mesh.manual_axes))
     # The branch is hardly ever taken. XLA keeps the call for it, and jax waits for its effect.
     lax.cond(
@@ -72,12 +72,12 @@ def _make_conditional(call: Callable[[jax.Array, jax.Array], None]) -> Callable[
 
 
 @functools.cache
-def _emit(transport: Transport) -> Callable[[jax.Array], tuple[()]]:
-    """Return the function that sends a block; one a transport, as jax caches by function."""
+def _emit(*, by_ffi: bool) -> Callable[[jax.Array], tuple[()]]:
+    """Return the function that sends a block; one a kind of call, as jax caches by function."""
 
     @jax.custom_batching.custom_vmap
     def emit_block(block: jax.Array) -> tuple[()]:
-        _send(block, transport)
+        _send(block, by_ffi=by_ffi)
         return ()
 
     @emit_block.def_vmap
@@ -88,22 +88,22 @@ def _emit(transport: Transport) -> Callable[[jax.Array], tuple[()]]:
 
 
 @functools.cache
-def _emit_if(transport: Transport) -> Callable[..., tuple[()]]:
+def _emit_if(*, by_ffi: bool) -> Callable[..., tuple[()]]:
     """Return the function that sends a block if any lane's gate is open."""
     # Lanes with a closed gate are sent with the other lanes, marked as invalid.
-    return _make_conditional(lambda gate, block: _send(mark(block, gate[..., None]), transport))
+    return _make_conditional(lambda gate, block: _send(mark(block, gate[..., None]), by_ffi=by_ffi))
 
 
 @functools.cache
-def _abort_if(transport: Transport) -> Callable[..., tuple[()]]:
+def _abort_if(*, by_ffi: bool) -> Callable[..., tuple[()]]:
     """Return the function that sends a block and stops the program if any lane's gate is open."""
 
     # The program stops in every lane, so the rows of every lane are sent.
     def call(_gate: jax.Array, block: jax.Array) -> None:
         by_callback = functools.partial(stop_by_callback, target=ABORT)
-        if serves(transport):
-            by_ffi = functools.partial(stop, target=ABORT)
-            lax.platform_dependent(block, cpu=by_ffi, default=by_callback)
+        if by_ffi:
+            by_handler = functools.partial(stop, target=ABORT)
+            lax.platform_dependent(block, cpu=by_handler, default=by_callback)
         else:
             by_callback(block)
 
@@ -129,9 +129,9 @@ def emit(
     block = lax.stop_gradient(block)
     if isinstance(where, bool):
         if where:
-            _emit(transport)(block)
+            _emit(by_ffi=serves(transport))(block)
     else:
-        _emit_if(transport)(where, block)
+        _emit_if(by_ffi=serves(transport))(where, block)
 
 
 def abort(block: jax.Array, *, where: jax.Array, transport: Transport = "auto") -> None:
@@ -140,4 +140,4 @@ def abort(block: jax.Array, *, where: jax.Array, transport: Transport = "auto") 
     The rows are those that would be lost with the program; the host drops rows that it already has.
     Under vmap `where` of one lane suffices to abort, and the rows of all lanes are sent.
     """
-    _abort_if(transport)(where, lax.stop_gradient(block))
+    _abort_if(by_ffi=serves(transport))(where, lax.stop_gradient(block))

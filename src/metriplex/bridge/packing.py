@@ -256,7 +256,7 @@ def _scatter(scalars: Mapping[int, Value]) -> Iterator[jax.Array]:
 
     XLA makes one operation of padded words, whatever their dtypes are, and fuses the write to a
     buffer with it. A concatenation takes an operation for each word, as XLA on a CPU fuses it with
-    nothing. What the host knows is one constant.
+    nothing.
     """
     known: dict[int, int] = {}
     traced: dict[int, jax.Array] = {}
@@ -269,11 +269,13 @@ def _scatter(scalars: Mapping[int, Value]) -> Iterator[jax.Array]:
     width = len(known) + len(traced)
     for start in range(0, width, _CHUNK):
         places = range(start, min(start + _CHUNK, width))
-        row = jnp.asarray(np.asarray([known.get(place, 0) for place in places], np.uint32))
+        row = jnp.zeros(len(places), jnp.uint32)
         for index, place in enumerate(places):
-            if place in traced:
-                ends = (index, len(places) - index - 1, 0)
-                row |= lax.pad(traced[place][None], jnp.uint32(0), [ends])
+            # XLA makes one constant of the known words; an array of them would be captured.
+            word = (
+                traced[place][None] if place in traced else lax.full((1,), np.uint32(known[place]))
+            )
+            row |= lax.pad(word, np.uint32(0), [(index, len(places) - index - 1, 0)])
         yield row
 
 

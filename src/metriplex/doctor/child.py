@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, final
 import jax
 import numpy as np
 
+from metriplex.bridge.ffi_handlers import explain_unusable
 from metriplex.callback.callback import MetricsCallback
 from metriplex.doctor.report import BROKEN, OK, WARNING, Finding
 from metriplex.errors import MetriplexError
@@ -86,7 +87,14 @@ def _try_jax(_kind: str, name: str) -> Finding:
     if 0.5 not in values:
         lost = f"{text}: a compiled program's values don't reach the host"
         return Finding(BROKEN, name, lost, "see whether `jax.debug.callback` works on the device")
-    return Finding(OK, name, f"{text}; a compiled program's values reach the host")
+    return Finding(OK, name, f"{text}; a compiled program's values reach the host {_way()}")
+
+
+def _way() -> str:
+    if jax.default_backend() != "cpu":
+        return "by callbacks of jax"
+    reason = explain_unusable()
+    return "by XLA's FFI" if reason is None else f"by callbacks of jax, as of XLA's FFI {reason}"
 
 
 def _try_backend(kind: str, name: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ import pytest
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, callback_with_numpy_wrapper
 from metriplex.bridge import ffi, ffi_handlers, receiver, xla_api
+from metriplex.device import config
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
     from jax.sharding import Mesh
@@ -187,15 +188,12 @@ def test_versions_that_are_not_known_are_left_alone() -> None:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+def refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A jaxlib whose header is of a version that nobody knows."""
     monkeypatch.setattr(xla_api, "VERSIONS", {(99, 0)})
-    ffi_handlers.explain_unusable.cache_clear()
-    jax.clear_caches()  # of programs that were traced before
-    yield
-    monkeypatch.undo()
-    ffi_handlers.explain_unusable.cache_clear()
-    jax.clear_caches()
+    again = functools.cache(ffi_handlers.explain_unusable.__wrapped__)
+    for module in (ffi_handlers, config):  # XLA takes the handlers of a process once
+        monkeypatch.setattr(module, "explain_unusable", again)
 
 
 @pytest.mark.usefixtures("refused")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 NUM_SCALARS = 20
-ROW_WORDS = 33
-"""Words of metriplex's row: 9 of the header, the scalars, two averages and their validity."""
+ROW_WORDS = 36
+"""Words of metriplex's row: 12 of the header, the scalars, two averages and their validity."""
 BASE = "bare `debug.callback`"
 
 

@@ -40,7 +40,7 @@ from metriplex import MetricsCallback
 from metriplex.demo.ppo import Config, train
 
 NUM_SCALARS = 20
-HEADER_WORDS = 9
+HEADER_WORDS = 12
 AXIS = "x"
 
 

@@ -155,7 +155,9 @@ def host_calls(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     deliver = receiver._deliver
 
     def count(fresh: list[Block]) -> None:
-        blocks.extend(np.asarray(block.rows) for block in fresh)
+        for block in fresh:
+            flat = np.frombuffer(np.asarray(block.rows), np.uint32)
+            blocks.append(flat.reshape(block.shape or np.shape(block.rows)))
         deliver(fresh)
 
     monkeypatch.setattr(receiver, "_deliver", count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 
 from memory import Memory
 from metriplex import ConfigurationError, MetricsCallback, callback_with_numpy_wrapper
-from metriplex.bridge import ffi, ffi_handlers, receiver, xla_api
+from metriplex.bridge import ffi, ffi_handlers, receiver, stop, xla_api
 from metriplex.device import config
 
 if TYPE_CHECKING:
@@ -74,6 +75,17 @@ def test_the_program_calls_the_host_as_it_is_told(tmp_path: Path, transport: Any
     ) as metrics:
         text = jax.jit(lambda x: train(metrics, x)).lower(jnp.float32(0)).as_text()
     assert (ffi.COPIED in text) == (transport != "callback")
+
+
+@pytest.mark.parametrize("nonfinite", ["error", "abort"])
+def test_a_program_of_one_device_holds_no_callback(tmp_path: Path, nonfinite: Any) -> None:
+    with MetricsCallback(
+        "r", log_dir=tmp_path, backends=Memory(), nonfinite=nonfinite, provenance=False
+    ) as metrics:
+        text = jax.jit(lambda x: train(metrics, x)).lower(jnp.float32(0)).as_text()
+    aborts = {stop.ABORT} if nonfinite == "abort" else set()
+    targets = {*re.findall(r"custom_call @(\w+)", text)}
+    assert targets == {ffi.COPIED, ffi.DRAW, stop.INTERRUPT} | aborts
 
 
 def mesh() -> Mesh:

@@ -153,7 +153,7 @@ class TransformSpec:
 
     @hookspec(firstresult=True)
     def transform_scalars(self, run: RunInfo, record: Scalars) -> Scalars | None:
-        """Transform a record. Called for every record, in the order in which they were logged.
+        """Transform a record. Called for every record, in the order in which a lane logged them.
 
         If it raises, the record stays as it was.
 

@@ -6,6 +6,8 @@ import functools
 import logging
 from typing import Literal, TypeAlias
 
+import jax
+
 from metriplex.bridge import ffi, receiver, xla_api
 from metriplex.bridge.numbers import number_of
 from metriplex.bridge.stop import MESSAGES
@@ -40,5 +42,11 @@ def explain_unusable() -> str | None:
 
 
 def serves(transport: Transport) -> bool:
-    """Return True if the calls of a program on a CPU are to be those of the FFI."""
-    return transport != "callback" and explain_unusable() is None
+    """Return True if the calls of a program on a CPU are to be those of the FFI.
+
+    Each device of a program calls its handler. Of several processes only the one with the program's
+    first device is to get the row, which a callback of jax sees to.
+    """
+    if transport == "callback" or jax.distributed.is_initialized():
+        return False
+    return explain_unusable() is None

@@ -63,6 +63,7 @@ class Handlers:
     ) -> None:
         self._push = push
         self._draw = draw
+        self._dropped: str | None = None
         self._api = Api(header)
         self._kept: dict[str, Any] = {
             target: _make_handler(
@@ -100,9 +101,15 @@ class Handlers:
             _result(frame).value = STOP
 
     def _note(self, hook: Callable[[Any], object], unraisable: Any) -> None:
-        """Keep what a signal handler raised before the first line of a call, for the message."""
+        """Keep what Python drops: an exception of a signal handler that landed in a host call.
+
+        It can land before the first line of the call, or in a finalizer of anything else, as the
+        garbage collector can run in the call.
+        """
         if getattr(unraisable.object, "__qualname__", None) == _FINALIZER:
             self._say(describe(unraisable.exc_value))
+        elif isinstance(unraisable.exc_value, KeyboardInterrupt) and _is_in_call():
+            self._dropped = describe(unraisable.exc_value)
         else:
             hook(unraisable)
 
@@ -113,6 +120,8 @@ class Handlers:
         try:
             reason = self._take(frame, copied=copied)
             taken = True
+            if self._dropped is not None:
+                reason, self._dropped = self._dropped, None
             if reason is None:
                 _result(frame).value = TAKEN
                 return
@@ -177,6 +186,14 @@ def _is_own(error: BaseException) -> bool:
     while place is not None and place.tb_next is not None:
         place = place.tb_next
     return place is None or place.tb_frame.f_globals.get("__name__", "").startswith("metriplex.")
+
+
+def _is_in_call() -> bool:
+    """Return True if this thread runs a handler."""
+    frame = sys._getframe()  # noqa: SLF001 - `inspect` has it under another name
+    while frame is not None and frame.f_code.co_qualname != _FINALIZER:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _result(frame: CallFrame) -> ctypes.c_uint32:

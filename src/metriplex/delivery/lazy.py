@@ -47,14 +47,6 @@ class Lazy(Sequence[_Item]):
         """Iterate over the items."""
         return iter(self.made())
 
-    def __add__(self, other: tuple[_Item, ...]) -> tuple[_Item, ...]:
-        """Return a tuple of the items and those of another one."""
-        return self.made() + tuple(other)
-
-    def __radd__(self, other: tuple[_Item, ...]) -> tuple[_Item, ...]:
-        """Return a tuple of the items of another one and these."""
-        return tuple(other) + self.made()
-
     def __eq__(self, other: object) -> bool:
         """Compare as a tuple."""
         return self.made() == (other.made() if isinstance(other, Lazy) else other)

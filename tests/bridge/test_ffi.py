@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +160,35 @@ def test_an_exception_of_a_signal_handler_stops_the_program_and_loses_nothing(
     with (
         MetricsCallback("r", log_dir=tmp_path, backends=memory, provenance=False) as metrics,
         pytest.raises(jax.errors.JaxRuntimeError, match="TimeoutError: of the user"),
+    ):
+        jax.block_until_ready(jax.jit(lambda x: train(metrics, x))(jnp.float32(0)))
+    assert memory.values("train/int") == list(range(COUNT // 2))
+    assert len(memory.values("sample")) == COUNT // 2
+
+
+def test_ctrl_c_that_lands_in_a_finalizer_in_a_call_stops_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops such an exception; the garbage collector can run finalizers in any call."""
+    calls = 0
+
+    @final
+    class Garbage:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def push(*block: Any) -> str | None:
+        nonlocal calls
+        calls += 1
+        if calls == COUNT:
+            Garbage()
+        return receiver.push(*block)
+
+    memory = Memory()
+    monkeypatch.setattr(ffi_handlers._kept[0], "_push", push)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        MetricsCallback("r", log_dir=tmp_path, backends=memory, provenance=False) as metrics,
     ):
         jax.block_until_ready(jax.jit(lambda x: train(metrics, x))(jnp.float32(0)))
     assert memory.values("train/int") == list(range(COUNT // 2))

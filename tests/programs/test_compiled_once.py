@@ -58,7 +58,7 @@ with MetricsCallback("r", log_dir=sys.argv[1], backends=Keep(), **options) as me
 print(json.dumps([found, sorted(Keep.values)]))
 """
 
-OPTIONS = [{}, {"buffer": 2}, {"nonfinite": "abort"}, {"video_interval": 0}]
+OPTIONS = [{}, {"buffer": 2}, {"nonfinite": "abort"}, {"episode_stats": True}]
 
 
 @pytest.mark.long

@@ -5,13 +5,15 @@ from __future__ import annotations
 import collections
 import itertools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_Key = TypeVar("_Key")
 
 # A state of a checkpoint keeps its number, so another process begins elsewhere.
 _numbers = itertools.count(int.from_bytes(os.urandom(4), "little"))
@@ -35,7 +37,7 @@ def next_number(numbers: Iterator[int] = _numbers) -> np.int32:
 _drawn: collections.OrderedDict[tuple[int, int], int] = collections.OrderedDict()
 """Numbers that executions on several devices have drawn, by XLA's number and the call."""
 
-_DRAWN = 4096
+_KEPT = 4096
 
 
 def number_of(execution: int, call: int) -> int:
@@ -43,7 +45,12 @@ def number_of(execution: int, call: int) -> int:
 
     FFI handlers call, on threads of XLA or on the main thread.
     """
-    number = _drawn.setdefault((execution, call), int(next_number()))
-    while len(_drawn) > _DRAWN:
-        _drawn.popitem(last=False)
-    return number
+    return first(_drawn, (execution, call), int(next_number()))
+
+
+def first(found: collections.OrderedDict[_Key, int], key: _Key, value: int) -> int:
+    """Return the value that a key got first; the newest `_KEPT` keys are known."""
+    kept = found.setdefault(key, value)
+    while len(found) > _KEPT:
+        found.popitem(last=False)
+    return kept

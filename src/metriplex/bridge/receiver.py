@@ -20,6 +20,7 @@ import jax
 from metriplex.bridge import registry
 from metriplex.bridge.decode import Block, read
 from metriplex.bridge.interrupts import INTERRUPTED, describe, must_stop
+from metriplex.bridge.numbers import first
 from metriplex.bridge.strictness import under_own_rules
 
 if TYPE_CHECKING:
@@ -148,19 +149,14 @@ def _receive() -> None:
 
 
 _senders: collections.OrderedDict[int, int] = collections.OrderedDict()
-"""Execution to the device whose blocks are taken; the newest `_EXECUTIONS`."""
-
-_EXECUTIONS = 4096
+"""Execution to the device whose blocks are taken."""
 
 
 def _is_first_copy(block: Block) -> bool:
     """Return False for a block that another device of the same execution sends too."""
     if block.execution is None:
         return True
-    device = _senders.setdefault(block.execution, block.device)
-    while len(_senders) > _EXECUTIONS:
-        _senders.popitem(last=False)
-    return device == block.device
+    return first(_senders, block.execution, block.device) == block.device
 
 
 def _deliver(blocks: list[Block]) -> None:

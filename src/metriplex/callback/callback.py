@@ -97,8 +97,8 @@ class MetricsCallback(DeviceMethods, HostMethods, MediaMethods):
             `shard_map` or `pmap` that the program runs in, unless `init` is given lanes. `()`:
             none; every device is then a lane.
         transport: The way of records to the host. `"ffi"` calls the host from the program by XLA's
-            FFI, on CPUs, in some ten microseconds; `"callback"` by a callback of jax, on any
-            device; `"auto"` by the FFI where it can serve. `"drain"` keeps the newest `buffer`
+            FFI, on CPUs; `"callback"` by a callback of jax, on any device, which takes twice the
+            time; `"auto"` by the FFI where it can serve. `"drain"` keeps the newest `buffer`
             records in the state, from which `drain` takes them between two programs, so that a
             program calls nothing.
         nonfinite: The policy for NaN and infinities. `"error"` reports the value as an error in the
